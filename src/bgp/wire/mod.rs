@@ -1,0 +1,7 @@
+//! The BGP wire format. No I/O, no clock, no policy.
+
+mod attribute;
+mod message;
+
+pub use attribute::*;
+pub use message::*;

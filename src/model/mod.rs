@@ -1,0 +1,18 @@
+//! The nouns that all rooms share: prefixes, labels, identities, endpoints and next hops.
+//!
+//! Values only: no I/O, no clock, and no import from the rest of the crate. Everything here is parsed once at an
+//! edge (a file, the network, a runtime, the kernel) and trusted from then on.
+
+mod asn;
+mod endpoint;
+mod identity;
+mod labels;
+mod next_hop;
+mod prefix;
+
+pub use asn::{Asn, AsnError, RouterId, RouterIdError};
+pub use endpoint::{Endpoint, EndpointId, EndpointKey};
+pub use identity::{Identity, LabelHash};
+pub use labels::{LabelError, Labels};
+pub use next_hop::{NextHop, NextHopSet};
+pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};

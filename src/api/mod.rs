@@ -1,1 +1,21 @@
-//! To come.
+//! What travels on the agent's control socket, and a small blocking client.
+//!
+//! The socket is a Unix stream at `<run_dir>/agent.sock`, mode 0600. A request is one line of JSON, an answer is one
+//! line of JSON: `{"ok": VALUE}` or `{"error": {"message": …, "hint": …}}`. A connection may carry any number of
+//! requests, one after another. The plugin and the command line need nothing else of the agent.
+
+pub mod client;
+mod cni;
+mod request;
+
+pub use cni::{CniAnswer, CniFailure, CniRequest};
+pub use request::{Answer, Failure, Request, RibQuery, ShutdownMode};
+
+/// The socket's name inside the run directory.
+pub const SOCKET_NAME: &str = "agent.sock";
+/// The run directory when none is given.
+pub const DEFAULT_RUN_DIR: &str = "/run/slash32";
+/// The configuration file when none is given.
+pub const DEFAULT_CONFIG: &str = "/etc/slash32/slash32.toml";
+/// The longest line either side accepts, in bytes; a GC request lists every attachment of a host.
+pub const MAX_LINE: usize = 16 << 20;

@@ -1,9 +1,11 @@
-//! The nouns that all rooms share: prefixes, labels, identities, endpoints and next hops.
+//! The nouns that all rooms share: prefixes, labels, identities, endpoints, next hops, and errors
+//! in files.
 //!
 //! Values only: no I/O, no clock, and no import from the rest of the crate. Everything here is parsed once at an
 //! edge (a file, the network, a runtime, the kernel) and trusted from then on.
 
 mod asn;
+mod diagnostic;
 mod endpoint;
 mod identity;
 mod labels;
@@ -11,6 +13,7 @@ mod next_hop;
 mod prefix;
 
 pub use asn::{Asn, AsnError, RouterId, RouterIdError};
+pub use diagnostic::Diagnostic;
 pub use endpoint::{Endpoint, EndpointId, EndpointKey};
 pub use identity::{Identity, LabelHash};
 pub use labels::{LabelError, Labels};

@@ -1,1 +1,3 @@
-//! To come.
+//! The daemon: wiring, core state, reload, shutdown, metrics. Translates between the rooms below.
+
+pub mod config;

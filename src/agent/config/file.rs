@@ -1,0 +1,391 @@
+//! The configuration file as it is written: one struct a table, every key named, unknown keys refused.
+//!
+//! Nothing here is a decision: defaults and contradictions are resolved in [`super::resolve`].
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::model::{Asn, Family, Labels, Prefix, RouterId};
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) agent: Agent,
+    pub(super) bgp: Option<Bgp>,
+    pub(super) ipam: Ipam,
+    pub(super) routes: Routes,
+    pub(super) network: Network,
+    pub(super) label_rule: Vec<LabelRule>,
+    pub(super) policy: Policy,
+}
+
+/// `[agent]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Agent {
+    pub(super) hostname: Option<String>,
+    pub(super) run_dir: Option<PathBuf>,
+    pub(super) policy_dir: Option<PathBuf>,
+    pub(super) log: Option<String>,
+    pub(super) metrics_listen: Option<SocketAddr>,
+}
+
+/// `[bgp]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bgp {
+    #[serde(deserialize_with = "asn")]
+    pub(super) asn: Asn,
+    pub(super) router_id: Option<RouterId>,
+    pub(super) listen: Option<Vec<SocketAddr>>,
+    #[serde(default)]
+    pub(super) route_reflector: bool,
+    pub(super) cluster_id: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub(super) transit: bool,
+    pub(super) multipath: Option<u8>,
+    pub(super) multipath_relax: Option<bool>,
+    #[serde(default)]
+    pub(super) always_compare_med: bool,
+    pub(super) identity_domain: Option<u32>,
+    pub(super) graceful_restart: Option<bool>,
+    pub(super) restart_time: Option<u16>,
+    pub(super) long_lived_stale_time: Option<u32>,
+    #[serde(default)]
+    pub(super) originate: Vec<Prefix>,
+    #[serde(default)]
+    pub(super) group: BTreeMap<String, Peer>,
+    #[serde(default)]
+    pub(super) peer: Vec<Peer>,
+    #[serde(default)]
+    pub(super) listen_range: Vec<ListenRange>,
+}
+
+/// `[[bgp.peer]]` and `[bgp.group.NAME]`: the same keys; a peer's own win over its group's.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Peer {
+    pub(super) address: Option<IpAddr>,
+    pub(super) interface: Option<String>,
+    pub(super) group: Option<String>,
+    pub(super) port: Option<u16>,
+    #[serde(deserialize_with = "peer_asn")]
+    pub(super) asn: Option<PeerAsn>,
+    pub(super) description: Option<String>,
+    #[serde(deserialize_with = "optional_asn")]
+    pub(super) local_asn: Option<Asn>,
+    pub(super) local_address: Option<IpAddr>,
+    pub(super) passive: Option<bool>,
+    pub(super) multihop: Option<u8>,
+    pub(super) ttl_security: Option<bool>,
+    pub(super) password: Option<String>,
+    pub(super) password_file: Option<PathBuf>,
+    pub(super) hold_time: Option<u16>,
+    pub(super) keepalive: Option<u16>,
+    pub(super) connect_retry: Option<u16>,
+    pub(super) delay_open: Option<u16>,
+    pub(super) idle_hold: Option<u16>,
+    pub(super) families: Option<Vec<Family>>,
+    pub(super) route_reflector_client: Option<bool>,
+    pub(super) next_hop_self: Option<bool>,
+    pub(super) next_hop_unchanged: Option<bool>,
+    pub(super) allowas_in: Option<u8>,
+    pub(super) as_override: Option<bool>,
+    pub(super) remove_private: Option<bool>,
+    pub(super) add_path: Option<AddPath>,
+    pub(super) max_prefixes: Option<u32>,
+    pub(super) max_prefixes_warning: Option<u8>,
+    pub(super) max_prefixes_restart: Option<u32>,
+    pub(super) bfd: Option<Bfd>,
+    pub(super) identity: Option<IdentityMode>,
+    pub(super) graceful_restart: Option<bool>,
+    pub(super) role: Option<Role>,
+    pub(super) role_strict: Option<bool>,
+    pub(super) shutdown: Option<bool>,
+    pub(super) import: Option<Vec<Rule>>,
+    pub(super) export: Option<Vec<Rule>>,
+}
+
+/// `asn` of a peer: a number, or what kind of neighbour it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PeerAsn {
+    Number(Asn),
+    Internal,
+    External,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AddPath {
+    Receive,
+    Send,
+    Both,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum IdentityMode {
+    Accept,
+    Ignore,
+}
+
+/// RFC 9234 roles: what we are to the neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Role {
+    Provider,
+    RouteServer,
+    RouteServerClient,
+    Customer,
+    Peer,
+}
+
+/// `bfd = true` or a table.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected true, false or a table of interval_ms, multiplier, multihop and strict"
+)]
+pub(super) enum Bfd {
+    Switch(bool),
+    Table(BfdTable),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BfdTable {
+    pub(super) interval_ms: Option<u32>,
+    pub(super) multiplier: Option<u8>,
+    pub(super) multihop: Option<bool>,
+    #[serde(default)]
+    pub(super) strict: bool,
+}
+
+/// One import or export rule; every condition given must hold.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rule {
+    pub(super) prefix: Option<Prefix>,
+    pub(super) ge: Option<u8>,
+    pub(super) le: Option<u8>,
+    pub(super) community: Option<String>,
+    pub(super) as_path: Option<String>,
+    pub(super) next_hop: Option<Prefix>,
+    pub(super) family: Option<Family>,
+    pub(super) action: RuleAction,
+    pub(super) set_local_pref: Option<u32>,
+    pub(super) set_med: Option<u32>,
+    #[serde(default)]
+    pub(super) add_community: Vec<String>,
+    #[serde(default)]
+    pub(super) remove_community: Vec<String>,
+    #[serde(default)]
+    pub(super) prepend: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RuleAction {
+    Accept,
+    Reject,
+    /// Apply the `set_`s and go on with the next rule.
+    Next,
+}
+
+/// `[[bgp.listen_range]]`: neighbours that call us.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListenRange {
+    pub(super) prefix: Prefix,
+    #[serde(default, deserialize_with = "asn_list")]
+    pub(super) asn: Vec<Asn>,
+    pub(super) group: Option<String>,
+    pub(super) limit: Option<u32>,
+}
+
+/// `[ipam]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Ipam {
+    pub(super) quarantine_seconds: Option<u64>,
+    pub(super) pool: Vec<Pool>,
+}
+
+/// `[[ipam.pool]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pool {
+    pub(super) name: Option<String>,
+    pub(super) cidr: Prefix,
+    pub(super) block: Option<OneOrMany<Prefix>>,
+    pub(super) host_index: Option<u32>,
+    pub(super) block_len: Option<u8>,
+    #[serde(default)]
+    pub(super) exclude: Vec<Prefix>,
+    #[serde(default)]
+    pub(super) nat_outgoing: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a prefix or a list of prefixes")]
+pub(super) enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    pub(super) fn into_vec(self) -> Vec<T> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// `[routes]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Routes {
+    pub(super) table: Option<u32>,
+    pub(super) metric: Option<u32>,
+    pub(super) protocol: Option<u8>,
+    pub(super) max_routes: Option<usize>,
+    pub(super) nexthop_objects: Option<bool>,
+    pub(super) audit_seconds: Option<u64>,
+}
+
+/// `[network]`: defaults of attachments.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Network {
+    pub(super) mtu: Option<u32>,
+}
+
+/// `[[label_rule]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LabelRule {
+    pub(super) match_name: Option<String>,
+    pub(super) match_network: Option<String>,
+    pub(super) labels: Labels,
+}
+
+/// `[policy]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Policy {
+    pub(super) enabled: Option<bool>,
+    pub(super) default_ingress: Option<DefaultAction>,
+    pub(super) default_egress: Option<DefaultAction>,
+    pub(super) endpoint_to_host: Option<Vec<String>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum DefaultAction {
+    Allow,
+    Deny,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected an AS number (64512) or a string (\"1.10\")")]
+enum AsnText {
+    Number(u32),
+    Text(String),
+}
+
+impl AsnText {
+    fn parse<E: de::Error>(self) -> Result<Asn, E> {
+        match self {
+            Self::Number(n) => Asn::new(n).map_err(E::custom),
+            Self::Text(t) => t.parse().map_err(E::custom),
+        }
+    }
+}
+
+fn asn<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Asn, D::Error> {
+    AsnText::deserialize(deserializer)?.parse()
+}
+
+fn optional_asn<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Asn>, D::Error> {
+    asn(deserializer).map(Some)
+}
+
+fn peer_asn<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PeerAsn>, D::Error> {
+    match AsnText::deserialize(deserializer)? {
+        AsnText::Text(t) if t == "internal" => Ok(Some(PeerAsn::Internal)),
+        AsnText::Text(t) if t == "external" => Ok(Some(PeerAsn::External)),
+        other => Ok(Some(PeerAsn::Number(other.parse()?))),
+    }
+}
+
+fn asn_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Asn>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected an AS number or a list of them")]
+    enum List {
+        One(AsnText),
+        Many(Vec<AsnText>),
+    }
+    match List::deserialize(deserializer)? {
+        List::One(one) => Ok(vec![one.parse()?]),
+        List::Many(many) => many.into_iter().map(AsnText::parse).collect(),
+    }
+}
+
+/// Lays a peer's own keys over its group's.
+macro_rules! overlay {
+    ($own:ident, $base:ident, $($key:ident),* $(,)?) => {
+        Peer { address: $own.address, interface: $own.interface, group: $own.group, $($key: $own.$key.or($base.$key),)* }
+    };
+}
+
+impl Peer {
+    /// This peer with what it does not say itself taken from its group.
+    pub(super) fn over(self, base: Self) -> Self {
+        let own = self;
+        overlay!(
+            own,
+            base,
+            port,
+            asn,
+            description,
+            local_asn,
+            local_address,
+            passive,
+            multihop,
+            ttl_security,
+            password,
+            password_file,
+            hold_time,
+            keepalive,
+            connect_retry,
+            delay_open,
+            idle_hold,
+            families,
+            route_reflector_client,
+            next_hop_self,
+            next_hop_unchanged,
+            allowas_in,
+            as_override,
+            remove_private,
+            add_path,
+            max_prefixes,
+            max_prefixes_warning,
+            max_prefixes_restart,
+            bfd,
+            identity,
+            graceful_restart,
+            role,
+            role_strict,
+            shutdown,
+            import,
+            export,
+        )
+    }
+}

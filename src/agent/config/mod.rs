@@ -1,0 +1,160 @@
+//! The configuration: parsed, validated, and resolved into plain values for each room.
+//!
+//! Errors carry file, line, column and a caret, all of them at once. A configuration that does not load changes
+//! nothing: the agent goes on with the one it has.
+
+mod bgp;
+mod file;
+mod ipam;
+mod locate;
+mod resolve;
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    bgp::config::SpeakerConfig,
+    model::{Diagnostic, Labels, Prefix},
+};
+
+/// The whole configuration, defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where it was read from.
+    pub file: PathBuf,
+    /// The host's name, as shown and as told to neighbours.
+    pub hostname: String,
+    /// Socket, endpoint files and everything else that lives as long as the containers.
+    pub run_dir: PathBuf,
+    /// The folder of policy files.
+    pub policy_dir: PathBuf,
+    /// The `tracing` filter, such as `info` or `slash32::bgp=debug`.
+    pub log: String,
+    /// Where to answer HTTP requests for metrics.
+    pub metrics_listen: Option<SocketAddr>,
+    /// The speaker; absent: no BGP at all, containers of this host only.
+    pub bgp: Option<SpeakerConfig>,
+    /// Address pools.
+    pub pools: Vec<Pool>,
+    /// How long a released address rests, in seconds.
+    pub quarantine_seconds: u64,
+    /// The kernel's routes.
+    pub routes: Routes,
+    /// The MTU of attachments; 0: as the uplink.
+    pub mtu: u32,
+    /// Labels by name.
+    pub label_rules: Vec<LabelRule>,
+    /// Policy.
+    pub policy: PolicyConfig,
+}
+
+/// One `[[ipam.pool]]`, its blocks computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// The name networks refer to.
+    pub name: String,
+    /// The cluster-wide range.
+    pub cidr: Prefix,
+    /// This host's share of it.
+    pub blocks: Vec<Prefix>,
+    /// Never given to a container.
+    pub exclude: Vec<Prefix>,
+    /// Whether what leaves the pools is masqueraded.
+    pub nat_outgoing: bool,
+}
+
+/// `[routes]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routes {
+    /// The routing table.
+    pub table: u32,
+    /// The metric of learned routes.
+    pub metric: u32,
+    /// The route protocol number that marks routes as ours.
+    pub protocol: u8,
+    /// The most learned routes.
+    pub max_routes: usize,
+    /// Whether to use next-hop objects where the kernel has them.
+    pub nexthop_objects: bool,
+    /// Seconds between audits of the kernel against the intent.
+    pub audit_seconds: u64,
+}
+
+/// `[[label_rule]]`: labels for endpoints whose names match shell-style patterns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelRule {
+    /// Pattern for the container's name (`K8S_POD_NAME`, or the container id).
+    pub match_name: Option<String>,
+    /// Pattern for the network's name.
+    pub match_network: Option<String>,
+    /// What such endpoints get.
+    pub labels: Labels,
+}
+
+/// `[policy]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyConfig {
+    /// Whether our nftables table exists at all.
+    pub enabled: bool,
+    /// Whether traffic to endpoints that no policy selects is allowed.
+    pub default_ingress: bool,
+    /// Whether traffic from endpoints that no policy selects is allowed.
+    pub default_egress: bool,
+    /// What endpoints may reach on their own host: `icmp`, `udp/53` and the like.
+    pub endpoint_to_host: Vec<String>,
+}
+
+/// What the configuration takes from the machine when it says nothing itself.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The system's host name.
+    pub hostname: String,
+    /// An IPv4 address of the host, for the router id.
+    pub router_id: Option<Ipv4Addr>,
+}
+
+/// Why a configuration does not load.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Read(PathBuf, std::io::Error),
+    /// What is wrong in it.
+    Invalid(Vec<Diagnostic>),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read(path, error) => write!(f, "cannot read the configuration {}: {error}", path.display()),
+            Self::Invalid(list) => {
+                for (i, diagnostic) in list.iter().enumerate() {
+                    write!(f, "{}{diagnostic}", if i == 0 { "" } else { "\n" })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Reads, parses and validates a file.
+pub fn load(path: &Path, surroundings: &Surroundings) -> Result<Config, ConfigError> {
+    let source = std::fs::read_to_string(path).map_err(|e| ConfigError::Read(path.to_owned(), e))?;
+    parse(path, &source, surroundings)
+}
+
+/// Parses and validates; the same text and surroundings always give the same value.
+pub fn parse(path: &Path, source: &str, surroundings: &Surroundings) -> Result<Config, ConfigError> {
+    let file: file::File = toml::from_str(source).map_err(|error| {
+        let span = error.span().unwrap_or(0..0);
+        ConfigError::Invalid(vec![Diagnostic::new(path, source, span, error.message())])
+    })?;
+    resolve::resolve(path, source, file, surroundings).map_err(ConfigError::Invalid)
+}
+
+#[cfg(test)]
+mod tests;

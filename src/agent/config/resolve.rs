@@ -1,0 +1,144 @@
+//! From the file as written to the values the agent runs on: defaults, computed values, contradictions.
+
+use std::path::Path;
+
+use super::{
+    Config, LabelRule, PolicyConfig, Routes, Surroundings, bgp, file, ipam,
+    locate::{Step, locate},
+};
+use crate::{api, model::Diagnostic};
+
+/// Collects errors with their places, so that all are shown at once.
+pub(super) struct Errors<'a> {
+    path: &'a Path,
+    source: &'a str,
+    list: Vec<Diagnostic>,
+}
+
+impl Errors<'_> {
+    /// Notes an error at a key.
+    pub(super) fn at(&mut self, place: &[Step<'_>], message: impl Into<String>) {
+        self.at_with_help(place, message, "");
+    }
+
+    /// Notes an error at a key, with what to do.
+    pub(super) fn at_with_help(
+        &mut self,
+        place: &[Step<'_>],
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let span = locate(self.source, place);
+        self.list.push(Diagnostic::new(self.path, self.source, span, message).with_help(help));
+    }
+}
+
+pub(super) fn resolve(
+    path: &Path,
+    source: &str,
+    file: file::File,
+    surroundings: &Surroundings,
+) -> Result<Config, Vec<Diagnostic>> {
+    let mut errors = Errors { path, source, list: Vec::new() };
+    let hostname = file.agent.hostname.unwrap_or_else(|| surroundings.hostname.clone());
+    let pools = ipam::pools(file.ipam.pool, &mut errors);
+    let base = path.parent().unwrap_or(Path::new("."));
+    let bgp =
+        file.bgp.and_then(|table| bgp::speaker(table, &hostname, &pools, base, surroundings, &mut errors));
+    let routes = routes(&file.routes, &mut errors);
+    let mtu = file.network.mtu.unwrap_or(0);
+    if mtu != 0 && !(1280..=65_535).contains(&mtu) {
+        errors.at(
+            &["network".into(), "mtu".into()],
+            "the MTU must be 1280 (the least IPv6 allows) to 65535, or 0 for the uplink's",
+        );
+    }
+    for (i, rule) in file.label_rule.iter().enumerate() {
+        if rule.match_name.is_none() && rule.match_network.is_none() {
+            errors.at_with_help(
+                &["label_rule".into(), i.into()],
+                "this label rule matches nothing in particular",
+                "add `match_name` or `match_network`; `match_name = \"*\"` matches every endpoint",
+            );
+        }
+    }
+    let policy = policy(file.policy, &mut errors);
+    if !errors.list.is_empty() {
+        return Err(errors.list);
+    }
+    Ok(Config {
+        file: path.to_owned(),
+        hostname,
+        run_dir: file.agent.run_dir.unwrap_or_else(|| api::DEFAULT_RUN_DIR.into()),
+        policy_dir: file.agent.policy_dir.unwrap_or_else(|| base.join("policy.d")),
+        log: file.agent.log.unwrap_or_else(|| "info".to_owned()),
+        metrics_listen: file.agent.metrics_listen,
+        bgp,
+        pools,
+        quarantine_seconds: file.ipam.quarantine_seconds.unwrap_or(30),
+        routes,
+        mtu,
+        label_rules: file
+            .label_rule
+            .into_iter()
+            .map(|r| LabelRule { match_name: r.match_name, match_network: r.match_network, labels: r.labels })
+            .collect(),
+        policy,
+    })
+}
+
+fn routes(table: &file::Routes, errors: &mut Errors<'_>) -> Routes {
+    let mut place = |key, message| errors.at(&["routes".into(), Step::Key(key)], message);
+    // Protocol numbers below 5 (linux/rtnetlink.h: redirect, kernel, boot, static) belong to others.
+    if table.protocol.is_some_and(|p| p <= 4) {
+        place("protocol", "protocol numbers 0 to 4 belong to the kernel and to static routes; use 5 to 255");
+    }
+    if table.table == Some(0) || table.table == Some(255) {
+        place("table", "tables 0 and 255 are the kernel's own; use 1 to 252, 254 (main) or above 255");
+    }
+    if table.metric == Some(0) {
+        place("metric", "metric 0 would take precedence over everybody else's routes; use 1 or more");
+    }
+    if table.audit_seconds == Some(0) {
+        place("audit_seconds", "the audit interval must be at least one second");
+    }
+    Routes {
+        table: table.table.unwrap_or(254),
+        metric: table.metric.unwrap_or(1024),
+        protocol: table.protocol.unwrap_or(32),
+        max_routes: table.max_routes.unwrap_or(2_000_000),
+        nexthop_objects: table.nexthop_objects.unwrap_or(true),
+        audit_seconds: table.audit_seconds.unwrap_or(60),
+    }
+}
+
+fn policy(table: file::Policy, errors: &mut Errors<'_>) -> PolicyConfig {
+    let endpoint_to_host =
+        table.endpoint_to_host.unwrap_or_else(|| vec!["icmp".into(), "tcp/53".into(), "udp/53".into()]);
+    for (i, service) in endpoint_to_host.iter().enumerate() {
+        if !is_service(service) {
+            errors.at(
+                &["policy".into(), "endpoint_to_host".into(), i.into()],
+                format!(
+                    "`{service}` is not a service: expected `icmp`, `tcp/PORT`, `udp/PORT` or `sctp/PORT`"
+                ),
+            );
+        }
+    }
+    let allow = |action: Option<file::DefaultAction>| action.is_none_or(|a| a == file::DefaultAction::Allow);
+    PolicyConfig {
+        enabled: table.enabled.unwrap_or(true),
+        default_ingress: allow(table.default_ingress),
+        default_egress: allow(table.default_egress),
+        endpoint_to_host,
+    }
+}
+
+fn is_service(text: &str) -> bool {
+    match text.split_once('/') {
+        None => text == "icmp",
+        Some((protocol, port)) => {
+            matches!(protocol, "tcp" | "udp" | "sctp") && port.parse::<u16>().is_ok_and(|port| port != 0)
+        }
+    }
+}

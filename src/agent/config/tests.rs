@@ -1,0 +1,91 @@
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::bgp::config::{PeerAddress, RemoteAs};
+
+fn read(source: &str) -> Result<Config, String> {
+    let surroundings = Surroundings { hostname: "host1".into(), router_id: Some(Ipv4Addr::new(10, 0, 0, 1)) };
+    parse(Path::new("test.toml"), source, &surroundings).map_err(|e| e.to_string())
+}
+
+#[test]
+fn an_empty_file_is_a_host_without_bgp() {
+    let config = read("").unwrap();
+    assert_eq!((config.bgp, config.hostname.as_str(), config.routes.protocol), (None, "host1", 32));
+}
+
+#[test]
+fn a_peer_takes_from_its_group_what_it_does_not_say() {
+    let config = read(
+        "[bgp]\nasn = 64512\n[bgp.group.tor]\nasn = 65000\nhold_time = 9\nkeepalive = 3\n\
+         [[bgp.peer]]\naddress = \"192.0.2.1\"\ngroup = \"tor\"\nhold_time = 30\n\
+         [[bgp.peer]]\ninterface = \"eth1\"\nasn = \"external\"\n\
+         [[bgp.listen_range]]\nprefix = \"198.51.100.0/24\"\nasn = [1, \"1.10\"]\n",
+    )
+    .unwrap();
+    let bgp = config.bgp.unwrap();
+    assert_eq!(bgp.router_id.to_string(), "10.0.0.1");
+    assert_eq!(bgp.peers[0].settings.asn, RemoteAs::Is(crate::model::Asn::new(65000).unwrap()));
+    assert_eq!(bgp.peers[0].settings.timers.hold_time.as_secs(), 30);
+    assert_eq!(bgp.peers[0].settings.timers.keepalive.unwrap().as_secs(), 3);
+    assert_eq!(bgp.peers[1].address, PeerAddress::Interface("eth1".into()));
+    assert!(matches!(&bgp.listen_ranges[0].settings.asn, RemoteAs::OneOf(list) if list.len() == 2));
+}
+
+#[test]
+fn pools_by_host_index() {
+    let config = read(
+        "[[ipam.pool]]\ncidr = \"10.32.0.0/16\"\nhost_index = 4\nblock_len = 24\n\
+         [[ipam.pool]]\ncidr = \"fd00:32::/48\"\nblock = \"fd00:32:0:4::/64\"\n",
+    )
+    .unwrap();
+    assert_eq!(config.pools[0].blocks[0].to_string(), "10.32.4.0/24");
+    assert_eq!(config.pools[1].blocks[0].to_string(), "fd00:32:0:4::/64");
+}
+
+/// Every refusal says what and where; the second column must be in the message, the third is the place.
+#[test]
+fn refusals_name_the_place() {
+    let cases = [
+        ("[agent]\nhostnam = \"x\"\n", "unknown field `hostnam`", "2:1"),
+        ("[bgp]\nasn = 0\n", "AS 0 is reserved", "2:7"),
+        ("[bgp]\nasn = \"x\"\n", "not an AS number", "2:7"),
+        ("[bgp]\n", "missing field `asn`", "1:1"),
+        ("[bgp]\nasn = 1\nmultipath = 65\n", "1 to 64", "3:13"),
+        ("[bgp]\nasn = 1\n[[bgp.peer]]\nasn = 2\n", "neither `address` nor `interface`", "3:1"),
+        ("[bgp]\nasn = 1\n[[bgp.peer]]\naddress = \"192.0.2.1\"\n", "no AS number", "3:1"),
+        (
+            "[bgp]\nasn = 1\n[[bgp.peer]]\naddress = \"192.0.2.1\"\nasn = 2\ngroup = \"x\"\n",
+            "no group `x`",
+            "6:9",
+        ),
+        (
+            "[bgp]\nasn = 1\n[[bgp.peer]]\naddress = \"192.0.2.1\"\nasn = 2\nhold_time = 2\n",
+            "at least 3 seconds",
+            "6:13",
+        ),
+        ("[bgp]\nasn = 1\n[[bgp.peer]]\naddress = \"fe80::1\"\nasn = 2\n", "link-local", "4:11"),
+        ("[[ipam.pool]]\ncidr = \"10.0.0.1/8\"\n", "did you mean 10.0.0.0/8", "2:8"),
+        ("[[ipam.pool]]\ncidr = \"10.0.0.0/8\"\nblock = \"11.0.0.0/24\"\n", "not inside the pool", "3:9"),
+        ("[routes]\nprotocol = 2\n", "belong to the kernel", "2:12"),
+        ("[network]\nmtu = 100\n", "1280", "2:7"),
+        ("[policy]\nendpoint_to_host = [\"icmp\", \"tcp/0\"]\n", "`tcp/0` is not a service", "2:29"),
+        ("[bgp\n", "", "1:5"),
+    ];
+    for (source, message, place) in cases {
+        let error = read(source).unwrap_err();
+        assert!(error.contains(message), "{source}\n{error}");
+        assert!(error.starts_with(&format!("test.toml:{place}: ")), "{source}\n{error}");
+        assert!(error.contains('^'), "{error}");
+    }
+}
+
+#[test]
+fn two_of_the_same_peer_and_several_errors_at_once() {
+    let error = read(
+        "[bgp]\nasn = 1\n[[bgp.peer]]\naddress = \"192.0.2.1\"\nasn = 2\n\
+         [[bgp.peer]]\naddress = \"192.0.2.1\"\nasn = 3\nhold_time = 1\n",
+    )
+    .unwrap_err();
+    assert!(error.contains("configured twice") && error.contains("at least 3 seconds"), "{error}");
+}

@@ -1,1 +1,7 @@
-//! To come.
+//! Policy: who may talk to whom, from a readable file to one nftables table.
+
+pub mod ranges;
+pub mod selector;
+mod set;
+
+pub use set::*;

@@ -1,0 +1,434 @@
+//! Label selectors: `role == "web" && env not in {"dev", "test"}`.
+//!
+//! A selector is asked about an endpoint in two ways. A local endpoint's [`Labels`] are known in full. Of a remote
+//! endpoint only the [`Identity`] is known, the hashes of its labels, which answers every operator but the ones that
+//! look into a value (`contains`, `starts with`, `ends with`); [`Selector::needs_values`] tells which. For all others
+//! [`Selector::matches`] and [`Selector::matches_identity`] agree, which a property test holds them to.
+//!
+//! As in Kubernetes and Calico, `!=` and `not in` are also true of an endpoint that lacks the label.
+
+mod parse;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
+
+pub use self::parse::SelectorError;
+use crate::model::{Identity, LabelHash, Labels};
+
+/// A boolean expression over labels, normalised so that equal selectors written differently often compare equal.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Selector {
+    /// `all()`: every endpoint.
+    All,
+    /// `!all()`: none. Also what an empty `in {}` becomes.
+    Nothing,
+    /// `key in {…}`; `key == "v"` is the set of one. Never empty.
+    In(String, BTreeSet<String>),
+    /// `has(key)`.
+    Has(String),
+    /// `key contains "v"` and its kin.
+    Text(String, TextOp, String),
+    /// `!inner`.
+    Not(Box<Self>),
+    /// All of them; at least two, none of them an `And`.
+    And(BTreeSet<Self>),
+    /// Any of them; at least two, none of them an `Or`.
+    Or(BTreeSet<Self>),
+}
+
+/// An operator that looks into a label's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TextOp {
+    /// The value contains the text.
+    Contains,
+    /// The value starts with the text.
+    StartsWith,
+    /// The value ends with the text.
+    EndsWith,
+}
+
+impl Selector {
+    /// `key == "value"`.
+    pub fn equals(key: impl Into<String>, value: impl Into<String>) -> Self {
+        Self::In(key.into(), BTreeSet::from([value.into()]))
+    }
+
+    /// `key in {values}`; nothing if there are no values.
+    pub fn any_value<V: Into<String>>(key: impl Into<String>, values: impl IntoIterator<Item = V>) -> Self {
+        let values: BTreeSet<String> = values.into_iter().map(Into::into).collect();
+        if values.is_empty() { Self::Nothing } else { Self::In(key.into(), values) }
+    }
+
+    /// The negation, with double negations removed.
+    #[expect(clippy::should_implement_trait, reason = "a constructor beside `and` and `or`, not an operator")]
+    pub fn not(self) -> Self {
+        match self {
+            Self::All => Self::Nothing,
+            Self::Nothing => Self::All,
+            Self::Not(inner) => *inner,
+            other => Self::Not(Box::new(other)),
+        }
+    }
+
+    /// The conjunction; flat, sorted, without duplicates.
+    pub fn and(parts: impl IntoIterator<Item = Self>) -> Self {
+        let mut set = BTreeSet::new();
+        for part in parts {
+            match part {
+                Self::All => {}
+                Self::Nothing => return Self::Nothing,
+                Self::And(inner) => set.extend(inner),
+                other => _ = set.insert(other),
+            }
+        }
+        match set.len() {
+            0 => Self::All,
+            1 => set.pop_first().unwrap_or(Self::All),
+            _ => Self::And(set),
+        }
+    }
+
+    /// The disjunction; flat, sorted, without duplicates, `in` sets over the same key joined.
+    pub fn or(parts: impl IntoIterator<Item = Self>) -> Self {
+        let mut set = BTreeSet::new();
+        let mut values: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut flat: Vec<Self> = Vec::new();
+        for part in parts {
+            match part {
+                Self::Or(inner) => flat.extend(inner),
+                other => flat.push(other),
+            }
+        }
+        for part in flat {
+            match part {
+                Self::Nothing => {}
+                Self::All => return Self::All,
+                Self::In(key, more) => values.entry(key).or_default().extend(more),
+                other => _ = set.insert(other),
+            }
+        }
+        set.extend(values.into_iter().map(|(key, values)| Self::In(key, values)));
+        match set.len() {
+            0 => Self::Nothing,
+            1 => set.pop_first().unwrap_or(Self::Nothing),
+            _ => Self::Or(set),
+        }
+    }
+
+    /// Whether an endpoint with these labels is selected.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        match self {
+            Self::All => true,
+            Self::Nothing => false,
+            Self::In(key, values) => labels.get(key).is_some_and(|v| values.contains(v)),
+            Self::Has(key) => labels.has(key),
+            Self::Text(key, op, text) => labels.get(key).is_some_and(|v| op.holds(v, text)),
+            Self::Not(inner) => !inner.matches(labels),
+            Self::And(parts) => parts.iter().all(|p| p.matches(labels)),
+            Self::Or(parts) => parts.iter().any(|p| p.matches(labels)),
+        }
+    }
+
+    /// Whether an endpoint of which only the hashes are known is selected. False for the operators that need values;
+    /// callers refuse such selectors first ([`Self::needs_values`]). For repeated use, see [`Self::hashed`].
+    pub fn matches_identity(&self, identity: &Identity) -> bool {
+        !self.is_unanswerable() && self.hashed().matches(identity)
+    }
+
+    /// The first label whose value must be known in full to answer, if there is one.
+    pub fn needs_values(&self) -> Option<(&str, TextOp)> {
+        match self {
+            Self::Text(key, op, _) => Some((key, *op)),
+            Self::Not(inner) => inner.needs_values(),
+            Self::And(parts) | Self::Or(parts) => parts.iter().find_map(Self::needs_values),
+            _ => None,
+        }
+    }
+
+    /// The selector with every label replaced by its hash.
+    pub fn hashed(&self) -> HashedSelector {
+        match self {
+            Self::All => HashedSelector::Const(true),
+            Self::Nothing | Self::Text(..) => HashedSelector::Const(false),
+            Self::In(key, values) => {
+                HashedSelector::Any(values.iter().map(|v| LabelHash::of_label(key, v)).collect())
+            }
+            Self::Has(key) => HashedSelector::Any(Box::new([LabelHash::of_key(key)])),
+            Self::Not(inner) => HashedSelector::Not(Box::new(inner.hashed())),
+            Self::And(parts) => HashedSelector::And(parts.iter().map(Self::hashed).collect()),
+            Self::Or(parts) => HashedSelector::Or(parts.iter().map(Self::hashed).collect()),
+        }
+    }
+
+    fn is_unanswerable(&self) -> bool {
+        self.needs_values().is_some()
+    }
+}
+
+impl TextOp {
+    fn holds(self, value: &str, text: &str) -> bool {
+        match self {
+            Self::Contains => value.contains(text),
+            Self::StartsWith => value.starts_with(text),
+            Self::EndsWith => value.ends_with(text),
+        }
+    }
+
+    /// The operator as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Contains => "contains",
+            Self::StartsWith => "starts with",
+            Self::EndsWith => "ends with",
+        }
+    }
+}
+
+/// A selector over label hashes, ready to be asked many times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashedSelector {
+    /// Always or never.
+    Const(bool),
+    /// One of the hashes is in the identity.
+    Any(Box<[LabelHash]>),
+    /// Negation.
+    Not(Box<Self>),
+    /// All parts.
+    And(Box<[Self]>),
+    /// Any part.
+    Or(Box<[Self]>),
+}
+
+impl HashedSelector {
+    /// Whether the endpoint behind the identity is selected.
+    pub fn matches(&self, identity: &Identity) -> bool {
+        match self {
+            Self::Const(value) => *value,
+            Self::Any(hashes) => hashes.iter().any(|h| identity.contains(*h)),
+            Self::Not(inner) => !inner.matches(identity),
+            Self::And(parts) => parts.iter().all(|p| p.matches(identity)),
+            Self::Or(parts) => parts.iter().any(|p| p.matches(identity)),
+        }
+    }
+
+    /// Hashes of which every matching identity has at least one; `None` if a match needs none of any finite list.
+    ///
+    /// This is what selectors are indexed by: an identity is compared only with selectors it shares such a hash with.
+    pub fn required(&self) -> Option<Vec<LabelHash>> {
+        match self {
+            Self::Const(true) | Self::Not(_) => None,
+            Self::Const(false) => Some(Vec::new()),
+            Self::Any(hashes) => Some(hashes.to_vec()),
+            Self::And(parts) => parts.iter().filter_map(Self::required).min_by_key(Vec::len),
+            Self::Or(parts) => {
+                let mut all = Vec::new();
+                for part in parts {
+                    all.extend(part.required()?);
+                }
+                all.sort_unstable();
+                all.dedup();
+                Some(all)
+            }
+        }
+    }
+}
+
+impl FromStr for Selector {
+    type Err = SelectorError;
+    fn from_str(text: &str) -> Result<Self, SelectorError> {
+        parse::parse(text)
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all()"),
+            Self::Nothing => f.write_str("!all()"),
+            Self::In(key, values) => write_in(f, key, values, false),
+            Self::Has(key) => write!(f, "has({key})"),
+            Self::Text(key, op, text) => write!(f, "{key} {} {}", op.as_str(), Quoted(text)),
+            Self::Not(inner) => match &**inner {
+                Self::In(key, values) => write_in(f, key, values, true),
+                Self::Has(key) => write!(f, "!has({key})"),
+                other => write!(f, "!({other})"),
+            },
+            Self::And(parts) => write_joined(f, parts, " && "),
+            Self::Or(parts) => write_joined(f, parts, " || "),
+        }
+    }
+}
+
+impl serde::Serialize for Selector {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn write_in(f: &mut fmt::Formatter<'_>, key: &str, values: &BTreeSet<String>, not: bool) -> fmt::Result {
+    if let (Some(value), 1) = (values.first(), values.len()) {
+        return write!(f, "{key} {} {}", if not { "!=" } else { "==" }, Quoted(value));
+    }
+    write!(f, "{key} {}in {{", if not { "not " } else { "" })?;
+    for (i, value) in values.iter().enumerate() {
+        write!(f, "{}{}", if i == 0 { "" } else { ", " }, Quoted(value))?;
+    }
+    f.write_str("}")
+}
+
+fn write_joined(f: &mut fmt::Formatter<'_>, parts: &BTreeSet<Selector>, by: &str) -> fmt::Result {
+    for (i, part) in parts.iter().enumerate() {
+        let open = if i == 0 { "" } else { by };
+        if matches!(part, Selector::And(_) | Selector::Or(_)) {
+            write!(f, "{open}({part})")?;
+        } else {
+            write!(f, "{open}{part}")?;
+        }
+    }
+    Ok(())
+}
+
+/// A value in quotes. A label's value never has a double quote or a backslash, but a selector's text may have one of
+/// the two kinds of quotes.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quote = if self.0.contains('"') { '\'' } else { '"' };
+        write!(f, "{quote}{}{quote}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        let mut labels = Labels::new();
+        for (k, v) in pairs {
+            labels.insert(*k, *v).unwrap();
+        }
+        labels
+    }
+
+    #[test]
+    fn truth() {
+        let web = labels(&[("role", "web"), ("env", "prod"), ("k8s.io/app", "a-b-c")]);
+        for (text, want) in [
+            ("all()", true),
+            ("!all()", false),
+            ("role == 'web'", true),
+            (r#"role != "web""#, false),
+            ("absent != 'x'", true),
+            ("absent == 'x'", false),
+            ("role in {'db', 'web'}", true),
+            ("role not in {'db', 'web'}", false),
+            ("absent not in {'db'}", true),
+            ("role in {}", false),
+            ("role not in {}", true),
+            ("has(env)", true),
+            ("!has(env)", false),
+            ("has(k8s.io/app) && k8s.io/app starts with 'a-'", true),
+            ("k8s.io/app ends with 'c' && k8s.io/app contains 'b'", true),
+            ("absent contains ''", false),
+            ("role == 'db' || env == 'prod' && role == 'web'", true),
+            ("(role == 'db' || env == 'prod') && role == 'x'", false),
+            ("!(role == 'db') && !!has(env)", true),
+        ] {
+            let selector: Selector = text.parse().unwrap();
+            assert_eq!(selector.matches(&web), want, "{text} parsed as {selector}");
+        }
+    }
+
+    #[test]
+    fn normal_form() {
+        for (text, want) in [
+            ("b == 'x' && a == 'y'", r#"a == "y" && b == "x""#),
+            ("a == 'x' || a == 'y'", r#"a in {"x", "y"}"#),
+            ("a != 'x'", r#"a != "x""#),
+            ("!(a in {'x', 'y'})", r#"a not in {"x", "y"}"#),
+            ("all() && a == 'x'", r#"a == "x""#),
+            ("has(a) || (has(b) && has(c))", "has(a) || (has(b) && has(c))"),
+            ("!(has(a) && has(b))", "!(has(a) && has(b))"),
+        ] {
+            assert_eq!(text.parse::<Selector>().unwrap().to_string(), want);
+        }
+    }
+
+    #[test]
+    fn index_hashes() {
+        let required = |t: &str| t.parse::<Selector>().unwrap().hashed().required();
+        let web = LabelHash::of_label("role", "web");
+        assert_eq!(required("role == 'web' && env != 'dev'"), Some(vec![web]));
+        assert_eq!(required("role == 'web' || env != 'dev'"), None);
+        assert_eq!(required("all()"), None);
+        assert_eq!(required("!all()"), Some(vec![]));
+        assert_eq!(required("has(a) || has(b)").map(|r| r.len()), Some(2));
+        assert_eq!(required("role == 'web' && has(env) && x in {'a','b'}").map(|r| r.len()), Some(1));
+    }
+
+    #[test]
+    fn values_are_needed_only_by_text_operators() {
+        let s: Selector = "has(a) && !(role contains 'w')".parse().unwrap();
+        assert_eq!(s.needs_values(), Some(("role", TextOp::Contains)));
+        assert!(!s.matches_identity(&Identity::of(&labels(&[("a", "b")]))));
+        assert_eq!("role in {'w'}".parse::<Selector>().unwrap().needs_values(), None);
+    }
+
+    fn key() -> impl Strategy<Value = String> {
+        prop::sample::select(vec!["a", "b", "c.d/e", "in", "not", "has"]).prop_map(str::to_owned)
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        prop::sample::select(vec!["", "x", "y", "a=b", "it's", "in {"]).prop_map(str::to_owned)
+    }
+
+    pub(crate) fn any_selector() -> impl Strategy<Value = Selector> {
+        let leaf = prop_oneof![
+            1 => Just(Selector::All),
+            1 => Just(Selector::Nothing),
+            4 => (key(), value()).prop_map(|(k, v)| Selector::equals(k, v)),
+            3 => (key(), prop::collection::vec(value(), 0..3)).prop_map(|(k, v)| Selector::any_value(k, v)),
+            2 => key().prop_map(Selector::Has),
+        ];
+        leaf.prop_recursive(4, 24, 3, |inner| {
+            prop_oneof![
+                inner.clone().prop_map(Selector::not),
+                prop::collection::vec(inner.clone(), 1..4).prop_map(Selector::and),
+                prop::collection::vec(inner, 1..4).prop_map(Selector::or),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn labels_and_hashes_agree(
+            selector in any_selector(),
+            pairs in prop::collection::btree_map(key(), value(), 0..4),
+        ) {
+            let labels = Labels::try_from(pairs).unwrap();
+            let identity = Identity::of(&labels);
+            let hashed = selector.hashed();
+            prop_assert_eq!(selector.matches(&labels), selector.matches_identity(&identity));
+            if hashed.matches(&identity) && let Some(required) = hashed.required() {
+                prop_assert!(required.iter().any(|h| identity.contains(*h)), "the index would miss it");
+            }
+        }
+
+        #[test]
+        fn prints_what_it_parses(selector in any_selector()) {
+            let text = selector.to_string();
+            prop_assert_eq!(text.parse::<Selector>().map_err(|e| e.to_string()), Ok(selector), "{}", text);
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,40}") {
+            let _ = text.parse::<Selector>();
+        }
+    }
+}

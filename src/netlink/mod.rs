@@ -1,1 +1,36 @@
-//! Raw netlink.
+//! Raw netlink, network namespaces and the socket options that BGP needs: the only room with `unsafe`.
+//!
+//! - [`Socket`]: a small blocking netlink socket. [`Batch`] holds many messages that go out in one send; only the
+//!   last asks for an acknowledgement (the kernel always reports errors), and every error is mapped back to the
+//!   index of its message with the kernel's own words.
+//! - [`Writer`] and [`Attrs`]: hand encoding and decoding of messages and nested attributes, without unchecked
+//!   lengths. Messages of `netlink-packet-route` can be mixed in with [`Batch::push_route`].
+//! - [`link`]: typed lists and messages for the objects that several rooms use.
+//! - [`sysctl`]: kernel settings.
+//! - [`ns`]: network namespaces: open, identify, run inside, and private ones for tests.
+//!
+//! Every system call is in the file `sys.rs`; nothing else in the crate contains `unsafe`.
+
+mod attr;
+mod batch;
+mod error;
+pub mod link;
+pub mod ns;
+mod socket;
+mod sys;
+pub mod sysctl;
+mod writer;
+
+pub use attr::{Attr, Attrs};
+pub use batch::Batch;
+pub use error::{Error, KernelError};
+pub use socket::{BatchReport, Protocol, RawMessage, Socket};
+pub use writer::Writer;
+
+/// `struct nlmsghdr` of linux/netlink.h is 16 bytes: length, type, flags, sequence, port.
+const NLMSG_HDRLEN: usize = 16;
+
+/// Netlink aligns messages and attributes to 4 bytes (`NLMSG_ALIGN`, `NLA_ALIGN`).
+const fn align4(len: usize) -> usize {
+    (len + 3) & !3
+}

@@ -1,0 +1,145 @@
+//! Every system call of this room that the standard library and `socket2` lack, each behind a safe function.
+#![expect(unsafe_code, reason = "the one file of the crate that calls libc")]
+
+use std::{
+    ffi::{CStr, CString},
+    io,
+    mem::{self, MaybeUninit},
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    ptr,
+};
+
+use libc::{c_int, c_void, socklen_t};
+
+/// `NSFS_MAGIC` of linux/magic.h.
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+/// `NS_GET_NSTYPE` of linux/nsfs.h: `_IO(0xb7, 0x3)`.
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn check_len(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Opens a close-on-exec netlink socket and binds it to a port of the kernel's choice.
+pub(super) fn netlink_socket(protocol: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; the result is checked before it is owned.
+    let fd = check(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) })?;
+    // SAFETY: `fd` is a new descriptor that nobody else owns.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: sockaddr_nl is plain data for which all zeroes is valid: port 0 lets the kernel choose.
+    let mut addr: libc::sockaddr_nl = unsafe { mem::zeroed() };
+    addr.nl_family = libc::AF_NETLINK as u16;
+    // SAFETY: `addr` lives across the call and its true size is given.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const addr).cast(), socklen::<libc::sockaddr_nl>()) })?;
+    Ok(fd)
+}
+
+const fn socklen<T>() -> socklen_t {
+    mem::size_of::<T>() as socklen_t
+}
+
+/// `setsockopt` with an option value given as bytes.
+pub(super) fn setsockopt(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> io::Result<()> {
+    // SAFETY: pointer and length come from one slice, which the kernel only reads.
+    check(unsafe { libc::setsockopt(fd, level, name, value.as_ptr().cast(), value.len() as socklen_t) })
+        .map(drop)
+}
+
+/// `setsockopt` of an `int`.
+pub(super) fn setsockopt_int(fd: RawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    setsockopt(fd, level, name, &value.to_ne_bytes())
+}
+
+/// `send` of one datagram.
+pub(super) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length come from one slice, which the kernel only reads.
+    check_len(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
+}
+
+/// Receives one netlink datagram. Returns its true length, which may exceed the buffer, and the sender's port
+/// (0 is the kernel).
+pub(super) fn recv_netlink(fd: RawFd, buf: &mut [u8], dont_wait: bool) -> io::Result<(usize, u32)> {
+    // SAFETY: sockaddr_nl is plain data for which all zeroes is valid.
+    let mut addr: libc::sockaddr_nl = unsafe { mem::zeroed() };
+    let mut addr_len = socklen::<libc::sockaddr_nl>();
+    let flags = libc::MSG_TRUNC | if dont_wait { libc::MSG_DONTWAIT } else { 0 };
+    // SAFETY: the kernel writes at most `buf.len()` bytes to `buf` and `addr_len` bytes to `addr`.
+    let len = check_len(unsafe {
+        libc::recvfrom(
+            fd,
+            buf.as_mut_ptr().cast(),
+            buf.len(),
+            flags,
+            (&raw mut addr).cast(),
+            &raw mut addr_len,
+        )
+    })?;
+    Ok((len, addr.nl_pid))
+}
+
+/// Whether the file is on nsfs, the file system of namespaces.
+pub(super) fn is_nsfs(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut stat = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the kernel fills the whole struct on success.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: initialised by the successful call above.
+    let stat = unsafe { stat.assume_init() };
+    Ok(stat.f_type as u64 == NSFS_MAGIC)
+}
+
+/// The kind of a namespace as its `CLONE_NEW…` flag.
+pub(super) fn ns_type(fd: BorrowedFd<'_>) -> io::Result<c_int> {
+    // SAFETY: NS_GET_NSTYPE takes no argument.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) })
+}
+
+/// Moves the calling thread into a network namespace.
+pub(super) fn setns_net(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers; affects only the calling thread.
+    check(unsafe { libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Gives the calling thread a new network namespace.
+pub(super) fn unshare_net() -> io::Result<()> {
+    // SAFETY: no pointers; affects only the calling thread.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Binds a file over another (`MS_BIND`).
+pub(super) fn mount_bind(from: &Path, to: &Path) -> io::Result<()> {
+    let from = c_path(from)?;
+    let to = c_path(to)?;
+    // SAFETY: both strings are NUL-terminated and outlive the call; type and data may be null for a bind mount.
+    check(unsafe {
+        libc::mount(from.as_ptr(), to.as_ptr(), ptr::null(), libc::MS_BIND, ptr::null::<c_void>())
+    })
+    .map(drop)
+}
+
+/// Detaches the topmost mount on a path (`MNT_DETACH`).
+pub(super) fn umount(path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: the string is NUL-terminated and outlives the call.
+    check(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) }).map(drop)
+}
+
+/// The index of an interface of the calling thread's network namespace.
+pub(super) fn if_index(name: &CStr) -> io::Result<u32> {
+    // SAFETY: the string is NUL-terminated and outlives the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}

@@ -89,3 +89,40 @@ fn two_of_the_same_peer_and_several_errors_at_once() {
     .unwrap_err();
     assert!(error.contains("configured twice") && error.contains("at least 3 seconds"), "{error}");
 }
+
+/// The shipped file is valid as it is, and every commented option in it is a real one.
+#[test]
+fn the_shipped_file_and_each_of_its_options() {
+    let source = include_str!("../../../config/slash32.toml");
+    read(source).unwrap();
+    let lines: Vec<&str> = source.lines().collect();
+    let commented = |line: &str| line.starts_with('#') && !line.starts_with("# ") && line != "#";
+    let (mut options, mut at) = (0, 0);
+    while at < lines.len() {
+        let option = lines[at].strip_prefix('#').unwrap_or_default();
+        // A table or a list stands over several lines; anything else is one option.
+        let end = match option {
+            _ if option.starts_with("[[") => {
+                (at..lines.len()).find(|&i| !commented(lines[i])).unwrap_or(lines.len())
+            }
+            _ if option.ends_with('[') => (at..lines.len()).find(|&i| lines[i] == "#]").unwrap() + 1,
+            _ => at + 1,
+        };
+        if option.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') {
+            options += end - at;
+            let uncomment = |(i, line): (usize, &&'static str)| match line.strip_prefix('#') {
+                Some(bare) if (at..end).contains(&i) => bare.trim_start_matches('#'),
+                _ => line,
+            };
+            let text: Vec<&str> = lines.iter().enumerate().map(uncomment).collect();
+            if let Err(error) = read(&text.join("\n")) {
+                // Contradictions with the rest of the example are fine; unknown keys and bad values are not.
+                let fine =
+                    ["needs `route_reflector", "no meaning without", "cannot read", "exclude each other"];
+                assert!(fine.iter().any(|c| error.contains(c)), "{option}\n{error}");
+            }
+        }
+        at = end;
+    }
+    assert!(options > 60, "{options}");
+}

@@ -6,6 +6,7 @@
 //! - [`Writer`] and [`Attrs`]: hand encoding and decoding of messages and nested attributes, without unchecked
 //!   lengths. Messages of `netlink-packet-route` can be mixed in with [`Batch::push_route`].
 //! - [`link`]: typed lists and messages for the objects that several rooms use.
+//! - [`sockopt`]: what BGP and BFD sockets need: MD5, TTL security, packet information.
 //! - [`sysctl`]: kernel settings.
 //! - [`ns`]: network namespaces: open, identify, run inside, and private ones for tests.
 //!
@@ -17,6 +18,7 @@ mod error;
 pub mod link;
 pub mod ns;
 mod socket;
+pub mod sockopt;
 mod sys;
 pub mod sysctl;
 mod writer;

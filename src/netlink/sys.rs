@@ -5,6 +5,7 @@ use std::{
     ffi::{CStr, CString},
     io,
     mem::{self, MaybeUninit},
+    net::SocketAddr,
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
@@ -56,6 +57,103 @@ pub(super) fn setsockopt(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> 
 /// `setsockopt` of an `int`.
 pub(super) fn setsockopt_int(fd: RawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     setsockopt(fd, level, name, &value.to_ne_bytes())
+}
+
+/// `getsockopt` of an `int`.
+pub(super) fn getsockopt_int(fd: RawFd, level: c_int, name: c_int) -> io::Result<c_int> {
+    let mut value: c_int = 0;
+    let mut len = socklen::<c_int>();
+    // SAFETY: the kernel writes at most `len` bytes to `value`, which has that size.
+    check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut len) })?;
+    Ok(value)
+}
+
+/// `getsockopt` into a buffer; returns the length.
+pub(super) fn getsockopt(fd: RawFd, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<usize> {
+    let mut len = value.len() as socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `value`, which has that size.
+    check(unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut len) })?;
+    Ok(len as usize)
+}
+
+/// Room for control messages, aligned as `struct cmsghdr` wants.
+#[repr(C, align(8))]
+pub(super) struct Control(pub(super) [u8; 256]);
+
+/// What `recvmsg` filled in.
+pub(super) struct Received {
+    /// Bytes of data.
+    pub(super) len: usize,
+    /// Bytes of control messages.
+    pub(super) control_len: usize,
+    /// `MSG_TRUNC`, `MSG_CTRUNC` …
+    pub(super) flags: c_int,
+    /// The sender.
+    pub(super) from: Option<SocketAddr>,
+}
+
+/// Receives one datagram with its control messages.
+pub(super) fn recvmsg(fd: RawFd, buf: &mut [u8], control: &mut Control) -> io::Result<Received> {
+    let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    // SAFETY: msghdr is plain data for which all zeroes is valid.
+    let mut msg: libc::msghdr = unsafe { mem::zeroed() };
+    msg.msg_iov = &raw mut iov;
+    msg.msg_iovlen = 1;
+    msg.msg_control = control.0.as_mut_ptr().cast();
+    msg.msg_controllen = control.0.len() as _;
+    // SAFETY: the closure gets a zeroed sockaddr_storage and its true size; the kernel writes the address and its
+    // length there, and all other pointers of `msg` are to live buffers of the sizes given.
+    let (received, addr) = unsafe {
+        socket2::SockAddr::try_init(|storage, len| {
+            msg.msg_name = storage.cast();
+            msg.msg_namelen = *len;
+            let received = check_len(libc::recvmsg(fd, &raw mut msg, 0))?;
+            *len = msg.msg_namelen;
+            Ok(received)
+        })
+    }?;
+    Ok(Received {
+        len: received,
+        control_len: (msg.msg_controllen as usize).min(control.0.len()),
+        flags: msg.msg_flags,
+        from: addr.as_socket(),
+    })
+}
+
+/// Sends one datagram with control messages (the first `control_len` bytes of `control`).
+pub(super) fn sendmsg(
+    fd: RawFd,
+    buf: &[u8],
+    to: SocketAddr,
+    control: &mut Control,
+    control_len: usize,
+) -> io::Result<usize> {
+    let to = socket2::SockAddr::from(to);
+    let mut iov = libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
+    // SAFETY: msghdr is plain data for which all zeroes is valid.
+    let mut msg: libc::msghdr = unsafe { mem::zeroed() };
+    msg.msg_name = to.as_ptr().cast_mut().cast();
+    msg.msg_namelen = to.len();
+    msg.msg_iov = &raw mut iov;
+    msg.msg_iovlen = 1;
+    if control_len > 0 {
+        msg.msg_control = control.0.as_mut_ptr().cast();
+        msg.msg_controllen = control_len.min(control.0.len()) as _;
+    }
+    // SAFETY: all pointers of `msg` are to live buffers of the sizes given; the kernel only reads them.
+    check_len(unsafe { libc::sendmsg(fd, &raw const msg, libc::MSG_NOSIGNAL) })
+}
+
+/// Gives the calling thread a real-time priority (`SCHED_FIFO`).
+pub(super) fn sched_fifo(priority: c_int) -> io::Result<()> {
+    // SAFETY: sched_param is plain data for which all zeroes is valid.
+    let mut param: libc::sched_param = unsafe { mem::zeroed() };
+    param.sched_priority = priority;
+    // SAFETY: `param` lives across the call; pid 0 is the calling thread.
+    check(unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const param)
+    })
+    .map(drop)
 }
 
 /// `send` of one datagram.

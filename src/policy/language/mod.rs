@@ -1,0 +1,379 @@
+//! Reads policy files: TOML in, a validated [`PolicySet`] out, or every error with its file, line and column.
+//!
+//! A folder is one unit: definitions (tiers, network sets, named ports) of any file can be used in all of them, and
+//! one error anywhere refuses the whole folder, so that a host never runs half of a change.
+
+mod rules;
+mod walk;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    ops::Range,
+    path::Path,
+    sync::Arc,
+};
+
+use toml::de::{DeTable, DeValue};
+
+use self::{
+    rules::Place,
+    walk::{Source, Table, Value},
+};
+use super::{
+    Direction, HostPolicy, NamedPort, Origin, Policy, PolicySet, Profile, Tier, TierDefault, ranges::Ranges,
+};
+use crate::model::Diagnostic;
+
+/// The tier of policies that name none.
+pub const DEFAULT_TIER: &str = "default";
+
+/// Tiers that exist without being written: before the default one for cluster administrators, after it for
+/// baselines. Kubernetes policies of the kinds of the same names land in them.
+const BUILT_IN_TIERS: [(&str, i64, TierDefault); 3] = [
+    ("admin", 100, TierDefault::Pass),
+    (DEFAULT_TIER, 1000, TierDefault::Deny),
+    ("baseline", 2000, TierDefault::Pass),
+];
+
+/// The order of a policy that gives none.
+const DEFAULT_ORDER: i64 = 1000;
+
+/// Names that any file of the folder may use.
+#[derive(Debug, Default)]
+pub(super) struct Definitions {
+    tiers: Vec<Tier>,
+    network_sets: BTreeMap<String, Ranges>,
+    port_names: BTreeSet<String>,
+}
+
+/// Reads every `*.toml` file of a folder, in order of name. A folder that is not there is an empty one; files that
+/// start with a dot are skipped, as editors and configuration managers make them.
+pub fn load_dir(path: &Path) -> Result<PolicySet, Vec<Diagnostic>> {
+    let unreadable = |path: &Path, error: io::Error| vec![Diagnostic::new(path, "", 0..0, error.to_string())];
+    let mut files = Vec::new();
+    match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(unreadable(path, error)),
+        Ok(entries) => {
+            for entry in entries {
+                let file = entry.map_err(|e| unreadable(path, e))?.path();
+                let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+                if !name.starts_with('.') && name.ends_with(".toml") {
+                    let text = fs::read_to_string(&file).map_err(|e| unreadable(&file, e))?;
+                    files.push((file.display().to_string(), text));
+                }
+            }
+        }
+    }
+    files.sort();
+    let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    parse(&files)
+}
+
+/// Parses files given as (name, text).
+pub fn parse(files: &[(&str, &str)]) -> Result<PolicySet, Vec<Diagnostic>> {
+    let mut errors = Vec::new();
+    let mut documents = Vec::new();
+    for (name, text) in files {
+        let mut source = Source { name, text, errors: Vec::new() };
+        match DeTable::parse(text) {
+            Ok(document) => documents.push((source, document.into_inner())),
+            Err(error) => {
+                source.error(error.span().unwrap_or(0..0), error.message());
+                errors.extend(source.errors);
+            }
+        }
+    }
+    let mut builder = Builder::default();
+    for (name, order, default) in BUILT_IN_TIERS {
+        builder.known.tiers.push(Tier { name: name.to_owned(), order, default });
+    }
+    for (source, document) in &mut documents {
+        builder.definitions(source, document);
+    }
+    builder.known.tiers.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
+    for (source, document) in &mut documents {
+        builder.policies(source, document);
+    }
+    errors.extend(documents.into_iter().flat_map(|(source, _)| source.errors));
+    if errors.is_empty() { Ok(builder.finish()) } else { Err(errors) }
+}
+
+#[derive(Default)]
+struct Builder {
+    known: Definitions,
+    written_tiers: BTreeMap<String, String>,
+    names: BTreeMap<(&'static str, String), String>,
+    policies: Vec<Policy>,
+    profiles: Vec<Profile>,
+    named_ports: Vec<NamedPort>,
+    host_policies: Vec<HostPolicy>,
+}
+
+impl Builder {
+    /// What other parts refer to: tiers, network sets and named ports.
+    fn definitions(&mut self, source: &mut Source<'_>, document: &DeTable<'_>) {
+        let mut top = Table::top(document);
+        for value in tables(source, &mut top, "tier") {
+            self.tier(source, value);
+        }
+        for value in tables(source, &mut top, "network_set") {
+            self.network_set(source, value);
+        }
+        for value in tables(source, &mut top, "named_port") {
+            self.named_port(source, value);
+        }
+        // Only told apart here; the policies are read when all definitions are known.
+        for key in ["policy", "host_policy", "profile"] {
+            top.take(key);
+        }
+        top.finish(source);
+    }
+
+    fn policies(&mut self, source: &mut Source<'_>, document: &DeTable<'_>) {
+        let mut top = Table::top(document);
+        for value in tables(source, &mut top, "policy") {
+            self.policy(source, value);
+        }
+        for value in tables(source, &mut top, "host_policy") {
+            self.host_policy(source, value);
+        }
+        for value in tables(source, &mut top, "profile") {
+            self.profile(source, value);
+        }
+    }
+
+    fn tier(&mut self, source: &mut Source<'_>, value: &Value<'_>) {
+        let Some(mut table) = source.table(value, "[[tier]]") else { return };
+        let name = table.need(source, "name").and_then(|v| name(source, v));
+        let order = table.need(source, "order").and_then(|v| source.integer(v, ORDERS, "order"));
+        let words = [("deny", TierDefault::Deny), ("pass", TierDefault::Pass), ("allow", TierDefault::Allow)];
+        let default = match table.take("default") {
+            Some(v) => source.word(v, "default", &words),
+            None => Some(TierDefault::Deny),
+        };
+        let span = table.span.clone();
+        table.finish(source);
+        let (Some(name), Some(order), Some(default)) = (name, order, default) else { return };
+        if let Some(first) = self.written_tiers.insert(name.clone(), source.name.to_owned()) {
+            source.error(span, format!("tier `{name}` is defined twice, first in {first}"));
+            return;
+        }
+        self.known.tiers.retain(|t| t.name != name);
+        self.known.tiers.push(Tier { name, order, default });
+    }
+
+    fn network_set(&mut self, source: &mut Source<'_>, value: &Value<'_>) {
+        let Some(mut table) = source.table(value, "[[network_set]]") else { return };
+        let name = self.unique_name(source, &mut table, "network_set");
+        let inside = table.need(source, "cidr").map(|v| source.prefixes(v)).unwrap_or_default();
+        let outside = table.take("except").map(|v| source.prefixes(v)).unwrap_or_default();
+        table.finish(source);
+        if let Some(name) = name {
+            self.known.network_sets.insert(name, inside.minus(&outside));
+        }
+    }
+
+    fn named_port(&mut self, source: &mut Source<'_>, value: &Value<'_>) {
+        let Some(mut table) = source.table(value, "[[named_port]]") else { return };
+        let name = table.need(source, "name").and_then(|v| {
+            let name = name(source, v)?;
+            if name.starts_with(|c: char| c.is_ascii_digit()) {
+                source.error(v.span(), "the name of a port cannot start with a digit");
+                return None;
+            }
+            Some(name)
+        });
+        let select = table.need(source, "select").and_then(|v| source.peer_selector(v));
+        let protocol = match table.take("protocol") {
+            Some(v) => source.protocol(v),
+            None => Some(super::Protocol::TCP),
+        };
+        let port = table.need(source, "port").and_then(|v| source.integer(v, 1..=65535, "port"));
+        table.finish(source);
+        self.known.port_names.extend(name.clone());
+        if let (Some(name), Some(select), Some(protocol), Some(port)) = (name, select, protocol, port) {
+            self.named_ports.push(NamedPort { name, select, protocol, port: port as u16 });
+        }
+    }
+
+    fn policy(&mut self, source: &mut Source<'_>, value: &Value<'_>) {
+        let Some(mut table) = source.table(value, "[[policy]]") else { return };
+        let (tier_name, tier_span) = match table.take("tier") {
+            Some(v) => (source.string(v, "tier").unwrap_or(DEFAULT_TIER).to_owned(), v.span()),
+            None => (DEFAULT_TIER.to_owned(), table.span.clone()),
+        };
+        let tier = self.known.tiers.iter().position(|t| t.name == tier_name);
+        if tier.is_none() {
+            let known: Vec<_> = self.known.tiers.iter().map(|t| t.name.as_str()).collect();
+            source.error_with_help(
+                tier_span,
+                format!("there is no [[tier]] with the name `{tier_name}`"),
+                format!("known tiers: {}", known.join(", ")),
+            );
+        }
+        let name = table.need(source, "name").and_then(|v| {
+            let name = name(source, v)?;
+            self.claim(source, v.span(), "policy", format!("{tier_name}/{name}")).then_some(name)
+        });
+        let order = order(source, &mut table);
+        let select = table.need(source, "select").and_then(|v| source.selector(v));
+        let mut side = |key, direction| {
+            table.take(key).map(|v| source.rules(v, Place::Endpoint(direction), &self.known))
+        };
+        let ingress = side("ingress", Direction::Ingress);
+        let egress = side("egress", Direction::Egress);
+        let staged = table.take("staged").and_then(|v| source.boolean(v, "staged")).unwrap_or(false);
+        if ingress.is_none() && egress.is_none() {
+            source.error_with_help(
+                table.span.clone(),
+                "the policy has neither `ingress` nor `egress`, so it does nothing",
+                "`ingress = []` denies everything towards the selected endpoints",
+            );
+        }
+        let origin = origin(source, &table.span);
+        table.finish(source);
+        if let (Some(name), Some(tier), Some(order), Some(select)) = (name, tier, order, select) {
+            self.policies.push(Policy { name, tier, order, select, ingress, egress, staged, origin });
+        }
+    }
+
+    fn host_policy(&mut self, source: &mut Source<'_>, value: &Value<'_>) {
+        let Some(mut table) = source.table(value, "[[host_policy]]") else { return };
+        let name = self.unique_name(source, &mut table, "host_policy");
+        let order = order(source, &mut table);
+        let mut interfaces = Vec::new();
+        if let Some(v) = table.take("interfaces") {
+            for item in source.list(v) {
+                interfaces.extend(interface(source, item));
+            }
+        }
+        let ingress = table
+            .need(source, "ingress")
+            .map(|v| source.rules(v, Place::Host, &self.known))
+            .unwrap_or_default();
+        let staged = table.take("staged").and_then(|v| source.boolean(v, "staged")).unwrap_or(false);
+        let origin = origin(source, &table.span);
+        table.finish(source);
+        if let (Some(name), Some(order)) = (name, order) {
+            self.host_policies.push(HostPolicy { name, order, interfaces, ingress, staged, origin });
+        }
+    }
+
+    fn profile(&mut self, source: &mut Source<'_>, value: &Value<'_>) {
+        let Some(mut table) = source.table(value, "[[profile]]") else { return };
+        let name = self.unique_name(source, &mut table, "profile");
+        let select = table.need(source, "select").and_then(|v| source.selector(v));
+        let words = [("allow", true), ("deny", false)];
+        let mut side = |key| table.take(key).and_then(|v| source.word(v, key, &words));
+        let (ingress, egress) = (side("ingress"), side("egress"));
+        table.finish(source);
+        if let (Some(name), Some(select)) = (name, select) {
+            self.profiles.push(Profile { name, select, ingress, egress });
+        }
+    }
+
+    fn unique_name(
+        &mut self,
+        source: &mut Source<'_>,
+        table: &mut Table<'_, '_>,
+        kind: &'static str,
+    ) -> Option<String> {
+        let value = table.need(source, "name")?;
+        let name = name(source, value)?;
+        self.claim(source, value.span(), kind, name.clone()).then_some(name)
+    }
+
+    /// Takes a name for one object; false and an error if it is taken.
+    fn claim(
+        &mut self,
+        source: &mut Source<'_>,
+        span: Range<usize>,
+        kind: &'static str,
+        name: String,
+    ) -> bool {
+        let here = format!("{}:{}", source.name, source.line(span.start));
+        match self.names.entry((kind, name)) {
+            std::collections::btree_map::Entry::Occupied(first) => {
+                source.error(
+                    span,
+                    format!("{kind} `{}` is defined twice, first at {}", first.key().1, first.get()),
+                );
+                false
+            }
+            std::collections::btree_map::Entry::Vacant(free) => {
+                free.insert(here);
+                true
+            }
+        }
+    }
+
+    fn finish(mut self) -> PolicySet {
+        self.policies.sort_by(|a, b| (a.tier, a.order, &a.name).cmp(&(b.tier, b.order, &b.name)));
+        self.host_policies.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
+        PolicySet {
+            tiers: self.known.tiers,
+            policies: self.policies.into_iter().map(Arc::new).collect(),
+            profiles: self.profiles,
+            named_ports: self.named_ports,
+            host_policies: self.host_policies.into_iter().map(Arc::new).collect(),
+        }
+    }
+}
+
+const ORDERS: std::ops::RangeInclusive<i64> = -1_000_000_000..=1_000_000_000;
+
+fn order(source: &mut Source<'_>, table: &mut Table<'_, '_>) -> Option<i64> {
+    match table.take("order") {
+        Some(v) => source.integer(v, ORDERS, "order"),
+        None => Some(DEFAULT_ORDER),
+    }
+}
+
+fn origin(source: &Source<'_>, span: &Range<usize>) -> Origin {
+    Origin { file: source.name.into(), line: source.line(span.start) }
+}
+
+/// The entries of an array of tables.
+fn tables<'v, 'i>(source: &mut Source<'_>, top: &mut Table<'v, 'i>, key: &'static str) -> Vec<&'v Value<'i>> {
+    match top.take(key) {
+        None => Vec::new(),
+        Some(value) => {
+            if !matches!(value.get_ref(), DeValue::Array(_)) {
+                source.error(
+                    value.span(),
+                    format!("write `[[{key}]]`, with two brackets: there can be several"),
+                );
+                return Vec::new();
+            }
+            source.list(value)
+        }
+    }
+}
+
+/// A name: it appears in nftables comments and tables on screen, so it is kept short and printable.
+fn name(source: &mut Source<'_>, value: &Value<'_>) -> Option<String> {
+    let text = source.string(value, "name")?;
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | ':');
+    if text.is_empty() || text.len() > 120 || !text.chars().all(fine) {
+        source.error(value.span(), "a name has 1 to 120 letters, digits, `-`, `_`, `.`, `:` or `/`");
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// An interface name of at most 15 bytes, perhaps with a `*` at the end.
+fn interface(source: &mut Source<'_>, value: &Value<'_>) -> Option<String> {
+    let text = source.string(value, "an interface")?;
+    let stem = text.strip_suffix('*').unwrap_or(text);
+    let fine = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '"' | '*' | '\\');
+    if text.is_empty() || text.len() > 15 || !stem.chars().all(fine) {
+        source.error(value.span(), format!("`{text}` is not an interface name"));
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+use super::*;
+use crate::policy::{Action, Entity, Ports, Protocol, Service};
+
+fn one(text: &str) -> PolicySet {
+    parse(&[("a.toml", text)])
+        .unwrap_or_else(|e| panic!("{}", e.iter().map(|d| format!("{d}\n")).collect::<String>()))
+}
+
+#[test]
+fn a_whole_policy() {
+    let set = one(r#"
+        [[tier]]
+        name = "security"
+        order = 10
+        default = "pass"
+        [[network_set]]
+        name = "partners"
+        cidr = ["192.0.2.0/24", "2001:db8::/32"]
+        except = ["192.0.2.128/25"]
+        [[named_port]]
+        name = "http"
+        select = 'role == "web"'
+        port = 8080
+        [[policy]]
+        name = "web-from-lb"
+        order = 100
+        select = 'role == "web"'
+        ingress = [
+          { action = "allow", from = { selector = 'role == "lb"' }, protocol = "tcp", ports = [80, "8000-8080", "http"] },
+          { action = "deny", from = { cidr = ["10.9.0.0/16"], except = ["10.9.1.0/24"] } },
+          { action = "allow", from = [{ set = "partners" }, "world"], protocol = ["tcp", "udp", 47] },
+          { action = "reject", protocol = "icmp", icmp_type = 8, log = "1/second", limit = "5/minute burst 2" },
+        ]
+        [[policy]]
+        name = "first"
+        tier = "security"
+        select = "all()"
+        egress = []
+        staged = true
+        [[profile]]
+        name = "closed"
+        select = "has(secret)"
+        ingress = "deny"
+        [[host_policy]]
+        name = "ssh"
+        interfaces = ["eth*"]
+        ingress = [{ action = "allow", protocol = "tcp", ports = 22 }]
+    "#);
+    let names: Vec<_> = set.tiers.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["security", "admin", "default", "baseline"]);
+    let names: Vec<_> = set.policies.iter().map(|p| set.full_name(p)).collect();
+    assert_eq!(names, ["security/first", "default/web-from-lb"]);
+    let [first, web] = &set.policies[..] else { panic!() };
+    assert!(first.staged && first.ingress.is_none() && first.egress.as_deref() == Some(&[]));
+    let rules = web.ingress.as_ref().unwrap();
+    assert_eq!(rules[0].services.len(), 3);
+    assert_eq!(rules[0].services[2], Service { protocol: Protocol::TCP, ports: Ports::Named("http".into()) });
+    assert_eq!(rules[1].peers[0].ranges.as_ref().unwrap().to_string(), "10.9.0.0/24, 10.9.2.0-10.9.255.255");
+    assert_eq!(rules[2].peers.len(), 2);
+    assert_eq!(rules[2].peers[1].entity, Some(Entity::World));
+    assert_eq!(rules[2].peers[0].ranges.as_ref().unwrap().to_string(), "192.0.2.0/25, 2001:db8::/32");
+    assert_eq!(rules[3].action, Action::Reject);
+    assert_eq!(rules[3].services[0].ports, Ports::Icmp(8, None));
+    assert_eq!((rules[3].limit.unwrap().per, rules[3].origin.line), (60, 22));
+    assert_eq!(set.profiles[0].ingress, Some(false));
+    assert_eq!(set.host_policies[0].interfaces, ["eth*"]);
+}
+
+/// Wraps one rule into a policy; the rule starts at line 4, column 12.
+fn rule(text: &str) -> String {
+    format!("[[policy]]\nname = \"p\"\nselect = \"all()\"\ningress = [{text}]\n")
+}
+
+#[test]
+fn every_mistake_has_its_place() {
+    let peer = |p: &str| rule(&format!("{{action='deny',from={p}}}"));
+    for (text, at, part) in [
+        ("x = 1\n".to_owned(), "1:1", "unknown key `x`"),
+        ("[policy]\nname='x'\n".to_owned(), "1:1", "[[policy]]"),
+        ("[[policy]]\nselect='all()'\ningress=[]\n".to_owned(), "1:1", "needs `name`"),
+        ("[[policy]]\nname='p'\nselect='all()'\n".to_owned(), "1:1", "neither"),
+        ("[[policy]]\nname='p'\nselect='role = \"x\"'\ningress=[]\n".to_owned(), "3:14", "expected `==`"),
+        ("[[policy]]\nname='p'\ntier='x'\nselect='all()'\ningress=[]\n".to_owned(), "3:6", "no [[tier]]"),
+        ("[[policy]]\nname='p p'\nselect='all()'\ningress=[]\n".to_owned(), "2:6", "a name has"),
+        ("[[policy]]\nname='p'\nselct='all()'\ningress=[]\n".to_owned(), "3:1", "unknown key `selct`"),
+        ("[[tier]]\nname='t'\norder=1.5\n".to_owned(), "3:7", "whole number"),
+        ("not toml".to_owned(), "1:5", "expected"),
+        (rule("{}"), "4:12", "needs `action`"),
+        (rule("{action='permit'}"), "4:20", "unknown action `permit`"),
+        (rule("{action='deny',to={cidr='10.0.0.0/8'}}"), "4:30", "has `from`, not `to`"),
+        (rule("{action='deny',ports=[80]}"), "4:33", "needs `protocol`"),
+        (rule("{action='deny',protocol='tcq'}"), "4:36", "unknown protocol"),
+        (rule("{action='deny',protocol='icmp',ports=1}"), "4:49", "no ports"),
+        (rule("{action='deny',protocol='tcp',ports=[70000]}"), "4:49", "between 0 and 65535"),
+        (rule("{action='deny',protocol='tcp',ports=['9-3']}"), "4:49", "upside down"),
+        (rule("{action='deny',protocol='tcp',ports=['http']}"), "4:49", "no [[named_port]]"),
+        (rule("{action='deny',protocol='tcp',ports=[]}"), "4:48", "empty list of ports"),
+        (rule("{action='deny',protocol='tcp',icmp_type=8}"), "4:52", "icmp"),
+        (rule("{action='deny',limit='fast'}"), "4:33", "not a rate"),
+        (peer("[]"), "4:32", "matches nobody"),
+        (peer("{}"), "4:32", "a peer needs"),
+        (peer("'moon'"), "4:32", "unknown entity `moon`"),
+        (peer("{cidr='10.0.0.1/8'}"), "4:38", "did you mean 10.0.0.0/8"),
+        (peer("{cidr='10.0.0.0/8',except='10.0.0.0/7'}"), "4:32", "leave nothing"),
+        (peer("{set='nope'}"), "4:37", "no [[network_set]]"),
+        (peer("{selector='role contains \"w\"'}"), "4:42", "cannot be answered"),
+        (peer("{selector='a == \"b'}"), "4:48", "not closed"),
+        (peer("{selektor='a'}"), "4:33", "unknown key `selektor`"),
+        ("[[host_policy]]\nname='h'\ningress=[{action='pass'}]\n".to_owned(), "3:10", "no tier to pass"),
+    ] {
+        let errors = parse(&[("a.toml", &text)]).expect_err(&text);
+        let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let place = format!("a.toml:{at}:");
+        assert!(
+            shown.iter().any(|e| e.starts_with(&place) && e.contains(part)),
+            "{text}\nwants {place} {part}\ngot {}",
+            shown.join("\n")
+        );
+    }
+}
+
+#[test]
+fn files_are_one_unit() {
+    let tier = "[[tier]]\nname='t'\norder=1\n";
+    let policy = "[[policy]]\nname='p'\ntier='t'\nselect='all()'\ningress=[]\n";
+    let set = parse(&[("b.toml", policy), ("a.toml", tier)]).unwrap();
+    assert_eq!(set.full_name(&set.policies[0]), "t/p");
+    let errors = parse(&[("a.toml", tier), ("b.toml", policy), ("c.toml", policy)]).unwrap_err();
+    assert!(errors[0].to_string().contains("defined twice, first at b.toml:2"), "{}", errors[0]);
+    let errors = parse(&[("a.toml", "="), ("b.toml", "x=1")]).unwrap_err();
+    assert_eq!(errors.len(), 2, "errors of all files are told at once");
+}
+
+#[test]
+fn folders() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(load_dir(&dir.path().join("absent")).unwrap().policies.len(), 0);
+    let policy = |name: &str| format!("[[policy]]\nname='{name}'\nselect='all()'\ningress=[]\n");
+    for (file, name) in [("b.toml", "b"), ("a.toml", "a"), (".hidden.toml", "x"), ("note.txt", "y")] {
+        fs::write(dir.path().join(file), policy(name)).unwrap();
+    }
+    let set = load_dir(dir.path()).unwrap();
+    assert_eq!(set.policies.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    fs::write(dir.path().join("c.toml"), "nonsense").unwrap();
+    let errors = load_dir(dir.path()).unwrap_err();
+    assert!(errors[0].file.ends_with("c.toml"));
+    assert!(load_dir(&dir.path().join("a.toml")).is_err());
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics(text in "\\PC{0,80}") {
+        let _ = parse(&[("a.toml", &text), ("b.toml", &rule(&text))]);
+    }
+}

@@ -35,6 +35,9 @@ pub struct PathAttributes {
     pub otc: Option<u32>,
     /// Unknown optional transitive attributes, passed on byte for byte with the Partial bit; ascending by type.
     pub unknown: Vec<RawAttribute>,
+    /// Known optional transitive attributes that came with the Partial bit: bit n is type n. The bit is kept when they
+    /// are sent on (RFC 4271 section 5).
+    pub partial: u64,
 }
 
 /// ORIGIN values; lower is preferred.

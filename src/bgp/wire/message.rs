@@ -150,6 +150,10 @@ pub struct Unreach {
 /// At most two entries in each list: the body's and the MP attribute's. `attributes` excludes MP_REACH_NLRI,
 /// MP_UNREACH_NLRI and NEXT_HOP, which are in `reach` and `unreach`. AS_PATH is four-octet, AS4_PATH already merged
 /// (RFC 6793). When treat-as-withdraw applies (RFC 7606) the decoder has moved the prefixes of `reach` to `unreach`.
+///
+/// Handle `unreach` before `reach`: a prefix in both is announced (RFC 4271 section 4.3). An UPDATE of which nothing is
+/// left, such as one for families that are not ours, has one entry without prefixes in `reach`, so that it does not pass
+/// for an End-of-RIB marker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
     /// Announcements.

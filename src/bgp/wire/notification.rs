@@ -1,0 +1,90 @@
+//! NOTIFICATION contents: names, shutdown text (RFC 9003), hard reset (RFC 8538).
+
+use std::{borrow::Cow, fmt};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{
+    Notification,
+    code::{self, cease, error},
+};
+
+impl Notification {
+    /// A NOTIFICATION without data.
+    pub const fn new(code: u8, subcode: u8) -> Self {
+        Self { code, subcode, data: Bytes::new() }
+    }
+
+    /// A Cease with a text for the peer's operator (RFC 9003), for [`cease::SHUTDOWN`] and [`cease::RESET`].
+    ///
+    /// The text is cut at 255 octets, between characters.
+    pub fn shutdown(subcode: u8, text: &str) -> Self {
+        let mut data = BytesMut::new();
+        if !text.is_empty() {
+            let text = &text[..text.floor_char_boundary(255)];
+            data.put_u8(text.len() as u8);
+            data.put_slice(text.as_bytes());
+        }
+        Self { code: error::CEASE, subcode, data: data.freeze() }
+    }
+
+    /// The same wrapped in a Cease/Hard Reset, which ends graceful restart too (RFC 8538 section 3).
+    #[must_use]
+    pub fn into_hard_reset(self) -> Self {
+        let mut data = BytesMut::with_capacity(2 + self.data.len());
+        data.put_slice(&[self.code, self.subcode]);
+        data.put_slice(&self.data);
+        Self { code: error::CEASE, subcode: cease::HARD_RESET, data: data.freeze() }
+    }
+
+    /// Whether this is a Cease/Hard Reset.
+    pub const fn is_hard_reset(&self) -> bool {
+        self.code == error::CEASE && self.subcode == cease::HARD_RESET
+    }
+
+    /// What a Hard Reset wraps; `None` when this is none, or an empty one.
+    pub fn hard_reset_cause(&self) -> Option<Self> {
+        match *self.data {
+            [code, subcode, ..] if self.is_hard_reset() => {
+                Some(Self { code, subcode, data: self.data.slice(2..) })
+            }
+            _ => None,
+        }
+    }
+
+    /// The operator's text of a shutdown or reset (RFC 9003), also inside a Hard Reset. Invalid UTF-8 is replaced.
+    pub fn shutdown_text(&self) -> Option<Cow<'_, str>> {
+        let (code, subcode, data): (u8, u8, &[u8]) = match &*self.data {
+            [code, subcode, rest @ ..] if self.is_hard_reset() => (*code, *subcode, rest),
+            data => (self.code, self.subcode, data),
+        };
+        if code != error::CEASE || !matches!(subcode, cease::SHUTDOWN | cease::RESET) {
+            return None;
+        }
+        let (&length, text) = data.split_first()?;
+        let text = text.get(..usize::from(length))?;
+        (!text.is_empty()).then(|| String::from_utf8_lossy(text))
+    }
+}
+
+impl fmt::Display for Notification {
+    /// `Cease/Administrative Shutdown "maintenance"`; numbers where there is no name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(code::error_name(self.code))?;
+        if code::error_name(self.code) == "Unknown Error" {
+            write!(f, " {}", self.code)?;
+        }
+        match code::subcode_name(self.code, self.subcode) {
+            Some(name) => write!(f, "/{name}")?,
+            None if self.subcode != 0 => write!(f, "/{}", self.subcode)?,
+            None => {}
+        }
+        match self.hard_reset_cause() {
+            Some(cause) => write!(f, " ({cause})"),
+            None => match self.shutdown_text() {
+                Some(text) => write!(f, " {text:?}"),
+                None => Ok(()),
+            },
+        }
+    }
+}

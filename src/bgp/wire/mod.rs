@@ -35,3 +35,11 @@ pub use layout::{AttributeFault, AttributeRef, RawAttributes, UpdateLayout};
 pub use message::*;
 pub use nlri::decode_nlri;
 pub use pack::{EncodedAttributes, UpdatePacker, encode_end_of_rib, pack_announce, pack_withdraw};
+
+/// What `parser` makes of the start of `input`, and the rest; `None` when it does not fit.
+fn parse<'a, P>(mut parser: P, input: &'a [u8]) -> Option<(&'a [u8], P::Output)>
+where
+    P: nom::Parser<&'a [u8], Error = ()>,
+{
+    parser.parse(input).ok()
+}

@@ -4,8 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::Bytes;
 use nom::{
-    IResult, Parser,
-    bytes::complete::take,
     multi::length_data,
     number::complete::{be_u8, be_u16},
 };
@@ -14,12 +12,12 @@ use super::{
     Action, AsPath, AttributeFault, AttributeRef, Community, DecodeContext, Disposition, ExtCommunity,
     LargeCommunity, Origin, PathAttributes, PeerKind, RawAttribute, RawAttributes, Reach, Reason, Unreach,
     Update, UpdateLayout, WireNextHop, as_path, code::attribute as attr, code::flag, decode_nlri,
-    error::Errors,
+    error::Errors, parse,
 };
 use crate::model::{Asn, Family};
 
 /// Reads the UPDATE in a whole message whose header is checked; `None` when its prefixes cannot be located.
-pub(super) fn decode(ctx: &DecodeContext, message: &[u8], errors: &mut Errors) -> Option<Update> {
+pub(super) fn decode(ctx: DecodeContext, message: &[u8], errors: &mut Errors) -> Option<Update> {
     let layout = match UpdateLayout::of(message) {
         Ok(layout) => layout,
         Err((reason, at)) => {
@@ -69,9 +67,9 @@ impl Parts {
     }
 }
 
-struct Decoder<'c> {
-    ctx: &'c DecodeContext,
-    errors: &'c mut Errors,
+struct Decoder<'e> {
+    ctx: DecodeContext,
+    errors: &'e mut Errors,
     parts: Parts,
 }
 
@@ -143,7 +141,8 @@ impl Decoder<'_> {
         } else if a.flags & flag::TRANSITIVE != 0 {
             // Copied, so that a kept route does not keep the whole read buffer.
             let value = Bytes::copy_from_slice(a.value);
-            self.parts.attributes.unknown.push(RawAttribute { code: a.code, flags: a.flags, value });
+            let flags = a.flags & !flag::EXTENDED_LENGTH;
+            self.parts.attributes.unknown.push(RawAttribute { code: a.code, flags, value });
         }
         // RFC 4271 section 5: unrecognized optional non-transitive attributes are quietly ignored.
     }
@@ -217,7 +216,7 @@ impl Decoder<'_> {
             attr::MP_REACH => self.mp_reach(value)?,
             attr::MP_UNREACH => self.mp_unreach(value)?,
             attr::EXT_COMMUNITIES => {
-                out.ext_communities = list(value, "a multiple of 8, not 0", ExtCommunity)?
+                out.ext_communities = list(value, "a multiple of 8, not 0", ExtCommunity)?;
             }
             attr::AS4_PATH | attr::AS4_AGGREGATOR if self.ctx.four_octet => {
                 // RFC 6793 section 4.1.
@@ -258,9 +257,8 @@ impl Decoder<'_> {
 
     /// MP_REACH_NLRI (RFC 4760 section 3, RFC 2545, RFC 8950).
     fn mp_reach(&mut self, value: &[u8]) -> Result<(), (Action, Reason, usize)> {
-        let head: IResult<&[u8], (u16, u8, &[u8], &[u8]), ()> =
-            (be_u16, be_u8, length_data(be_u8), take(1_usize)).parse(value);
-        let Ok((nlri, (afi, safi, next_hop, _reserved))) = head else {
+        let head = parse((be_u16, be_u8, length_data(be_u8), be_u8), value);
+        let Some((nlri, (afi, safi, next_hop, _reserved))) = head else {
             return Err((Action::Reset, Reason::MpTooShort(value.len()), 0));
         };
         let Some(family) = self.family(afi, safi)? else { return Ok(()) };
@@ -286,8 +284,7 @@ impl Decoder<'_> {
 
     /// MP_UNREACH_NLRI (RFC 4760 section 4).
     fn mp_unreach(&mut self, value: &[u8]) -> Result<(), (Action, Reason, usize)> {
-        let head: IResult<&[u8], (u16, u8), ()> = (be_u16, be_u8).parse(value);
-        let Ok((nlri, (afi, safi))) = head else {
+        let Some((nlri, (afi, safi))) = parse((be_u16, be_u8), value) else {
             return Err((Action::Reset, Reason::MpTooShort(value.len()), 0));
         };
         let Some(family) = self.family(afi, safi)? else { return Ok(()) };
@@ -399,7 +396,7 @@ fn valid_next_hop(next_hop: WireNextHop) -> bool {
 
 /// Checks what only the whole message shows, and brings it into normal form.
 fn assemble(
-    ctx: &DecodeContext,
+    ctx: DecodeContext,
     mut parts: Parts,
     withdrawn: Vec<super::Nlri>,
     announced: Vec<super::Nlri>,
@@ -462,7 +459,7 @@ const fn only(code: u8) -> [u64; 4] {
 }
 
 /// RFC 7606 section 3 (d); LOCAL_PREF is required from internal peers (RFC 4271 section 5.1.5).
-fn missing(ctx: &DecodeContext, parts: &Parts, body_reach: bool, at: usize, errors: &mut Errors) {
+fn missing(ctx: DecodeContext, parts: &Parts, body_reach: bool, at: usize, errors: &mut Errors) {
     let required = [
         (attr::ORIGIN, true),
         (attr::AS_PATH, true),
@@ -480,14 +477,11 @@ fn missing(ctx: &DecodeContext, parts: &Parts, body_reach: bool, at: usize, erro
 /// RFC 6793 section 4.2.3.
 fn merge_as4(parts: &mut Parts) {
     let out = &mut parts.attributes;
-    // Aggregated by a new speaker's side of the path only if AGGREGATOR says AS_TRANS.
-    if out.aggregator.is_some_and(|(asn, _)| asn != Asn::TRANS.get()) {
-        return;
-    }
-    if out.aggregator.is_some()
-        && let Some(aggregator) = parts.as4_aggregator
-    {
-        out.aggregator = Some(aggregator);
+    match (out.aggregator, parts.as4_aggregator) {
+        // An old speaker has aggregated again since: both AS4 attributes are out of date.
+        (Some((asn, _)), Some(_)) if asn != Asn::TRANS.get() => return,
+        (Some(_), Some(aggregator)) => out.aggregator = Some(aggregator),
+        _ => {}
     }
     if let Some(as4) = parts.as4_path.take() {
         out.as_path = as_path::merge(std::mem::take(&mut out.as_path), as4);

@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn any_order_unknown_keys_and_json() {
-        let text = r#"IgnoreUnknown=1;;NOMAD={"a":"x;y=z","b":[1;broken;IP=10.0.0.1,fd00::1/128;K8S_POD_NAME=web"#;
+        let text =
+            r#"IgnoreUnknown=1;;NOMAD={"a":"x;y=z","b":[1;broken;IP=10.0.0.1,fd00::1/128;K8S_POD_NAME=web"#;
         // The broken JSON ends at its first semicolon; what follows it is not a pair.
         assert_eq!(CniArgs::parse(text).unwrap_err().code, 4);
         let text = r#";IgnoreUnknown=1;NOMAD={"a":"x;y=z","b":[1]};EMPTY=;IP=10.0.0.1,fd00::1/128;k8s_pod_name=web;"#;
@@ -93,10 +94,7 @@ mod tests {
         assert_eq!(args.get("NOMAD"), Some(r#"{"a":"x;y=z","b":[1]}"#));
         assert_eq!(args.get("EMPTY"), Some(""));
         assert_eq!(args.get("K8S_POD_NAME"), Some("web"));
-        assert_eq!(
-            args.ips().unwrap(),
-            ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]
-        );
+        assert_eq!(args.ips().unwrap(), ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
         assert_eq!(CniArgs::parse("IP=x").unwrap().ips().unwrap_err().code, 4);
         assert_eq!(CniArgs::parse("").unwrap(), CniArgs::default());
         assert_eq!(CniArgs::parse("A=ü{;B={ü").unwrap().get("B"), Some("{ü"));

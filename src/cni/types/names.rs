@@ -17,7 +17,8 @@ pub fn network_name(name: &str) -> Result<(), CniError> {
     if plain(name) {
         Ok(())
     } else {
-        Err(CniError::new(code::INVALID_CONFIG, format!("{name:?} is not a valid network name")).details(RULE))
+        Err(CniError::new(code::INVALID_CONFIG, format!("{name:?} is not a valid network name"))
+            .details(RULE))
     }
 }
 
@@ -41,7 +42,8 @@ pub fn ifname(name: &str) -> Result<(), CniError> {
         return Err(CniError::new(code::INVALID_ENVIRONMENT, "CNI_IFNAME is not set"));
     }
     let refused = |why: &str| {
-        Err(CniError::new(code::INVALID_ENVIRONMENT, format!("CNI_IFNAME {name:?} is not valid")).details(why))
+        Err(CniError::new(code::INVALID_ENVIRONMENT, format!("CNI_IFNAME {name:?} is not valid"))
+            .details(why))
     };
     if name == "." || name == ".." {
         return refused("it must not be `.` or `..`");
@@ -87,7 +89,8 @@ mod tests {
         for good in ["eth0", "net1", "a", "...", "äöü", "123456789012345"] {
             assert!(ifname(good).is_ok(), "{good}");
         }
-        for bad in ["", ".", "..", "a/b", "a:b", "a b", "a\tb", "eth%d", "1234567890123456", "lo", "a\u{7f}"] {
+        for bad in ["", ".", "..", "a/b", "a:b", "a b", "a\tb", "eth%d", "1234567890123456", "lo", "a\u{7f}"]
+        {
             assert_eq!(ifname(bad).unwrap_err().code, 4, "{bad}");
         }
     }

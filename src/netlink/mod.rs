@@ -6,6 +6,7 @@
 //! - [`Writer`] and [`Attrs`]: hand encoding and decoding of messages and nested attributes, without unchecked
 //!   lengths. Messages of `netlink-packet-route` can be mixed in with [`Batch::push_route`].
 //! - [`link`], [`addr`], [`route`], [`nexthop`], [`neigh`]: typed lists and messages for the kernel's objects.
+//! - [`watch`]: the kernel's notifications as typed events.
 //! - [`feature`]: what the running kernel can do.
 //! - [`sockopt`]: what BGP and BFD sockets need: MD5, TTL security, packet information.
 //! - [`sysctl`]: kernel settings.
@@ -27,6 +28,7 @@ mod socket;
 pub mod sockopt;
 mod sys;
 pub mod sysctl;
+pub mod watch;
 mod writer;
 
 pub use attr::{Attr, Attrs};

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 pub mod attachment;
 pub mod handler;
+pub mod ipam;
 pub mod types;
 
 /// Whether a runtime calls us as a plugin.

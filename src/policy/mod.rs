@@ -1,5 +1,7 @@
 //! Policy: who may talk to whom, from a readable file to one nftables table.
 
+pub mod engine;
+pub mod ir;
 pub mod language;
 pub mod ranges;
 pub mod selector;

@@ -4,12 +4,15 @@
 //! - [`wire`]: the codec. Bytes in, types out, and back. No I/O, no clock, no policy.
 //! - [`session`]: the state machine of one neighbour, sans-IO, with a virtual clock in tests.
 //! - [`bfd`]: bidirectional forwarding detection, sans-IO too.
+//! - [`mrt`] and [`bmp`]: dumps of routes and messages, for files and collectors.
 //! - [`rib`]: Adj-RIB-In, decision process, Loc-RIB and update groups. Synchronous, single owner.
 
 use std::fmt;
 
 pub mod bfd;
+pub mod bmp;
 pub mod config;
+pub mod mrt;
 pub mod rib;
 pub mod session;
 pub mod wire;

@@ -12,6 +12,7 @@ pub mod code;
 mod community;
 mod context;
 mod decode;
+mod describe;
 mod encode;
 mod error;
 mod frame;
@@ -21,6 +22,7 @@ mod nlri;
 mod notification;
 mod open;
 mod pack;
+mod rib_entry;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -28,13 +30,15 @@ mod update;
 pub use attribute::*;
 pub use context::{DecodeContext, EncodeContext, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, PeerKind, PerFamily};
 pub use decode::{Decoded, decode, decode_capabilities};
+pub use describe::{AttributesView, Body, Description, ErrorView, describe, describe_decoded};
 pub use encode::{EncodeError, encode, encode_attributes};
 pub use error::{Action, Disposition, Reason, WireError};
 pub use frame::{FrameReader, HEADER_LEN, frame_length};
 pub use layout::{AttributeFault, AttributeRef, RawAttributes, UpdateLayout};
 pub use message::*;
-pub use nlri::decode_nlri;
+pub use nlri::{decode_nlri, encode_nlri};
 pub use pack::{EncodedAttributes, UpdatePacker, encode_end_of_rib, pack_announce, pack_withdraw};
+pub use rib_entry::{RibAttributes, decode_rib_attributes};
 
 /// What `parser` makes of the start of `input`, and the rest; `None` when it does not fit.
 fn parse<'a, P>(mut parser: P, input: &'a [u8]) -> Option<(&'a [u8], P::Output)>

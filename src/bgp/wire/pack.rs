@@ -142,7 +142,7 @@ impl<'a> UpdatePacker<'a> {
             }
             self.start = Some(start);
         }
-        nlri::encode(nlri, self.add_path, self.out);
+        nlri::encode_nlri(nlri, self.add_path, self.out);
         Ok(())
     }
 

@@ -37,9 +37,9 @@ pub(super) fn decode(ctx: DecodeContext, message: &[u8], errors: &mut Errors) ->
 
 /// What the attribute loop has found so far.
 #[derive(Default)]
-struct Parts {
-    attributes: PathAttributes,
-    next_hop: Option<(Ipv4Addr, usize)>,
+pub(super) struct Parts {
+    pub(super) attributes: PathAttributes,
+    pub(super) next_hop: Option<(Ipv4Addr, usize)>,
     reach: Option<Reach>,
     unreach: Option<Unreach>,
     as4_path: Option<AsPath>,
@@ -62,15 +62,16 @@ impl Parts {
         before
     }
 
-    const fn has(&self, code: u8) -> bool {
+    pub(super) const fn has(&self, code: u8) -> bool {
         self.seen[(code >> 6) as usize] & 1 << (code & 63) != 0
     }
 }
 
-struct Decoder<'e> {
-    ctx: DecodeContext,
-    errors: &'e mut Errors,
-    parts: Parts,
+/// Reads attributes one by one into [`Parts`].
+pub(super) struct Decoder<'e> {
+    pub(super) ctx: DecodeContext,
+    pub(super) errors: &'e mut Errors,
+    pub(super) parts: Parts,
 }
 
 impl Decoder<'_> {
@@ -113,7 +114,8 @@ impl Decoder<'_> {
         self.errors.push(action, reason, Some(attribute.code), offset, attribute.range());
     }
 
-    fn attribute(&mut self, a: &AttributeRef<'_>) {
+    /// Takes in one attribute that fits its block.
+    pub(super) fn attribute(&mut self, a: &AttributeRef<'_>) {
         let is_mp = matches!(a.code, attr::MP_REACH | attr::MP_UNREACH);
         if self.parts.note(a.code) {
             // RFC 7606 section 3 (g).
@@ -365,7 +367,8 @@ fn list<const N: usize, T>(
     }
 }
 
-fn mp_next_hop(bytes: &[u8]) -> Option<WireNextHop> {
+/// A next hop of 4, 16 or 32 octets.
+pub(super) fn mp_next_hop(bytes: &[u8]) -> Option<WireNextHop> {
     if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
         return Some(WireNextHop::V4(octets.into()));
     }

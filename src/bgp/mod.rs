@@ -5,6 +5,7 @@
 //! - [`session`]: the state machine of one neighbour, sans-IO, with a virtual clock in tests.
 //! - [`bfd`]: bidirectional forwarding detection, sans-IO too.
 //! - [`mrt`] and [`bmp`]: dumps of routes and messages, for files and collectors.
+//! - [`speaker`]: sockets, tasks and the thread that owns the RIB; the only place here with tokio.
 //! - [`rib`]: Adj-RIB-In, decision process, Loc-RIB and update groups. Synchronous, single owner.
 
 use std::fmt;
@@ -15,6 +16,7 @@ pub mod config;
 pub mod mrt;
 pub mod rib;
 pub mod session;
+pub mod speaker;
 pub mod wire;
 
 /// A neighbour, as the parts of the speaker name it to one another: small, never reused while the process lives.

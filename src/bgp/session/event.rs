@@ -72,6 +72,8 @@ pub enum Input {
     },
     /// We stop or go on reading. The hold timer does not count what we do not read.
     ReadPaused(ConnId, bool),
+    /// Dial now instead of at the next ConnectRetryTimer, as something has changed that makes it worth trying.
+    RetryNow,
     /// Ask the peer for its routes again (RFC 2918).
     RequestRefresh(Family),
     /// BFD is up: a session with strict BFD may start.

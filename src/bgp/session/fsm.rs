@@ -44,6 +44,11 @@ pub(super) fn handle(session: &mut Session, now: Instant, input: Input) {
             with_slot(session, conn, |s, slot| wrote(s, now, slot, progress, pending));
         }
         Input::ReadPaused(id, paused) => with_slot(session, id, |s, slot| read_paused(s, now, slot, paused)),
+        Input::RetryNow => {
+            if session.timers.deadline(Timer::ConnectRetry).is_some() {
+                session.timers.set(Timer::ConnectRetry, now);
+            }
+        }
         Input::RequestRefresh(family) => {
             let able = session.negotiated().is_some_and(|n| n.route_refresh && n.families[family]);
             if let Some(id) = session.established().filter(|_| able) {

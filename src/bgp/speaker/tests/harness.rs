@@ -73,7 +73,7 @@ pub(super) struct Node {
 }
 
 pub(super) fn start(config: SpeakerConfig) -> Node {
-    let (handle, events) = Speaker::start(config).unwrap();
+    let (handle, events) = Speaker::start(config, Vec::new()).unwrap();
     Node { handle, events }
 }
 

@@ -36,7 +36,7 @@ fn two_speakers_over_ipv4_and_over_ipv6() {
 fn a_taken_port_is_told_clearly() {
     alone(async || {
         let _other = TcpListener::bind(SocketAddr::new(v4(1), 179)).unwrap();
-        let error = Speaker::start(config(1, 64512)).unwrap_err().to_string();
+        let error = Speaker::start(config(1, 64512), Vec::new()).unwrap_err().to_string();
         assert!(error.starts_with("port 179 on 127.0.0.1 is taken by another process"), "{error}");
     });
 }

@@ -6,6 +6,8 @@
 //!
 //! A session may have two connections for a while, one dialed and one accepted; `collision` decides which stays.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod collision;
 mod config;
 mod connection;

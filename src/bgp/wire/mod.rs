@@ -5,6 +5,8 @@
 //! same attributes, [`EncodedAttributes`] is made once and [`UpdatePacker`] fills messages with prefixes.
 //! What a session has negotiated comes in as [`DecodeContext`] and [`EncodeContext`].
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod as_path;
 mod attribute;
 mod capability;

@@ -6,12 +6,14 @@
 //! - [`bfd`]: bidirectional forwarding detection, sans-IO too.
 //! - [`mrt`] and [`bmp`]: dumps of routes and messages, for files and collectors.
 //! - [`speaker`]: sockets, tasks and the thread that owns the RIB; the only place here with tokio.
+//! - [`capture`]: BGP messages out of packet captures.
 //! - [`rib`]: Adj-RIB-In, decision process, Loc-RIB and update groups. Synchronous, single owner.
 
 use std::fmt;
 
 pub mod bfd;
 pub mod bmp;
+pub mod capture;
 pub mod config;
 pub mod mrt;
 pub mod rib;

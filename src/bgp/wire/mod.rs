@@ -32,7 +32,10 @@ mod update;
 pub use attribute::*;
 pub use context::{DecodeContext, EncodeContext, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, PeerKind, PerFamily};
 pub use decode::{Decoded, decode, decode_capabilities};
-pub use describe::{AttributesView, Body, Description, ErrorView, describe, describe_decoded};
+pub use describe::{
+    AttributesView, Body, Description, ErrorView, NotificationView, OpenView, RouteRefreshView, UpdateView,
+    describe, describe_decoded,
+};
 pub use encode::{EncodeError, encode, encode_attributes};
 pub use error::{Action, Disposition, Reason, WireError};
 pub use frame::{FrameReader, HEADER_LEN, frame_length};

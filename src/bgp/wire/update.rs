@@ -1,6 +1,9 @@
 //! UPDATE (RFC 4271 section 4.3), read with the error handling of RFC 7606.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::Range,
+};
 
 use bytes::Bytes;
 use nom::{
@@ -10,13 +13,13 @@ use nom::{
 
 use super::{
     Action, AsPath, AttributeFault, AttributeRef, Community, DecodeContext, Disposition, ExtCommunity,
-    LargeCommunity, Origin, PathAttributes, PeerKind, RawAttribute, RawAttributes, Reach, Reason, Unreach,
-    Update, UpdateLayout, WireNextHop, as_path, code::attribute as attr, code::flag, decode_nlri,
+    LargeCommunity, Nlri, Origin, PathAttributes, PeerKind, RawAttribute, RawAttributes, Reach, Reason,
+    Unreach, Update, UpdateLayout, WireNextHop, as_path, code::attribute as attr, code::flag, decode_nlri,
     error::Errors, parse,
 };
 use crate::model::{Asn, Family};
 
-/// Reads the UPDATE in a whole message whose header is checked; `None` when its prefixes cannot be located.
+/// Reads the UPDATE in a whole message whose header is checked; `None` when its fields cannot be located.
 pub(super) fn decode(ctx: DecodeContext, message: &[u8], errors: &mut Errors) -> Option<Update> {
     let layout = match UpdateLayout::of(message) {
         Ok(layout) => layout,
@@ -26,10 +29,10 @@ pub(super) fn decode(ctx: DecodeContext, message: &[u8], errors: &mut Errors) ->
         }
     };
     let mut decoder = Decoder { ctx, errors, parts: Parts::default() };
-    let withdrawn = decoder.body_nlri(message, layout.withdrawn)?;
+    let withdrawn = decoder.body_nlri(message, layout.withdrawn);
     let block = message.get(layout.attributes.clone()).unwrap_or_default();
     decoder.attributes(block, layout.attributes.start);
-    let announced = decoder.body_nlri(message, layout.nlri)?;
+    let announced = decoder.body_nlri(message, layout.nlri);
     let parts = decoder.parts;
     let block = layout.attributes;
     Some(assemble(ctx, parts, withdrawn, announced, &block, errors))
@@ -75,21 +78,21 @@ pub(super) struct Decoder<'e> {
 }
 
 impl Decoder<'_> {
-    /// The IPv4 prefixes of the Withdrawn Routes or NLRI field; `None` when they cannot be parsed.
-    fn body_nlri(&mut self, message: &[u8], range: std::ops::Range<usize>) -> Option<Vec<super::Nlri>> {
-        let bytes = message.get(range.clone())?;
+    /// The IPv4 prefixes of the Withdrawn Routes or NLRI field.
+    fn body_nlri(&mut self, message: &[u8], range: Range<usize>) -> Vec<Nlri> {
+        let bytes = message.get(range.clone()).unwrap_or_default();
         match decode_nlri(Family::Ipv4, self.ctx.add_path.ipv4, bytes) {
-            Ok(list) if list.is_empty() || self.ctx.families.ipv4 => Some(list),
+            Ok(list) if list.is_empty() || self.ctx.families.ipv4 => list,
             Ok(_) => {
                 let reason = Reason::Family { afi: 1, safi: 1 };
                 self.errors.push(Action::Discard, reason, None, range.start, 0..0);
                 self.parts.foreign = true;
-                Some(Vec::new())
+                Vec::new()
             }
             // RFC 7606 section 5.3: syntactically incorrect prefixes end the session.
             Err((reason, at)) => {
                 self.errors.push(Action::Reset, reason, None, range.start + at, 0..0);
-                None
+                Vec::new()
             }
         }
     }
@@ -401,9 +404,9 @@ fn valid_next_hop(next_hop: WireNextHop) -> bool {
 fn assemble(
     ctx: DecodeContext,
     mut parts: Parts,
-    withdrawn: Vec<super::Nlri>,
-    announced: Vec<super::Nlri>,
-    block: &std::ops::Range<usize>,
+    withdrawn: Vec<Nlri>,
+    announced: Vec<Nlri>,
+    block: &Range<usize>,
     errors: &mut Errors,
 ) -> Update {
     let body_reach = !announced.is_empty();

@@ -448,6 +448,7 @@ impl Role {
     }
 
     /// The only role that the neighbour may have (RFC 9234 section 4.2, table 2).
+    #[must_use]
     pub const fn counterpart(self) -> Self {
         match self {
             Self::Provider => Self::Customer,

@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
+use serde::{Serialize, Serializer};
 
 use super::Negotiated;
 use crate::{
@@ -42,6 +43,12 @@ impl fmt::Display for State {
             Self::OpenConfirm => "OpenConfirm",
             Self::Established => "Established",
         })
+    }
+}
+
+impl Serialize for State {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -123,6 +130,7 @@ pub struct Transmit {
 
 /// What a session wants or tells.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are updates; an allocation for each costs more")]
 pub enum Event {
     /// Dial; answer with [`Input::Connected`] or [`Input::DialFailed`].
     Dial(ConnId),

@@ -257,7 +257,7 @@ fn message(session: &mut Session, now: Instant, slot: Slot, message: Message, er
         (Stage::Established { .. }, Message::Keepalive) => restart_hold(session, now, slot),
         (Stage::Established { .. }, Message::Update(update)) => update_in(session, now, slot, update, errors),
         (Stage::Established { .. }, Message::RouteRefresh(refresh)) => {
-            refresh_in(session, now, slot, refresh)
+            refresh_in(session, now, slot, refresh);
         }
         (_, Message::Open(_)) => unexpected(session, now, slot, code::message::OPEN),
         (_, Message::Keepalive) => unexpected(session, now, slot, code::message::KEEPALIVE),
@@ -516,15 +516,12 @@ fn end(session: &mut Session, now: Instant, slot: Slot, failure: Failure, next: 
 
 fn idle(session: &mut Session, wait: Option<Duration>, now: Instant) {
     session.timers.stop(Timer::ConnectRetry);
-    match wait {
-        Some(wait) => {
-            session.phase = Phase::Waiting;
-            session.timers.set(Timer::IdleHold, now + wait);
-        }
-        None => {
-            session.phase = Phase::Stopped;
-            session.timers.stop(Timer::IdleHold);
-        }
+    if let Some(wait) = wait {
+        session.phase = Phase::Waiting;
+        session.timers.set(Timer::IdleHold, now + wait);
+    } else {
+        session.phase = Phase::Stopped;
+        session.timers.stop(Timer::IdleHold);
     }
 }
 

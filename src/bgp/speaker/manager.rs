@@ -76,6 +76,25 @@ struct Peer {
     idle: u32,
 }
 
+/// A dynamic neighbour whose wait is over, and the number of the wait.
+type Expired = (PeerId, u32);
+
+/// The senders given to listeners, tasks and waits.
+#[derive(Debug)]
+struct Own {
+    accepted: mpsc::Sender<Accepted>,
+    tasks: mpsc::UnboundedSender<FromTask>,
+    expired: mpsc::UnboundedSender<Expired>,
+}
+
+/// Where what they send arrives.
+#[derive(Debug)]
+struct Inbox {
+    accepted: mpsc::Receiver<Accepted>,
+    tasks: mpsc::UnboundedReceiver<FromTask>,
+    expired: mpsc::UnboundedReceiver<Expired>,
+}
+
 #[derive(Debug)]
 pub(super) struct Manager {
     config: Arc<SpeakerConfig>,
@@ -84,9 +103,8 @@ pub(super) struct Manager {
     peers: BTreeMap<PeerId, Peer>,
     next_id: u32,
     listeners: Vec<Listener>,
-    accepted: (mpsc::Sender<Accepted>, mpsc::Receiver<Accepted>),
-    from_tasks: (mpsc::UnboundedSender<FromTask>, mpsc::UnboundedReceiver<FromTask>),
-    expired: (mpsc::UnboundedSender<(PeerId, u32)>, mpsc::UnboundedReceiver<(PeerId, u32)>),
+    own: Own,
+    inbox: Inbox,
     events: mpsc::UnboundedSender<SpeakerEvent>,
     host: HostAddresses,
     restarting: bool,
@@ -99,6 +117,9 @@ impl Manager {
         thread: thread::JoinHandle<()>,
         events: mpsc::UnboundedSender<SpeakerEvent>,
     ) -> Result<Self, SpeakerError> {
+        let (accepted, from_listeners) = mpsc::channel(64);
+        let (tasks, from_tasks) = mpsc::unbounded_channel();
+        let (expired, from_waits) = mpsc::unbounded_channel();
         let mut manager = Self {
             restarting: config.restarting,
             config: Arc::new(config),
@@ -107,9 +128,8 @@ impl Manager {
             peers: BTreeMap::new(),
             next_id: 0,
             listeners: Vec::new(),
-            accepted: mpsc::channel(64),
-            from_tasks: mpsc::unbounded_channel(),
-            expired: mpsc::unbounded_channel(),
+            own: Own { accepted, tasks, expired },
+            inbox: Inbox { accepted: from_listeners, tasks: from_tasks, expired: from_waits },
             events,
             host: HostAddresses::default(),
         };
@@ -137,9 +157,9 @@ impl Manager {
                     // Every handle is gone: nobody wants the speaker any more.
                     None => return self.shutdown(Shutdown::Cease(String::new())).await,
                 },
-                Some(accepted) = self.accepted.1.recv() => self.accept(accepted),
-                Some(message) = self.from_tasks.1.recv() => self.from_task(message),
-                Some((peer, idle)) = self.expired.1.recv() => self.expire(peer, idle),
+                Some(accepted) = self.inbox.accepted.recv() => self.accept(accepted),
+                Some(message) = self.inbox.tasks.recv() => self.task_says(message),
+                Some((peer, idle)) = self.inbox.expired.recv() => self.expire(peer, idle),
                 () = &mut restart_over, if self.restarting => {
                     self.restarting = false;
                     for peer in self.peers.values() {
@@ -250,7 +270,7 @@ impl Manager {
             dynamic: range.is_some(),
             restarting: self.restarting,
             rib: self.rib.clone(),
-            manager: self.from_tasks.0.clone(),
+            manager: self.own.tasks.clone(),
             status: status.clone(),
             host: self.host.clone(),
         });
@@ -288,7 +308,7 @@ impl Manager {
                 continue;
             };
             let socket = Arc::new(socket);
-            let task = tokio::spawn(accept_loop(socket.clone(), self.accepted.0.clone()));
+            let task = tokio::spawn(accept_loop(socket.clone(), self.own.accepted.clone()));
             self.listeners.push(Listener { addr: *addr, socket, task, keys: Vec::new() });
         }
         for listener in &mut self.listeners {
@@ -304,9 +324,10 @@ impl Manager {
         let from = canonical(from);
         let local = stream.local_addr().ok().map(canonical);
         let id = self.configured_peer(from, local).or_else(|| self.dynamic_peer(from));
-        match id.and_then(|id| self.peers.get(&id)) {
-            Some(peer) => peer.tell(PeerCommand::Accept(stream)),
-            None => tracing::debug!(%from, "connection refused: no such peer"),
+        if let Some(peer) = id.and_then(|id| self.peers.get(&id)) {
+            peer.tell(PeerCommand::Accept(stream));
+        } else {
+            tracing::debug!(%from, "connection refused: no such peer");
         }
     }
 
@@ -343,7 +364,7 @@ impl Manager {
         Some(self.add(config, Some(range.prefix)))
     }
 
-    fn from_task(&mut self, message: FromTask) {
+    fn task_says(&mut self, message: FromTask) {
         match message {
             FromTask::Event(event) => {
                 // Nobody may be listening.
@@ -352,7 +373,7 @@ impl Manager {
             FromTask::Idle { peer: id, keep } => {
                 let Some(peer) = self.peers.get_mut(&id) else { return };
                 peer.idle += 1;
-                let (idle, expired) = (peer.idle, self.expired.0.clone());
+                let (idle, expired) = (peer.idle, self.own.expired.clone());
                 tokio::spawn(async move {
                     tokio::time::sleep(keep).await;
                     // The manager may have ended meanwhile.
@@ -400,7 +421,9 @@ impl Manager {
                 // A neighbour that was dynamic is now listed.
                 let dynamic =
                     self.peers.iter().find(|(_, p)| p.config.address == config.address).map(|(id, _)| *id);
-                dynamic.into_iter().for_each(|id| self.remove(id));
+                if let Some(id) = dynamic {
+                    self.remove(id);
+                }
                 self.add(config.clone(), None);
             }
         }

@@ -115,14 +115,20 @@ fn family_params(
 
 /// The host's addresses, read again when they are older than a second: many sessions come up at once.
 #[derive(Clone, Debug, Default)]
-pub(super) struct HostAddresses(Arc<Mutex<Option<(Instant, Arc<[addr::Address]>)>>>);
+pub(super) struct HostAddresses(Arc<Mutex<Option<Listed>>>);
+
+#[derive(Debug)]
+struct Listed {
+    at: Instant,
+    list: Arc<[addr::Address]>,
+}
 
 impl HostAddresses {
     fn list(&self) -> Arc<[addr::Address]> {
         let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         match &*cached {
-            Some((read, list)) if now.duration_since(*read) < Duration::from_secs(1) => list.clone(),
+            Some(listed) if now.duration_since(listed.at) < Duration::from_secs(1) => listed.list.clone(),
             _ => {
                 let listed = Socket::route().and_then(|mut socket| addr::list(&mut socket));
                 let list: Arc<[addr::Address]> = listed
@@ -131,7 +137,7 @@ impl HostAddresses {
                         Vec::new()
                     })
                     .into();
-                *cached = Some((now, list.clone()));
+                *cached = Some(Listed { at: now, list: list.clone() });
                 list
             }
         }

@@ -195,7 +195,7 @@ impl PeerTask {
                 Wake::Command(Some(command)) => self.command(command),
                 // The manager never drops its sender before `Terminate`.
                 Wake::Command(None) => {
-                    self.command(PeerCommand::Terminate { stop: Stop::Deconfigured, quiet: false })
+                    self.command(PeerCommand::Terminate { stop: Stop::Deconfigured, quiet: false });
                 }
                 Wake::Timer => self.timeout(),
                 Wake::Dialed(result) => self.dialed(result),
@@ -339,13 +339,10 @@ impl PeerTask {
             tracing::warn!(peer = %self.context.config.address, %error, "cannot use an accepted connection");
             return;
         }
-        match self.session.accept(Instant::now()) {
-            Some(id) => {
-                self.connections.push(Connection { id, stream, out: WireOut::default(), blocked: false })
-            }
-            None => {
-                tracing::debug!(peer = %self.context.config.address, "connection refused: the session is idle")
-            }
+        if let Some(id) = self.session.accept(Instant::now()) {
+            self.connections.push(Connection { id, stream, out: WireOut::default(), blocked: false });
+        } else {
+            tracing::debug!(peer = %self.context.config.address, "connection refused: the session is idle");
         }
     }
 

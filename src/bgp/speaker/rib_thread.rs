@@ -160,7 +160,7 @@ impl Owner {
                 }
                 () = hungry.notified() => {}
                 command = peers.recv() => match command {
-                    Some(command) => self.from_peer(command),
+                    Some(command) => self.peer_says(command),
                     None => return,
                 },
                 () = timeout => {}
@@ -169,7 +169,7 @@ impl Owner {
                 match control.try_recv() {
                     Ok(command) => self.control(command),
                     Err(_) => match peers.try_recv() {
-                        Ok(command) => self.from_peer(command),
+                        Ok(command) => self.peer_says(command),
                         Err(_) => break,
                     },
                 }
@@ -209,7 +209,7 @@ impl Owner {
         }
     }
 
-    fn from_peer(&mut self, command: FromPeer) {
+    fn peer_says(&mut self, command: FromPeer) {
         let now = Instant::now();
         match command {
             FromPeer::Up { peer, params, outbox, commands } => {
@@ -241,7 +241,7 @@ impl Owner {
                     self.tell(peer, PeerCommand::MaxPrefixes { family, limit });
                 }
                 RibEvent::RefreshNeeded { peer, family } => {
-                    self.tell(peer, PeerCommand::RequestRefresh(family))
+                    self.tell(peer, PeerCommand::RequestRefresh(family));
                 }
                 RibEvent::MaxPrefixWarning { peer, family, count, limit } => {
                     tracing::warn!(%peer, %family, count, limit, "many prefixes");

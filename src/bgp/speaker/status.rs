@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::{
     bgp::{
@@ -14,7 +14,7 @@ use crate::{
         session::{Counters, Negotiated, State},
         wire::{Capability, PeerKind, code},
     },
-    model::Family,
+    model::{Asn, Family},
 };
 
 /// A neighbour as it is now.
@@ -36,7 +36,6 @@ pub struct PeerStatus {
     /// `internal` or `external`, once known.
     pub kind: Option<&'static str>,
     /// The state of RFC 4271.
-    #[serde(serialize_with = "as_text")]
     pub state: State,
     /// Seconds since it was established; null when it is not.
     pub uptime_seconds: Option<u64>,
@@ -84,10 +83,6 @@ pub struct PeerStatus {
     pub passive: bool,
     /// `up`, `down` or `init`; null without BFD.
     pub bfd: Option<&'static str>,
-}
-
-fn as_text<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(state)
 }
 
 /// What a peer's task tells of itself.
@@ -151,7 +146,7 @@ pub(super) fn peer_status(
         peer,
         local_address: task.local_address.clone(),
         asn: negotiated.map(|n| n.peer_asn.get()).or(configured_asn),
-        local_asn: settings.local_asn.map_or(speaker_asn, |asn| asn.get()),
+        local_asn: settings.local_asn.map_or(speaker_asn, Asn::get),
         kind: negotiated.map(|n| match n.kind {
             PeerKind::Internal => "internal",
             PeerKind::External => "external",

@@ -74,16 +74,14 @@ impl WireOut {
         let mut updates = 0;
         while written > 0 {
             if self.started.is_empty() {
-                let next = match self.session.pop_front() {
-                    Some(chunk) => chunk,
-                    None => {
-                        let Some(chunk) = self.updates.pop_front() else { break };
-                        self.ahead -= chunk.len();
-                        updates += count_updates(&chunk);
-                        chunk
-                    }
+                self.started = if let Some(chunk) = self.session.pop_front() {
+                    chunk
+                } else {
+                    let Some(chunk) = self.updates.pop_front() else { break };
+                    self.ahead -= chunk.len();
+                    updates += count_updates(&chunk);
+                    chunk
                 };
-                self.started = next;
             }
             let step = written.min(self.started.len());
             self.started.advance(step);

@@ -1,7 +1,7 @@
 //! Two sessions on a virtual network with a virtual clock.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -43,10 +43,11 @@ enum Parcel {
 
 pub(super) struct Pair {
     pub(super) now: Instant,
-    pub(super) start: Instant,
     pub(super) sides: [Session; 2],
     /// All that came out, in order.
     pub(super) events: [Vec<Event>; 2],
+    /// All connections there ever were.
+    pub(super) conns: [BTreeSet<ConnId>; 2],
     /// (side, connection) to the other end.
     wires: BTreeMap<(usize, ConnId), ConnId>,
     in_flight: BTreeMap<(Instant, u64), (usize, Parcel)>,
@@ -79,9 +80,9 @@ impl Pair {
         let [a, b] = configs;
         Self {
             now,
-            start: now,
             sides: [Session::new(a, false, 11), Session::new(b, false, 22)],
             events: [Vec::new(), Vec::new()],
+            conns: [BTreeSet::new(), BTreeSet::new()],
             wires: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             sequence: 0,
@@ -125,7 +126,10 @@ impl Pair {
         }
         while let Some(event) = self.sides[side].poll_event() {
             match &event {
-                Event::Dial(conn) => self.send(side, Parcel::Dial { conn: *conn }),
+                Event::Dial(conn) => {
+                    self.conns[side].insert(*conn);
+                    self.send(side, Parcel::Dial { conn: *conn });
+                }
                 Event::Close { conn, .. } => {
                     if let Some(peer) = self.wires.remove(&(side, *conn)) {
                         self.send(side, Parcel::Fin { to: 1 - side, conn: peer });
@@ -144,6 +148,7 @@ impl Pair {
                 let accepted = if self.refuse { None } else { self.sides[to].accept(self.now) };
                 let answer = match accepted {
                     Some(id) => {
+                        self.conns[to].insert(id);
                         self.wires.insert((from, conn), id);
                         self.wires.insert((to, id), conn);
                         Parcel::Connected { to: from, conn }

@@ -116,9 +116,7 @@ impl Node {
                 }
             }
         };
-        match tokio::time::timeout(PATIENCE, wait).await {
-            Ok(found) => found,
-            Err(_) => panic!("no event: {what}"),
-        }
+        let Ok(found) = tokio::time::timeout(PATIENCE, wait).await else { panic!("no event: {what}") };
+        found
     }
 }

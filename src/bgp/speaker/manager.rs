@@ -141,7 +141,6 @@ impl Manager {
     }
 
     pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        self.originate_configured(&[]).await;
         let restart_over = tokio::time::sleep(self.config.graceful_restart.restart_time);
         tokio::pin!(restart_over);
         loop {

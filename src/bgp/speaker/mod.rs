@@ -177,7 +177,7 @@ pub struct Speaker;
 
 impl Speaker {
     /// Listens, starts the RIB's thread and every peer. Must be called inside a tokio runtime, on which the peers run.
-    /// `originated` is in the RIB before any session can come up: after a restart the first table that a peer gets,
+    /// `originated`, with what the configuration originates, is in the RIB before any session can come up: after a restart the first table that a peer gets,
     /// and the End-of-RIB behind it, must not miss what still lives (RFC 4724 section 4.1).
     pub fn start(
         config: SpeakerConfig,
@@ -189,7 +189,9 @@ impl Speaker {
         let (rib, thread) = rib_thread::start(params::rib_config(&config, restarting), best_sender)
             .map_err(SpeakerError::Thread)?;
         let (done, _) = oneshot::channel();
-        let first = Control::Originate { routes: originated, wait: Duration::ZERO, done };
+        let mut routes = originated;
+        routes.extend(config.originate.iter().map(|prefix| (*prefix, LocalRoute::default())));
+        let first = Control::Originate { routes, wait: Duration::ZERO, done };
         rib.control.try_send(first).map_err(|_| SpeakerError::Stopped)?;
         let (requests, from_handles) = mpsc::channel(16);
         let manager = Manager::new(config, rib.clone(), thread, peer_sender)?;

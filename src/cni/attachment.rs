@@ -124,3 +124,61 @@ impl Attachment {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::model::{EndpointId, EndpointKey, Labels};
+
+    /// An attachment for tests.
+    pub(in crate::cni) fn sample(container: &str, sequence: u64) -> Attachment {
+        let key =
+            EndpointKey { network: "net".into(), container_id: container.into(), ifname: "eth0".into() };
+        Attachment {
+            endpoint: Endpoint {
+                id: EndpointId::of(&key),
+                key,
+                netns: "/run/netns/x".into(),
+                ipv4: Some(Ipv4Addr::new(10, 32, 4, 7)),
+                ipv6: Some("fd00:32::7".parse().unwrap()),
+                labels: Labels::try_from([("role", "web")]).unwrap(),
+            },
+            netns_id: NetnsId { dev: 4, inode: 4_026_531_840 },
+            ifindex: 1000,
+            mac: "02:00:00:00:00:07".parse().unwrap(),
+            mtu: 1500,
+            gateway: 1,
+            routes: None,
+            dns: Dns::default(),
+            sysctls: BTreeMap::new(),
+            allow_spoofing: Vec::new(),
+            forwarding: false,
+            port_mappings: Vec::new(),
+            bandwidth: None,
+            aliases: Vec::new(),
+            moved: Vec::new(),
+            delegate: None,
+            sequence,
+        }
+    }
+
+    #[test]
+    fn routes_follow_the_addresses() {
+        let mut attachment = sample("c", 1);
+        attachment.gateway = 2;
+        let routes = attachment.container_routes();
+        assert_eq!(routes[0].gw.unwrap().to_string(), "169.254.1.2");
+        assert_eq!(routes[1].gw.unwrap(), IpAddr::V6(Attachment::gateway6()));
+        attachment.endpoint.ipv6 = None;
+        assert_eq!(attachment.container_routes().len(), 1);
+        attachment.routes = Some(vec![]);
+        assert!(attachment.container_routes().is_empty());
+    }
+
+    #[test]
+    fn the_file_comes_back() {
+        let attachment = sample("c", 1);
+        let text = serde_json::to_string(&attachment).unwrap();
+        assert_eq!(serde_json::from_str::<Attachment>(&text).unwrap(), attachment);
+    }
+}

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 pub mod attachment;
 pub mod handler;
 pub mod ipam;
+pub mod store;
 pub mod types;
 
 /// Whether a runtime calls us as a plugin.

@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+pub mod attach;
 pub mod attachment;
 pub mod handler;
 pub mod ipam;

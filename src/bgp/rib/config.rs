@@ -5,7 +5,6 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::{Index, IndexMut},
     sync::Arc,
     time::Duration,
 };
@@ -13,51 +12,12 @@ use std::{
 use super::filter::Rule;
 use crate::{
     bgp::{
+        PeerId,
         config::{IdentityMode, MaxPrefixes, NextHopMode, Role},
-        wire::{Community, ExtCommunity, LargeCommunity, Origin},
+        wire::{Community, ExtCommunity, LargeCommunity, Origin, PeerKind, PerFamily},
     },
-    model::{Asn, Family, Identity, Prefix, RouterId},
+    model::{Asn, Identity, Prefix, RouterId},
 };
-
-/// One value for each address family.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct PerFamily<T> {
-    /// For IPv4 unicast.
-    pub ipv4: T,
-    /// For IPv6 unicast.
-    pub ipv6: T,
-}
-
-impl<T> PerFamily<T> {
-    /// The two values, IPv4 first.
-    pub fn iter(&self) -> impl Iterator<Item = (Family, &T)> {
-        [(Family::Ipv4, &self.ipv4), (Family::Ipv6, &self.ipv6)].into_iter()
-    }
-
-    /// A value for each family.
-    pub fn from_fn(mut make: impl FnMut(Family) -> T) -> Self {
-        Self { ipv4: make(Family::Ipv4), ipv6: make(Family::Ipv6) }
-    }
-}
-
-impl<T> Index<Family> for PerFamily<T> {
-    type Output = T;
-    fn index(&self, family: Family) -> &T {
-        match family {
-            Family::Ipv4 => &self.ipv4,
-            Family::Ipv6 => &self.ipv6,
-        }
-    }
-}
-
-impl<T> IndexMut<Family> for PerFamily<T> {
-    fn index_mut(&mut self, family: Family) -> &mut T {
-        match family {
-            Family::Ipv4 => &mut self.ipv4,
-            Family::Ipv6 => &mut self.ipv6,
-        }
-    }
-}
 
 /// The configuration of the whole RIB.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,9 +50,8 @@ pub struct RibConfig {
     /// Bytes of encoded output kept for the slowest member of an update group before that member is taken out of
     /// the shared stream and catches up with deduplicated state.
     pub group_backlog: usize,
-    /// After our own restart: how long End-of-RIB is withheld while peers that restart gracefully still send their
-    /// routes (RFC 4724 section 4.1, Selection_Deferral_Timer). `None` when this is not a restart.
-    pub selection_deferral: Option<Duration>,
+    /// Set when this process replaces one whose routes are still in the kernel.
+    pub restart: Option<Restart>,
 }
 
 impl RibConfig {
@@ -112,9 +71,20 @@ impl RibConfig {
             identity_pools: Vec::new(),
             local_addresses: Vec::new(),
             group_backlog: 4 << 20,
-            selection_deferral: None,
+            restart: None,
         }
     }
+}
+
+/// What is waited for after our own restart (RFC 4724 section 4.1). Nothing of it holds up what we originate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// The configured peers.
+    pub peers: Vec<PeerId>,
+    /// How long a peer may take to reach Established; one that does not is waited for no longer.
+    pub connect_wait: Duration,
+    /// How long in all End-of-RIB of the peers is waited for (Selection_Deferral_Timer).
+    pub deferral: Duration,
 }
 
 /// Options of the decision process (RFC 4271 section 9.1.2.2).
@@ -126,15 +96,6 @@ pub struct DecisionOptions {
     pub missing_med_worst: bool,
     /// Between eBGP routes, keep the oldest before comparing router ids (less churn, not deterministic).
     pub prefer_oldest: bool,
-}
-
-/// Whether the peer is in our AS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PeerKind {
-    /// Another AS: eBGP.
-    External,
-    /// Our AS: iBGP.
-    Internal,
 }
 
 /// A peer's parameters, as configured and negotiated, for the time of one session.
@@ -156,12 +117,17 @@ pub struct PeerParams {
     pub ifindex: u32,
     /// Our addresses on the session, used as the next hop of what we send.
     pub local: LocalAddresses,
+    /// The networks of the link that we share with an eBGP peer; empty if it is not on a link of ours. A next hop inside
+    /// them is passed on as it is (third party, RFC 4271 section 5.1.3).
+    pub shared_networks: Vec<Prefix>,
     /// Negotiated families; `None` is not exchanged.
     pub families: PerFamily<Option<FamilyParams>>,
     /// Both sides use four-octet AS numbers (RFC 6793).
     pub four_octet_as: bool,
     /// Both sides accept messages of up to 65535 octets (RFC 8654).
     pub extended_message: bool,
+    /// The peer has restarted and waits for our routes before it sends its own (R bit, RFC 4724 section 3).
+    pub restarting: bool,
     /// The peer understands enhanced route refresh (RFC 7313).
     pub enhanced_refresh: bool,
     /// The peer is our route reflector client.
@@ -270,6 +236,45 @@ pub enum DownReason {
     /// The peer is restarting (or lost) and its routes stay for the times in [`GracefulParams`]; families without
     /// graceful restart are flushed.
     Restarting,
+}
+
+impl PeerParams {
+    /// A plain session for IPv4 and IPv6 with four-octet AS numbers and defaults for the rest.
+    pub fn new(
+        kind: PeerKind,
+        local_asn: Asn,
+        peer_asn: Asn,
+        peer_router_id: RouterId,
+        peer_addr: IpAddr,
+    ) -> Self {
+        Self {
+            kind,
+            peer_asn,
+            local_asn,
+            local_as: None,
+            peer_router_id,
+            peer_addr,
+            ifindex: 0,
+            local: LocalAddresses::default(),
+            shared_networks: Vec::new(),
+            families: PerFamily::both(Some(FamilyParams::default())),
+            four_octet_as: true,
+            extended_message: false,
+            restarting: false,
+            enhanced_refresh: false,
+            route_reflector_client: false,
+            next_hop: NextHopMode::Auto,
+            allowas_in: 0,
+            enforce_first_as: true,
+            as_override: false,
+            remove_private: RemovePrivate::Off,
+            identity: IdentityMode::Ignore,
+            role: None,
+            import: Arc::default(),
+            export: Arc::default(),
+            send_link_bandwidth: false,
+        }
+    }
 }
 
 /// A prefix that this host originates, beyond the prefix itself.

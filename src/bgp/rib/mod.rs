@@ -2,30 +2,79 @@
 //!
 //! Synchronous, with one owner, no I/O and no clock: [`std::time::Instant`]s are passed in, encoded UPDATEs are pulled
 //! out with [`Rib::poll_output`], best-path changes with [`Rib::poll_best`] and events with [`Rib::poll_event`].
+//!
+//! The way of a route: `receive` (an UPDATE) -> `import` (checks, rules; makes an attribute set of `attrs`) -> `store` and
+//! `table` (paths of a prefix) -> `decision` -> marks in `best` and in every update `group` -> on demand `export` and
+//! `encode` -> the members' output. `sweep` is what happens to many routes at once, `gr` decides when.
 
 mod as_path_pattern;
+mod attrs;
+mod best;
+mod bits;
+mod blob;
 mod community_match;
 mod config;
+mod decision;
+mod encode;
+mod explain;
+mod export;
 pub mod filter;
+mod gr;
+mod group;
+mod groups;
+mod hops;
+mod import;
+mod limit;
+mod local;
+mod member;
 mod output;
+mod peer;
+mod query;
+mod receive;
+mod sent;
+mod slab;
+mod stats;
+mod store;
+mod sweep;
+mod table;
+#[cfg(test)]
+mod tests;
 
-use std::{collections::VecDeque, net::IpAddr, time::Instant};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
 pub use as_path_pattern::{AsPathPattern, AsPathPatternError};
 pub use community_match::{AnyCommunity, CommunityError, CommunityMatch};
 pub use config::*;
+pub use decision::Step;
+pub use explain::{ExplainedPath, Explanation, Loss};
 pub use output::*;
+pub use query::{RouteFilter, RouteRow, RouteSource};
+pub use stats::{FamilyStats, PeerStats, RibStats};
 
-use super::{PeerId, wire::Update};
+use self::{
+    best::BestQueue, gr::Restarting, groups::Groups, peer::Peer, store::Effect, store::Store,
+    sweep::Operation, sweep::Sweep, table::NodeId,
+};
+use super::PeerId;
 use crate::model::{Family, Prefix};
 
 /// The RIB of the speaker.
 #[derive(Debug)]
 pub struct Rib {
-    config: RibConfig,
+    store: Store,
+    groups: Groups,
+    best: BestQueue,
+    sweep: Sweep,
     events: VecDeque<RibEvent>,
+    restarting: Option<Restarting>,
+    draining: bool,
+    /// The first time seen; path ages count from here.
+    epoch: Option<Instant>,
+    last_tick: Option<Instant>,
+    /// Stale routes whose time was over, to be reported with how many there were.
+    expired: Vec<(PeerId, Family)>,
 }
 
 /// What a ROUTE-REFRESH of a peer means (RFC 2918, RFC 7313).
@@ -42,103 +91,315 @@ pub enum Refresh {
 impl Rib {
     /// An empty RIB.
     pub fn new(config: RibConfig) -> Self {
-        Self { config, events: VecDeque::new() }
+        Self {
+            restarting: config.restart.is_some().then(Restarting::new),
+            store: Store::new(config),
+            groups: Groups::default(),
+            best: BestQueue::default(),
+            sweep: Sweep::default(),
+            events: VecDeque::new(),
+            draining: false,
+            epoch: None,
+            last_tick: None,
+            expired: Vec::new(),
+        }
     }
 
-    /// Takes a new configuration; what changes by it comes out of the `poll_` methods. Our AS number and router id must
-    /// stay: they are fixed in sessions.
+    /// The configuration.
+    pub fn config(&self) -> &RibConfig {
+        &self.store.config
+    }
+
+    /// Takes a new configuration; what changes by it comes out of the `poll_` methods. Our AS number and router id stay
+    /// as they were: they are fixed in sessions. `restart` is only for [`Rib::new`].
     pub fn reconfigure(&mut self, config: RibConfig, now: Instant) {
-        let _ = now;
-        self.config = config;
+        self.tick(now);
+        self.settle();
+        let before = Arc::clone(&self.store.config);
+        let (asn, router_id, restart) = (before.asn, before.router_id, before.restart.clone());
+        let config = Arc::new(RibConfig { asn, router_id, restart, ..config });
+        self.store.config = Arc::clone(&config);
+        let identity_changed = (before.identity_domain, &before.identity_pools)
+            != (config.identity_domain, &config.identity_pools);
+        let decision = |c: &RibConfig| (c.decision, c.multipath, c.multipath_relax);
+        let decide_again = decision(&before) != decision(&config);
+        if identity_changed {
+            self.store.attrs.set_domain(config.identity_domain);
+        }
+        for family in Family::ALL {
+            if decide_again || identity_changed {
+                self.decide_all(family, Effect { used: identity_changed, any: true, ..Effect::default() });
+            }
+            // What was stripped before may be believed now, and the other way round.
+            if identity_changed
+                || config.local_addresses != before.local_addresses
+                || config.default_local_pref != before.default_local_pref
+            {
+                self.ask_all_for_refresh(family);
+            }
+        }
+        self.regroup_all();
     }
 
     /// A session has reached Established. Its initial dump, End-of-RIB included, comes out of [`Rib::poll_output`].
     pub fn peer_up(&mut self, peer: PeerId, params: PeerParams, now: Instant) {
-        let _ = (peer, params, now);
+        self.tick(now);
+        if self.store.peers.get(&peer).is_some_and(|entry| entry.up) {
+            self.peer_down(peer, DownReason::Flush, now);
+        }
+        self.settle_peer(peer);
+        self.regain_session(peer, &params, now);
+        // Before the parameters change: they say which families have stale routes.
+        self.settle_peer(peer);
+        match self.store.peers.get_mut(&peer) {
+            Some(entry) => {
+                entry.params = Arc::new(params);
+                entry.up = true;
+                for family in Family::ALL {
+                    entry.families[family].begin_session();
+                }
+            }
+            None => {
+                self.store.peers.insert(peer, Peer::new(params));
+            }
+        }
+        self.join_group(peer);
+        self.check_convergence(now);
     }
 
-    /// New parameters of an established session that need no new session: rules, modes, limits.
+    /// New parameters of an established session that need no new session: rules, modes, limits. For routes that are not
+    /// kept and may be wanted now, [`RibEvent::RefreshNeeded`] comes out.
     pub fn peer_changed(&mut self, peer: PeerId, params: PeerParams, now: Instant) {
-        let _ = (peer, params, now);
+        self.tick(now);
+        self.settle_peer(peer);
+        let Some(entry) = self.store.peers.get_mut(&peer).filter(|entry| entry.up) else { return };
+        let before = std::mem::replace(&mut entry.params, Arc::new(params));
+        let checks = |p: &PeerParams| (p.allowas_in, p.enforce_first_as, p.role, p.local_as);
+        let checks_changed = checks(&before) != checks(&entry.params);
+        let identity_changed = before.identity != entry.params.identity;
+        let rules_changed = before.import != entry.params.import;
+        let client_changed = before.route_reflector_client != entry.params.route_reflector_client;
+        for family in Family::ALL {
+            let Some(entry) = self.store.peers.get_mut(&peer) else { return };
+            let state = &mut entry.families[family];
+            let missing = rules_changed && state.rejected_by_rules || identity_changed && state.stripped;
+            if (missing || checks_changed) && entry.params.families[family].is_some() {
+                state.rejected_by_rules = false;
+                state.stripped = false;
+                self.events.push_back(RibEvent::RefreshNeeded { peer, family });
+            }
+            if rules_changed || identity_changed {
+                self.sweep.add(peer, family, Operation::Reimport);
+            }
+            if client_changed {
+                // Who gets the routes of this peer depends on it.
+                self.decide_all(family, Effect { best: true, any: true, ..Effect::default() });
+            }
+        }
+        self.regroup(peer);
     }
 
     /// A session is lost. Output not yet pulled is dropped.
     pub fn peer_down(&mut self, peer: PeerId, reason: DownReason, now: Instant) {
-        let _ = (peer, reason, now);
+        self.tick(now);
+        if !self.store.peers.get(&peer).is_some_and(|entry| entry.up) {
+            return;
+        }
+        self.settle_peer(peer);
+        self.leave_group(peer);
+        if let Some(entry) = self.store.peers.get_mut(&peer) {
+            entry.up = false;
+        }
+        self.lose_session(peer, reason, now);
+        self.check_convergence(now);
     }
 
     /// A peer is no longer configured: all that is known of it goes, stale routes and counters included.
     pub fn peer_removed(&mut self, peer: PeerId, now: Instant) {
-        let _ = (peer, now);
-    }
-
-    /// An UPDATE of an established peer.
-    pub fn update(&mut self, peer: PeerId, update: Update, now: Instant) {
-        let _ = (peer, update, now);
+        self.peer_down(peer, DownReason::Flush, now);
+        self.settle_peer(peer);
+        if self.store.peers.contains_key(&peer) {
+            for family in Family::ALL {
+                self.sweep.add(peer, family, Operation::Flush);
+            }
+            self.settle();
+            self.store.peers.remove(&peer);
+        }
     }
 
     /// A ROUTE-REFRESH of an established peer.
     pub fn refresh(&mut self, peer: PeerId, family: Family, refresh: Refresh, now: Instant) {
-        let _ = (peer, family, refresh, now);
+        self.tick(now);
+        self.settle_peer(peer);
+        let Some(entry) = self.store.peers.get_mut(&peer).filter(|entry| entry.up) else { return };
+        if entry.params.families[family].is_none() {
+            return;
+        }
+        match refresh {
+            Refresh::Request => self.send_again(peer, family),
+            Refresh::Begin => {
+                entry.families[family].refreshing = true;
+                self.sweep.add(peer, family, Operation::MarkUnconfirmed);
+            }
+            Refresh::End => {
+                if std::mem::take(&mut entry.families[family].refreshing) {
+                    self.sweep.add(peer, family, Operation::FlushUnconfirmed);
+                }
+            }
+        }
     }
 
-    /// Originates a prefix, or changes what it carries. It goes out before anything learned.
-    pub fn originate(&mut self, prefix: Prefix, route: LocalRoute, now: Instant) {
-        let _ = (prefix, route, now);
-    }
-
-    /// Ends the origination of a prefix; false if there was none.
-    pub fn withdraw_local(&mut self, prefix: Prefix, now: Instant) -> bool {
-        let _ = (prefix, now);
-        false
-    }
-
-    /// Whether each established peer's share of [`Rib::poll_output`] with the current state of `prefix` has been pulled.
-    pub fn settled(&self, prefix: Prefix) -> bool {
-        let _ = prefix;
-        true
-    }
-
-    /// While draining, everything sent to eBGP peers carries GRACEFUL_SHUTDOWN (RFC 8326), and LOCAL_PREF 0 to iBGP peers.
+    /// While draining, everything that is sent carries GRACEFUL_SHUTDOWN (RFC 8326), with LOCAL_PREF 0 to iBGP peers.
     pub fn set_draining(&mut self, draining: bool, now: Instant) {
-        let _ = (draining, now);
+        self.tick(now);
+        if std::mem::replace(&mut self.draining, draining) != draining {
+            self.settle();
+            self.regroup_all();
+        }
     }
 
     /// The interior cost to a next hop; `None` makes paths over it ineligible. A next hop never mentioned costs 0.
     pub fn set_next_hop_cost(&mut self, next_hop: IpAddr, cost: Option<u32>) {
-        let _ = (next_hop, cost);
+        let changed = self.store.attrs.hops.set_cost(next_hop, cost);
+        self.sweep.add_hops(changed);
     }
 
-    /// At most `max` changed best paths, coalesced. Empty when there are no more.
+    /// At most `max` changed best paths, coalesced. Fewer only when there are no more.
     pub fn poll_best(&mut self, max: usize) -> Vec<BestChange> {
-        let _ = max;
-        Vec::new()
+        self.settle();
+        let changes = self.best.poll(&mut self.store, max);
+        self.free_nodes();
+        changes
     }
 
-    /// The next messages for a peer, whole UPDATEs (and the ROUTE-REFRESH marks of RFC 7313), at most `max_bytes` but at
-    /// least one message if there is any. Empty when the peer has everything.
+    /// The next output for a peer: whole messages (UPDATEs, and the ROUTE-REFRESH marks of RFC 7313), one or several in
+    /// each piece, at most `max_bytes` in all but at least one piece if there is any. Empty when the peer has everything.
     pub fn poll_output(&mut self, peer: PeerId, max_bytes: usize) -> Vec<Bytes> {
-        let _ = (peer, max_bytes);
-        Vec::new()
+        self.settle();
+        let converged = self.has_converged();
+        let Some(group) = self.store.peers.get(&peer).and_then(|entry| entry.group) else {
+            return Vec::new();
+        };
+        let pieces = self.groups.pull(&mut self.store, group, peer, max_bytes, converged);
+        self.free_nodes();
+        pieces
     }
 
-    /// The peers for which [`Rib::poll_output`] would return something.
+    /// The peers for which [`Rib::poll_output`] may have something; it can turn out to be nothing.
     pub fn peers_with_output(&mut self) -> Vec<PeerId> {
-        Vec::new()
+        self.settle();
+        self.groups.with_output(self.has_converged())
+    }
+
+    /// Whether [`Rib::poll_best`] may have something.
+    pub fn has_best_changes(&mut self) -> bool {
+        self.settle();
+        !self.best.is_empty()
+    }
+
+    /// Whether every established peer has pulled the current state of `prefix`.
+    pub fn settled(&mut self, prefix: Prefix) -> bool {
+        self.settle();
+        let family = prefix.family();
+        match self.store.tables[family].find(prefix) {
+            Some(node) => self.groups.settled(family, node),
+            None => self.groups.all_urgent_pulled(),
+        }
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<RibEvent> {
+        self.settle();
         self.events.pop_front()
     }
 
     /// When [`Rib::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        [self.next_stale(), self.next_convergence()].into_iter().flatten().min()
     }
 
     /// Lets timers that are due expire.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        self.tick(now);
+        self.expire_stale(now);
+        self.check_convergence(now);
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.epoch.get_or_insert(now);
+        self.last_tick = self.last_tick.max(Some(now));
+        if let Some(restarting) = &mut self.restarting {
+            restarting.tick(now);
+        }
+    }
+
+    /// Seconds since the RIB's start.
+    fn seconds(&self, now: Instant) -> u32 {
+        let since = self.epoch.map_or(0, |epoch| now.saturating_duration_since(epoch).as_secs());
+        since.try_into().unwrap_or(u32::MAX)
+    }
+
+    /// Does what waits in the sweep.
+    fn settle(&mut self) {
+        if self.sweep.is_empty() {
+            return;
+        }
+        let Self { store, groups, best, sweep, .. } = self;
+        let removed = sweep.run(store, |family, node, effect| mark(groups, best, family, node, effect));
+        for (peer, family) in std::mem::take(&mut self.expired) {
+            let paths = removed.get(&(peer, family)).copied().unwrap_or(0);
+            self.events.push_back(RibEvent::StaleExpired { peer, family, paths });
+        }
+    }
+
+    /// Does what waits in the sweep if it concerns the peer.
+    fn settle_peer(&mut self, peer: PeerId) {
+        if self.sweep.concerns(peer) {
+            self.settle();
+        }
+    }
+
+    fn mark(&mut self, family: Family, node: NodeId, effect: Effect) {
+        mark(&mut self.groups, &mut self.best, family, node, effect);
+    }
+
+    /// Decides on every prefix again; at least `least` has changed.
+    fn decide_all(&mut self, family: Family, least: Effect) {
+        let nodes: Vec<NodeId> = self.store.tables[family].ids().collect();
+        for node in nodes {
+            let mut effect = self.store.decide(family, node, None, false);
+            effect.best |= least.best;
+            effect.used |= least.used;
+            effect.any |= least.any;
+            self.mark(family, node, effect);
+        }
+    }
+
+    fn ask_all_for_refresh(&mut self, family: Family) {
+        for (peer, entry) in &self.store.peers {
+            if entry.up && entry.params.families[family].is_some() {
+                self.events.push_back(RibEvent::RefreshNeeded { peer: *peer, family });
+            }
+        }
+    }
+
+    /// Frees prefixes that nobody needs any more, now and then.
+    fn free_nodes(&mut self) {
+        for family in Family::ALL {
+            let table = &mut self.store.tables[family];
+            if table.wants_freeing() {
+                let (groups, best) = (&self.groups, &self.best);
+                table.free_empty(|node| best.contains(family, node) || groups.refer_to(family, node));
+            }
+        }
+    }
+}
+
+fn mark(groups: &mut Groups, best: &mut BestQueue, family: Family, node: NodeId, effect: Effect) {
+    if effect.used {
+        best.mark(family, node);
+    }
+    if effect.best || effect.any {
+        groups.mark(family, node, effect);
     }
 }

@@ -88,7 +88,7 @@ pub enum RibEvent {
 }
 
 /// Why a received prefix was not kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rejection {
     /// Our AS is in the AS_PATH more often than `allowas_in` permits (RFC 4271 section 9.1.2).

@@ -1,1 +1,60 @@
-//! Topologies for tests.
+//! Topologies of namespaces, containers and other people's routers, for tests on real kernels
+//! with real daemons.
+//!
+//! A [`Lab`] is a set of [`Machine`]s joined by virtual cables. A machine has its own network,
+//! process, mount and host name space, its own `/run` and `/etc`: programs run in it with their
+//! usual paths. On a machine one starts an [`Agent`] (slash32 itself), a [`Router`] (BIRD, FRR,
+//! GoBGP) or a [`Containerd`], and attaches [`Container`]s through the CNI binary, as a runtime
+//! does.
+//!
+//! ```no_run
+//! use interop_tests::{Lab, eventually, PATIENCE};
+//!
+//! Lab::run("two-machines", |lab| {
+//!     let left = lab.machine("left")?;
+//!     let right = lab.machine("right")?;
+//!     lab.link(left.port("eth0").address("192.0.2.0/31"), right.port("eth0").address("192.0.2.1/31"))?;
+//!     eventually("left reaches right", PATIENCE, || left.ping("192.0.2.1"))
+//! });
+//! ```
+//!
+//! Labs share nothing, not even addresses or names, so tests run in parallel. When the test
+//! process ends, by success, panic, Ctrl-C or `kill -9`, the kernel removes all of its machines.
+//! Logs and captures of a failed lab are kept in `target/lab/NAME.failed/`.
+
+mod agent;
+mod capture;
+mod cni;
+mod containerd;
+mod eventually;
+mod lab;
+mod link;
+mod machine;
+mod ping;
+mod probe;
+mod programs;
+mod rack;
+mod router;
+#[doc(hidden)]
+pub mod tool;
+
+pub use agent::{Agent, EndpointRow, PeerRow, RouteRow};
+pub use capture::Capture;
+pub use cni::{CniError, Container, Network};
+pub use containerd::{Containerd, CtrContainer};
+pub use eventually::{PATIENCE, check, eventually, steadily};
+pub use lab::Lab;
+pub use link::Port;
+#[doc(hidden)]
+pub use machine::serve as init;
+pub use machine::{Cmd, Exit, Machine, Output, Process, Signal};
+pub use probe::{Flow, FlowReport, Probe, ProbeReport};
+pub use programs::slash32;
+pub use rack::{Rack, Running, Switch, example};
+pub use router::Router;
+
+/// The last `lines` lines of `text`.
+pub(crate) fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

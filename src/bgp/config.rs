@@ -5,9 +5,11 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
+use super::rib::{DecisionOptions, filter::Rule};
 use crate::model::{Asn, Family, Prefix, RouterId};
 
 /// The whole speaker.
@@ -31,6 +33,8 @@ pub struct SpeakerConfig {
     pub multipath: u16,
     /// Whether paths with different AS paths of equal length may share a multipath.
     pub multipath_relax: bool,
+    /// Options of the decision process.
+    pub decision: DecisionOptions,
     /// The global administrator of the large communities that carry identities.
     pub identity_domain: Option<u32>,
     /// Identities are believed only for prefixes inside these.
@@ -67,6 +71,7 @@ impl SpeakerConfig {
             transit: false,
             multipath: 64,
             multipath_relax: true,
+            decision: DecisionOptions::default(),
             identity_domain: None,
             identity_pools: Vec::new(),
             graceful_restart: GracefulRestart::default(),
@@ -158,6 +163,22 @@ impl RemoteAs {
     }
 }
 
+impl fmt::Display for RemoteAs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Is(asn) => write!(f, "AS {asn}"),
+            Self::Internal => f.write_str("our own AS"),
+            Self::External => f.write_str("another AS than ours"),
+            Self::OneOf(list) => {
+                f.write_str("one of AS")?;
+                list.iter()
+                    .enumerate()
+                    .try_for_each(|(i, asn)| write!(f, "{} {asn}", if i == 0 { "" } else { "," }))
+            }
+        }
+    }
+}
+
 /// What holds for a neighbour or a range of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSettings {
@@ -211,6 +232,12 @@ pub struct PeerSettings {
     pub graceful_restart: Option<GracefulRestart>,
     /// Our role towards it (RFC 9234).
     pub role: Option<RoleConfig>,
+    /// Rules for what it sends.
+    pub import: Arc<[Rule]>,
+    /// Rules for what is sent to it.
+    pub export: Arc<[Rule]>,
+    /// Whether link bandwidth extended communities are sent to it although they are not transitive.
+    pub send_link_bandwidth: bool,
     /// Kept down by the administrator; the text goes into the Cease (RFC 9003).
     pub shutdown: Option<String>,
 }
@@ -250,6 +277,9 @@ impl Default for PeerSettings {
             identity: None,
             graceful_restart: None,
             role: None,
+            import: Arc::new([]),
+            export: Arc::new([]),
+            send_link_bandwidth: false,
             shutdown: None,
         }
     }
@@ -418,6 +448,7 @@ impl Role {
     }
 
     /// The only role that the neighbour may have (RFC 9234 section 4.2, table 2).
+    #[must_use]
     pub const fn counterpart(self) -> Self {
         match self {
             Self::Provider => Self::Customer,

@@ -4,6 +4,8 @@
 //! Values only: no I/O, no clock, and no import from the rest of the crate. Everything here is parsed once at an
 //! edge (a file, the network, a runtime, the kernel) and trusted from then on.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod asn;
 mod diagnostic;
 mod endpoint;

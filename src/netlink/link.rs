@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 
 /// `RTM_*` message types of linux/rtnetlink.h.
 pub(super) const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
+pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 /// `struct ifinfomsg` is 16 bytes: family, pad, type, index, flags, change.
 const IFINFOMSG: usize = 16;
@@ -24,6 +24,9 @@ const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+
+/// `IFF_LOWER_UP` of linux/if.h: the carrier.
+const IFF_LOWER_UP: u32 = 1 << 16;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +59,10 @@ impl Link {
         self.flags & libc::IFF_UP as u32 != 0
     }
 
-    /// Whether it is up and has a carrier, so that next hops on it can work.
+    /// Whether it is up and has a carrier, so that the kernel accepts next hops on it. Not `IFF_RUNNING`, which
+    /// follows the carrier up to a second later.
     pub const fn is_running(&self) -> bool {
-        self.is_up() && self.flags & libc::IFF_RUNNING as u32 != 0
+        self.is_up() && self.flags & IFF_LOWER_UP != 0
     }
 
     /// Whether it is the loopback interface.

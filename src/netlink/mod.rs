@@ -5,22 +5,30 @@
 //!   index of its message with the kernel's own words.
 //! - [`Writer`] and [`Attrs`]: hand encoding and decoding of messages and nested attributes, without unchecked
 //!   lengths. Messages of `netlink-packet-route` can be mixed in with [`Batch::push_route`].
-//! - [`link`]: typed lists and messages for the objects that several rooms use.
+//! - [`link`], [`addr`], [`route`], [`nexthop`], [`neigh`]: typed lists and messages for the kernel's objects.
+//! - [`watch`]: the kernel's notifications as typed events.
+//! - [`feature`]: what the running kernel can do.
 //! - [`sockopt`]: what BGP and BFD sockets need: MD5, TTL security, packet information.
 //! - [`sysctl`]: kernel settings.
 //! - [`ns`]: network namespaces: open, identify, run inside, and private ones for tests.
 //!
 //! Every system call is in the file `sys.rs`; nothing else in the crate contains `unsafe`.
 
+pub mod addr;
 mod attr;
 mod batch;
 mod error;
+pub mod feature;
 pub mod link;
+pub mod neigh;
+pub mod nexthop;
 pub mod ns;
+pub mod route;
 mod socket;
 pub mod sockopt;
 mod sys;
 pub mod sysctl;
+pub mod watch;
 mod writer;
 
 pub use attr::{Attr, Attrs};

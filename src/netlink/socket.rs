@@ -162,6 +162,11 @@ impl Socket {
         Ok(socket)
     }
 
+    /// The socket's port, which the kernel puts into the notifications of what this socket changes.
+    pub fn port(&self) -> Result<u32, Error> {
+        sys::netlink_port(self.as_raw_fd()).map_err(|e| Error::os("getsockname", e))
+    }
+
     /// Sets how long to wait for an answer.
     pub fn set_timeout(&mut self, timeout: Duration) -> Result<(), Error> {
         socket2::SockRef::from(&self.fd)
@@ -429,7 +434,7 @@ fn parse_status(message: &RawMessage<'_>, index: usize) -> Result<Option<KernelE
 }
 
 /// Sets a buffer size with the privileged option, and with the ordinary one where we lack the privilege.
-fn force_buffer(fd: RawFd, force: i32, plain: i32, bytes: usize) -> io::Result<()> {
+pub(super) fn force_buffer(fd: RawFd, force: i32, plain: i32, bytes: usize) -> io::Result<()> {
     let value = i32::try_from(bytes).unwrap_or(i32::MAX / 2);
     sys::setsockopt_int(fd, libc::SOL_SOCKET, force, value)
         .or_else(|_| sys::setsockopt_int(fd, libc::SOL_SOCKET, plain, value))

@@ -162,6 +162,35 @@ pub(super) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     check_len(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
 }
 
+/// The port (`nl_pid`) of a netlink socket.
+pub(super) fn netlink_port(fd: RawFd) -> io::Result<u32> {
+    // SAFETY: sockaddr_nl is plain data for which all zeroes is valid.
+    let mut addr: libc::sockaddr_nl = unsafe { mem::zeroed() };
+    let mut len = socklen::<libc::sockaddr_nl>();
+    // SAFETY: the kernel writes at most `len` bytes to `addr`, which has that size.
+    check(unsafe { libc::getsockname(fd, (&raw mut addr).cast(), &raw mut len) })?;
+    Ok(addr.nl_pid)
+}
+
+/// Attaches a classic BPF program of (code, jt, jf, k) to a socket.
+pub(super) fn attach_filter(fd: RawFd, program: &[(u16, u8, u8, u32)]) -> io::Result<()> {
+    let mut filter: Vec<_> =
+        program.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+    let len = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+    // SAFETY: `program` points to `len` instructions that live across the call; the kernel copies them.
+    check(unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            socklen::<libc::sock_fprog>(),
+        )
+    })
+    .map(drop)
+}
+
 /// Receives one netlink datagram. Returns its true length, which may exceed the buffer, and the sender's port
 /// (0 is the kernel).
 pub(super) fn recv_netlink(fd: RawFd, buf: &mut [u8], dont_wait: bool) -> io::Result<(usize, u32)> {

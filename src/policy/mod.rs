@@ -1,8 +1,25 @@
 //! Policy: who may talk to whom, from a readable file to one nftables table.
+//!
+//! ```text
+//! language  files            -> PolicySet, or errors with their places
+//! engine    PolicySet, local endpoints, remote identities -> ir::Ruleset, ir::Delta
+//! nft       Ruleset, Delta   -> text, or transactions in the kernel
+//! enforcer  engine and nft in step: what the agent holds
+//! ```
+//!
+//! All but `nft` and `enforcer` is without I/O.
 
+mod enforcer;
+pub mod engine;
+pub mod ir;
 pub mod language;
+pub mod nft;
 pub mod ranges;
 pub mod selector;
 mod set;
 
+pub use enforcer::{Commits, Enforcer};
 pub use set::*;
+
+#[cfg(test)]
+mod packet_tests;

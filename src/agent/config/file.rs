@@ -10,7 +10,10 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::model::{Asn, Family, Labels, Prefix, RouterId};
+use crate::{
+    bgp::rib::filter::Rule,
+    model::{Asn, Family, Labels, Prefix, RouterId},
+};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -165,37 +168,6 @@ pub(super) struct BfdTable {
     pub(super) multihop: Option<bool>,
     #[serde(default)]
     pub(super) strict: bool,
-}
-
-/// One import or export rule; every condition given must hold.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Rule {
-    pub(super) prefix: Option<Prefix>,
-    pub(super) ge: Option<u8>,
-    pub(super) le: Option<u8>,
-    pub(super) community: Option<String>,
-    pub(super) as_path: Option<String>,
-    pub(super) next_hop: Option<Prefix>,
-    pub(super) family: Option<Family>,
-    pub(super) action: RuleAction,
-    pub(super) set_local_pref: Option<u32>,
-    pub(super) set_med: Option<u32>,
-    #[serde(default)]
-    pub(super) add_community: Vec<String>,
-    #[serde(default)]
-    pub(super) remove_community: Vec<String>,
-    #[serde(default)]
-    pub(super) prepend: u8,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum RuleAction {
-    Accept,
-    Reject,
-    /// Apply the `set_`s and go on with the next rule.
-    Next,
 }
 
 /// `[[bgp.listen_range]]`: neighbours that call us.

@@ -12,7 +12,6 @@ use std::{
 use super::filter::Rule;
 use crate::{
     bgp::{
-        PeerId,
         config::{IdentityMode, MaxPrefixes, NextHopMode, Role},
         wire::{Community, ExtCommunity, LargeCommunity, Origin, PeerKind, PerFamily},
     },
@@ -79,8 +78,8 @@ impl RibConfig {
 /// What is waited for after our own restart (RFC 4724 section 4.1). Nothing of it holds up what we originate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restart {
-    /// The configured peers.
-    pub peers: Vec<PeerId>,
+    /// How many peers are configured.
+    pub peers: usize,
     /// How long a peer may take to reach Established; one that does not is waited for no longer.
     pub connect_wait: Duration,
     /// How long in all End-of-RIB of the peers is waited for (Selection_Deferral_Timer).

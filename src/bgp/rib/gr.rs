@@ -138,12 +138,10 @@ impl Rib {
             return;
         };
         let waited = now.saturating_duration_since(since);
-        let waits_for = |peer: &PeerId| match self.store.peers.get(peer) {
-            Some(entry) if entry.up => owes_routes(entry),
-            // One that does not come is not waited for.
-            _ => waited < restart.connect_wait,
-        };
-        if waited >= restart.deferral || !restart.peers.iter().any(waits_for) {
+        let up = || self.store.peers.values().filter(|entry| entry.up);
+        // A peer that does not come is not waited for.
+        let all_here = up().count() >= restart.peers || waited >= restart.connect_wait;
+        if waited >= restart.deferral || all_here && !up().any(owes_routes) {
             self.converge();
         }
     }
@@ -157,11 +155,9 @@ impl Rib {
     pub(super) fn next_convergence(&self) -> Option<Instant> {
         let since = self.restarting.as_ref()?.since?;
         let restart = self.store.config.restart.as_ref()?;
-        let absent = |peer: &&PeerId| self.store.peers.get(*peer).is_none_or(|entry| !entry.up);
-        let connect = restart.peers.iter().find(absent).map(|_| since + restart.connect_wait);
-        let end = since + restart.deferral;
-        // A connect wait that is over no longer counts; `check_convergence` has seen it.
-        Some(connect.filter(|at| Some(*at) > self.last_tick).map_or(end, |at| at.min(end)))
+        // A connect wait that is over has been seen by `check_convergence`.
+        let wakes = [since + restart.connect_wait, since + restart.deferral];
+        wakes.into_iter().filter(|at| Some(*at) > self.last_tick).min().or(wakes.into_iter().max())
     }
 }
 

@@ -121,7 +121,7 @@ pub struct LargeCommunity {
 pub struct RawAttribute {
     /// Type code.
     pub code: u8,
-    /// Flags as received.
+    /// Flags as received, without the Extended Length bit, which only says how the length is written.
     pub flags: u8,
     /// Value.
     pub value: Bytes,

@@ -2,13 +2,13 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use nom::{
-    IResult, Parser,
+    Parser,
     combinator::{all_consuming, map},
     multi::{length_data, many0},
     number::complete::{be_u8, be_u16, be_u24, be_u32},
 };
 
-use super::{Action, Capability, EncodeError, Reason, code::capability as cap, error::Errors};
+use super::{Action, Capability, EncodeError, Reason, code::capability as cap, error::Errors, parse};
 
 /// Reads the capabilities in `bytes`, which start at `at` of the message; false when they do not fit their bounds.
 ///
@@ -21,8 +21,7 @@ pub(super) fn decode(
     errors: &mut Errors,
 ) -> bool {
     while !bytes.is_empty() {
-        let tlv: IResult<&[u8], (u8, &[u8]), ()> = (be_u8, length_data(be_u8)).parse(bytes);
-        let Ok((rest, (code, value))) = tlv else {
+        let Some((rest, (code, value))) = parse((be_u8, length_data(be_u8)), bytes) else {
             errors.push(Action::Reset, Reason::CapabilityBounds, None, at, at..at + bytes.len());
             return false;
         };
@@ -106,14 +105,12 @@ fn whole<'a, P>(parser: P, value: &'a [u8]) -> Result<P::Output, Fault>
 where
     P: Parser<&'a [u8], Error = ()>,
 {
-    all_consuming(parser).parse(value).map(|(_, out)| out).map_err(|_| Fault::Length)
+    parse(all_consuming(parser), value).map(|(_, out)| out).ok_or(Fault::Length)
 }
 
 fn decode_fqdn(value: &[u8]) -> Option<Capability> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
-    let parsed: IResult<&[u8], (&[u8], &[u8]), ()> =
-        all_consuming((length_data(be_u8), length_data(be_u8))).parse(value);
-    let (_, (hostname, domain)) = parsed.ok()?;
+    let (_, (hostname, domain)) = parse(all_consuming((length_data(be_u8), length_data(be_u8))), value)?;
     Some(Capability::Fqdn { hostname: text(hostname)?, domain: text(domain)? })
 }
 
@@ -189,14 +186,4 @@ impl Capability {
             Self::Unknown { code, .. } => *code,
         }
     }
-}
-
-/// One RFC 5492 or RFC 9072 optional parameter: type and value.
-pub(super) fn parameter(extended: bool, bytes: &[u8]) -> Option<(&[u8], (u8, &[u8]))> {
-    let parsed: IResult<&[u8], (u8, &[u8]), ()> = if extended {
-        (be_u8, length_data(be_u16)).parse(bytes)
-    } else {
-        (be_u8, length_data(be_u8)).parse(bytes)
-    };
-    parsed.ok()
 }

@@ -47,7 +47,7 @@ pub fn decode(ctx: &DecodeContext, message: &[u8]) -> Decoded {
     let mut errors = Errors::default();
     let decoded = match message.get(HEADER_LEN - 1) {
         Some(&code::message::OPEN) => open::decode(message, &mut errors).map(Message::Open),
-        Some(&code::message::UPDATE) => update::decode(ctx, message, &mut errors).map(Message::Update),
+        Some(&code::message::UPDATE) => update::decode(*ctx, message, &mut errors).map(Message::Update),
         Some(&code::message::NOTIFICATION) => notification(message).map(Message::Notification),
         Some(&code::message::ROUTE_REFRESH) => route_refresh(message, &mut errors).map(Message::RouteRefresh),
         // `frame_length` lets only the five types pass.

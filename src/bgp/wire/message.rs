@@ -8,6 +8,10 @@ use super::PathAttributes;
 use crate::model::{Family, Prefix};
 
 /// A whole BGP message (RFC 4271 section 4).
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every message is an UPDATE: boxing it would cost, not save"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Type 1.

@@ -87,8 +87,8 @@ pub(super) const fn encoded_len(nlri: &Nlri, add_path: bool) -> usize {
     1 + octets_of(nlri.prefix.len()) + if add_path { 4 } else { 0 }
 }
 
-/// Appends a prefix.
-pub(super) fn encode(nlri: &Nlri, add_path: bool, out: &mut BytesMut) {
+/// Appends a prefix, with its path identifier if `add_path`.
+pub fn encode_nlri(nlri: &Nlri, add_path: bool, out: &mut BytesMut) {
     if add_path {
         out.put_u32(nlri.path_id);
     }

@@ -21,7 +21,8 @@ impl Notification {
     pub fn shutdown(subcode: u8, text: &str) -> Self {
         let mut data = BytesMut::new();
         if !text.is_empty() {
-            let text = &text[..text.floor_char_boundary(255)];
+            let end = (0..=text.len().min(255)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+            let text = &text[..end];
             data.put_u8(text.len() as u8);
             data.put_slice(text.as_bytes());
         }

@@ -4,11 +4,13 @@ use std::net::Ipv4Addr;
 
 use bytes::{BufMut, BytesMut};
 use nom::{
-    IResult, Parser,
+    multi::length_data,
     number::complete::{be_u8, be_u16, be_u32},
 };
 
-use super::{Action, Capability, EncodeError, HEADER_LEN, Open, Reason, capability, code, error::Errors};
+use super::{
+    Action, Capability, EncodeError, HEADER_LEN, Open, Reason, capability, code, error::Errors, parse,
+};
 
 /// Optional parameter type of RFC 5492.
 const CAPABILITIES: u8 = 2;
@@ -18,9 +20,8 @@ const EXTENDED_LENGTH: u8 = 255;
 /// Reads the OPEN in a whole message whose header is checked.
 pub(super) fn decode(message: &[u8], errors: &mut Errors) -> Option<Open> {
     let body = message.get(HEADER_LEN..)?;
-    let fixed: IResult<&[u8], (u8, u16, u16, u32, u8), ()> =
-        (be_u8, be_u16, be_u16, be_u32, be_u8).parse(body);
-    let (rest, (version, my_as, hold_time, router_id, parameters_length)) = fixed.ok()?;
+    let (rest, (version, my_as, hold_time, router_id, parameters_length)) =
+        parse((be_u8, be_u16, be_u16, be_u32, be_u8), body)?;
     let mut open = Open {
         version,
         my_as,
@@ -77,9 +78,12 @@ fn decode_parameters(
         (bytes, at)
     };
     while !rest.is_empty() {
-        let Some((after, (kind, value))) = capability::parameter(extended, rest) else {
-            return malformed(errors, at);
+        let parameter = if extended {
+            parse((be_u8, length_data(be_u16)), rest)
+        } else {
+            parse((be_u8, length_data(be_u8)), rest)
         };
+        let Some((after, (kind, value))) = parameter else { return malformed(errors, at) };
         let end = at + rest.len() - after.len();
         if kind == CAPABILITIES {
             if !capability::decode(value, end - value.len(), capabilities, errors) {

@@ -64,7 +64,9 @@ fn put_mp_head(out: &mut BytesMut, afi: u16, next_hop: WireNextHop) {
     out.put_u8(1);
     let put = |out: &mut BytesMut, addrs: &[Ipv6Addr]| {
         out.put_u8(addrs.len() as u8 * 16);
-        addrs.iter().for_each(|a| out.put_slice(&a.octets()));
+        for addr in addrs {
+            out.put_slice(&addr.octets());
+        }
     };
     match next_hop {
         WireNextHop::V4(addr) => put(out, &[Ipv4Addr::to_ipv6_mapped(&addr)]),
@@ -140,7 +142,7 @@ impl<'a> UpdatePacker<'a> {
             }
             self.start = Some(start);
         }
-        nlri::encode(nlri, self.add_path, self.out);
+        nlri::encode_nlri(nlri, self.add_path, self.out);
         Ok(())
     }
 

@@ -1,25 +1,26 @@
 //! UPDATE (RFC 4271 section 4.3), read with the error handling of RFC 7606.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::Range,
+};
 
 use bytes::Bytes;
 use nom::{
-    IResult, Parser,
-    bytes::complete::take,
     multi::length_data,
     number::complete::{be_u8, be_u16},
 };
 
 use super::{
     Action, AsPath, AttributeFault, AttributeRef, Community, DecodeContext, Disposition, ExtCommunity,
-    LargeCommunity, Origin, PathAttributes, PeerKind, RawAttribute, RawAttributes, Reach, Reason, Unreach,
-    Update, UpdateLayout, WireNextHop, as_path, code::attribute as attr, code::flag, decode_nlri,
-    error::Errors,
+    LargeCommunity, Nlri, Origin, PathAttributes, PeerKind, RawAttribute, RawAttributes, Reach, Reason,
+    Unreach, Update, UpdateLayout, WireNextHop, as_path, code::attribute as attr, code::flag, decode_nlri,
+    error::Errors, parse,
 };
 use crate::model::{Asn, Family};
 
-/// Reads the UPDATE in a whole message whose header is checked; `None` when its prefixes cannot be located.
-pub(super) fn decode(ctx: &DecodeContext, message: &[u8], errors: &mut Errors) -> Option<Update> {
+/// Reads the UPDATE in a whole message whose header is checked; `None` when its fields cannot be located.
+pub(super) fn decode(ctx: DecodeContext, message: &[u8], errors: &mut Errors) -> Option<Update> {
     let layout = match UpdateLayout::of(message) {
         Ok(layout) => layout,
         Err((reason, at)) => {
@@ -28,10 +29,10 @@ pub(super) fn decode(ctx: &DecodeContext, message: &[u8], errors: &mut Errors) -
         }
     };
     let mut decoder = Decoder { ctx, errors, parts: Parts::default() };
-    let withdrawn = decoder.body_nlri(message, layout.withdrawn)?;
+    let withdrawn = decoder.body_nlri(message, layout.withdrawn);
     let block = message.get(layout.attributes.clone()).unwrap_or_default();
     decoder.attributes(block, layout.attributes.start);
-    let announced = decoder.body_nlri(message, layout.nlri)?;
+    let announced = decoder.body_nlri(message, layout.nlri);
     let parts = decoder.parts;
     let block = layout.attributes;
     Some(assemble(ctx, parts, withdrawn, announced, &block, errors))
@@ -39,9 +40,9 @@ pub(super) fn decode(ctx: &DecodeContext, message: &[u8], errors: &mut Errors) -
 
 /// What the attribute loop has found so far.
 #[derive(Default)]
-struct Parts {
-    attributes: PathAttributes,
-    next_hop: Option<(Ipv4Addr, usize)>,
+pub(super) struct Parts {
+    pub(super) attributes: PathAttributes,
+    pub(super) next_hop: Option<(Ipv4Addr, usize)>,
     reach: Option<Reach>,
     unreach: Option<Unreach>,
     as4_path: Option<AsPath>,
@@ -64,33 +65,34 @@ impl Parts {
         before
     }
 
-    const fn has(&self, code: u8) -> bool {
+    pub(super) const fn has(&self, code: u8) -> bool {
         self.seen[(code >> 6) as usize] & 1 << (code & 63) != 0
     }
 }
 
-struct Decoder<'c> {
-    ctx: &'c DecodeContext,
-    errors: &'c mut Errors,
-    parts: Parts,
+/// Reads attributes one by one into [`Parts`].
+pub(super) struct Decoder<'e> {
+    pub(super) ctx: DecodeContext,
+    pub(super) errors: &'e mut Errors,
+    pub(super) parts: Parts,
 }
 
 impl Decoder<'_> {
-    /// The IPv4 prefixes of the Withdrawn Routes or NLRI field; `None` when they cannot be parsed.
-    fn body_nlri(&mut self, message: &[u8], range: std::ops::Range<usize>) -> Option<Vec<super::Nlri>> {
-        let bytes = message.get(range.clone())?;
+    /// The IPv4 prefixes of the Withdrawn Routes or NLRI field.
+    fn body_nlri(&mut self, message: &[u8], range: Range<usize>) -> Vec<Nlri> {
+        let bytes = message.get(range.clone()).unwrap_or_default();
         match decode_nlri(Family::Ipv4, self.ctx.add_path.ipv4, bytes) {
-            Ok(list) if list.is_empty() || self.ctx.families.ipv4 => Some(list),
+            Ok(list) if list.is_empty() || self.ctx.families.ipv4 => list,
             Ok(_) => {
                 let reason = Reason::Family { afi: 1, safi: 1 };
                 self.errors.push(Action::Discard, reason, None, range.start, 0..0);
                 self.parts.foreign = true;
-                Some(Vec::new())
+                Vec::new()
             }
             // RFC 7606 section 5.3: syntactically incorrect prefixes end the session.
             Err((reason, at)) => {
                 self.errors.push(Action::Reset, reason, None, range.start + at, 0..0);
-                None
+                Vec::new()
             }
         }
     }
@@ -115,7 +117,8 @@ impl Decoder<'_> {
         self.errors.push(action, reason, Some(attribute.code), offset, attribute.range());
     }
 
-    fn attribute(&mut self, a: &AttributeRef<'_>) {
+    /// Takes in one attribute that fits its block.
+    pub(super) fn attribute(&mut self, a: &AttributeRef<'_>) {
         let is_mp = matches!(a.code, attr::MP_REACH | attr::MP_UNREACH);
         if self.parts.note(a.code) {
             // RFC 7606 section 3 (g).
@@ -143,7 +146,8 @@ impl Decoder<'_> {
         } else if a.flags & flag::TRANSITIVE != 0 {
             // Copied, so that a kept route does not keep the whole read buffer.
             let value = Bytes::copy_from_slice(a.value);
-            self.parts.attributes.unknown.push(RawAttribute { code: a.code, flags: a.flags, value });
+            let flags = a.flags & !flag::EXTENDED_LENGTH;
+            self.parts.attributes.unknown.push(RawAttribute { code: a.code, flags, value });
         }
         // RFC 4271 section 5: unrecognized optional non-transitive attributes are quietly ignored.
     }
@@ -217,7 +221,7 @@ impl Decoder<'_> {
             attr::MP_REACH => self.mp_reach(value)?,
             attr::MP_UNREACH => self.mp_unreach(value)?,
             attr::EXT_COMMUNITIES => {
-                out.ext_communities = list(value, "a multiple of 8, not 0", ExtCommunity)?
+                out.ext_communities = list(value, "a multiple of 8, not 0", ExtCommunity)?;
             }
             attr::AS4_PATH | attr::AS4_AGGREGATOR if self.ctx.four_octet => {
                 // RFC 6793 section 4.1.
@@ -258,9 +262,8 @@ impl Decoder<'_> {
 
     /// MP_REACH_NLRI (RFC 4760 section 3, RFC 2545, RFC 8950).
     fn mp_reach(&mut self, value: &[u8]) -> Result<(), (Action, Reason, usize)> {
-        let head: IResult<&[u8], (u16, u8, &[u8], &[u8]), ()> =
-            (be_u16, be_u8, length_data(be_u8), take(1_usize)).parse(value);
-        let Ok((nlri, (afi, safi, next_hop, _reserved))) = head else {
+        let head = parse((be_u16, be_u8, length_data(be_u8), be_u8), value);
+        let Some((nlri, (afi, safi, next_hop, _reserved))) = head else {
             return Err((Action::Reset, Reason::MpTooShort(value.len()), 0));
         };
         let Some(family) = self.family(afi, safi)? else { return Ok(()) };
@@ -286,8 +289,7 @@ impl Decoder<'_> {
 
     /// MP_UNREACH_NLRI (RFC 4760 section 4).
     fn mp_unreach(&mut self, value: &[u8]) -> Result<(), (Action, Reason, usize)> {
-        let head: IResult<&[u8], (u16, u8), ()> = (be_u16, be_u8).parse(value);
-        let Ok((nlri, (afi, safi))) = head else {
+        let Some((nlri, (afi, safi))) = parse((be_u16, be_u8), value) else {
             return Err((Action::Reset, Reason::MpTooShort(value.len()), 0));
         };
         let Some(family) = self.family(afi, safi)? else { return Ok(()) };
@@ -368,7 +370,8 @@ fn list<const N: usize, T>(
     }
 }
 
-fn mp_next_hop(bytes: &[u8]) -> Option<WireNextHop> {
+/// A next hop of 4, 16 or 32 octets.
+pub(super) fn mp_next_hop(bytes: &[u8]) -> Option<WireNextHop> {
     if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
         return Some(WireNextHop::V4(octets.into()));
     }
@@ -399,11 +402,11 @@ fn valid_next_hop(next_hop: WireNextHop) -> bool {
 
 /// Checks what only the whole message shows, and brings it into normal form.
 fn assemble(
-    ctx: &DecodeContext,
+    ctx: DecodeContext,
     mut parts: Parts,
-    withdrawn: Vec<super::Nlri>,
-    announced: Vec<super::Nlri>,
-    block: &std::ops::Range<usize>,
+    withdrawn: Vec<Nlri>,
+    announced: Vec<Nlri>,
+    block: &Range<usize>,
     errors: &mut Errors,
 ) -> Update {
     let body_reach = !announced.is_empty();
@@ -462,7 +465,7 @@ const fn only(code: u8) -> [u64; 4] {
 }
 
 /// RFC 7606 section 3 (d); LOCAL_PREF is required from internal peers (RFC 4271 section 5.1.5).
-fn missing(ctx: &DecodeContext, parts: &Parts, body_reach: bool, at: usize, errors: &mut Errors) {
+fn missing(ctx: DecodeContext, parts: &Parts, body_reach: bool, at: usize, errors: &mut Errors) {
     let required = [
         (attr::ORIGIN, true),
         (attr::AS_PATH, true),
@@ -480,14 +483,11 @@ fn missing(ctx: &DecodeContext, parts: &Parts, body_reach: bool, at: usize, erro
 /// RFC 6793 section 4.2.3.
 fn merge_as4(parts: &mut Parts) {
     let out = &mut parts.attributes;
-    // Aggregated by a new speaker's side of the path only if AGGREGATOR says AS_TRANS.
-    if out.aggregator.is_some_and(|(asn, _)| asn != Asn::TRANS.get()) {
-        return;
-    }
-    if out.aggregator.is_some()
-        && let Some(aggregator) = parts.as4_aggregator
-    {
-        out.aggregator = Some(aggregator);
+    match (out.aggregator, parts.as4_aggregator) {
+        // An old speaker has aggregated again since: both AS4 attributes are out of date.
+        (Some((asn, _)), Some(_)) if asn != Asn::TRANS.get() => return,
+        (Some(_), Some(aggregator)) => out.aggregator = Some(aggregator),
+        _ => {}
     }
     if let Some(as4) = parts.as4_path.take() {
         out.as_path = as_path::merge(std::mem::take(&mut out.as_path), as4);

@@ -24,7 +24,7 @@ pub use helper::NsHelper;
 use super::{Error, sys};
 
 /// What identifies a network namespace while it exists: device and inode of its nsfs file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct NetnsId {
     /// `st_dev`.
     pub dev: u64,

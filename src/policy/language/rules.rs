@@ -255,7 +255,16 @@ impl Source<'_> {
                         format!("leave `{ports_key}` out for all ports"),
                     );
                 }
-                items.into_iter().filter_map(|item| self.port(item, known)).collect()
+                let mut kinds: Vec<Ports> =
+                    items.into_iter().filter_map(|item| self.port(item, known)).collect();
+                if !plain && kinds.iter().any(|k| matches!(k, Ports::Named(_))) {
+                    self.error(
+                        v.span(),
+                        "a named port cannot be negated: it is not the same number everywhere",
+                    );
+                    kinds.clear();
+                }
+                kinds
             }
             (None, Some(kind)) => vec![Ports::Icmp(kind as u8, icmp_code.map(|c| c as u8))],
             (None, None) => vec![Ports::Any],

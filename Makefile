@@ -1,0 +1,36 @@
+# The commands to know. All but `build` need root: they make network namespaces.
+
+SWITCH ?= slash32
+export SWITCH
+
+.PHONY: help build demo test test-unit interop bench-cni format
+
+help:                ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+build:               ## the release binary, target/release/slash32
+	@scripts/deps.sh build
+	cargo build --release --locked
+
+demo:                ## a switch, two hosts, four containers, a policy; SWITCH=bird|frr|gobgp, KEEP=1 to look around
+	@scripts/deps.sh build demo $(SWITCH)
+	@cargo build --release --locked --package slash32 --package interop-tests --bin slash32 --bin demo --bin lab-tool
+	@target/release/demo --switch $(SWITCH) $(if $(KEEP),--keep)
+
+test:                ## everything: format, lints, unit tests, other people's routers
+	@scripts/test.sh
+
+test-unit:           ## the tests of the crate alone
+	cargo test --locked --package slash32
+
+interop:             ## the tests in interop-tests alone; TEST=name for one
+	@scripts/deps.sh test
+	cargo test --locked --package interop-tests $(if $(TEST),-- $(TEST))
+
+bench-cni:           ## ADD and DEL beside ptp + host-local; memory; size
+	@scripts/deps.sh build demo bench
+	@cargo build --release --locked --package slash32 --package interop-tests --bin slash32 --bin bench-cni --bin lab-tool
+	@target/release/bench-cni
+
+format:              ## rustfmt
+	cargo fmt --all

@@ -1,0 +1,38 @@
+//! What the lab runs inside its machines: process 1, echo servers, probes.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+use interop_tests::tool::{connect, echo, first_answer, flow, hold, probe};
+
+/// Helpers that the interop-tests library runs inside its machines.
+#[derive(Parser)]
+enum Tool {
+    /// Process 1 of a machine; expects new namespaces and a control socket on stdin.
+    Init { name: String, bins: Vec<PathBuf> },
+    /// Echo servers by UDP and TCP.
+    Echo { port: u16 },
+    /// UDP packets at a steady rate; counts what comes back.
+    Probe { to: IpAddr, port: u16, rate: u32 },
+    /// One busy TCP connection.
+    Flow { to: IpAddr, port: u16 },
+    /// Opens one TCP connection.
+    Connect { to: IpAddr, port: u16 },
+    /// Pings each address on stdin until it answers.
+    FirstAnswer,
+    /// Makes a lab in which a process sleeps for SECONDS, and waits to be killed.
+    Hold { seconds: String },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Tool::parse() {
+        Tool::Init { name, bins } => interop_tests::init(&name, &bins),
+        Tool::Echo { port } => echo::run(port),
+        Tool::Probe { to, port, rate } => probe::run(to, port, rate),
+        Tool::Flow { to, port } => flow::run(to, port),
+        Tool::Connect { to, port } => connect::run(to, port),
+        Tool::FirstAnswer => first_answer::run(),
+        Tool::Hold { seconds } => hold::run(&seconds),
+    }
+}

@@ -1,0 +1,191 @@
+//! What commonly goes wrong, looked for one by one: a pure function from facts to findings.
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// One check and its outcome.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Check {
+    name: &'static str,
+    ok: bool,
+    message: String,
+    hint: String,
+}
+
+/// What the checks look at, gathered from the owners.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// Sysctls that are not as they should be.
+    pub(super) sysctls: Vec<String>,
+    /// Peers as `slash32 peers --json` shows them.
+    pub(super) peers: Vec<Value>,
+    /// Whether a speaker is configured.
+    pub(super) bgp: bool,
+    /// Differences between the kernel's routes and the intent.
+    pub(super) route_differences: usize,
+    /// Learned host routes inside the pools, and how many of them carry no identity.
+    pub(super) pool_routes: (usize, usize),
+    /// Findings of the address check.
+    pub(super) leases: Vec<String>,
+    /// Drop rules of others that packets of containers would meet, and what to do about each.
+    pub(super) foreign_drops: Vec<(String, String)>,
+    /// Why the policy table is not in force, if it is not.
+    pub(super) policy_error: Option<String>,
+    /// Errors in configuration and policy files on disk.
+    pub(super) file_errors: Vec<String>,
+    /// Whether next-hop objects are in use.
+    pub(super) nexthop_objects: bool,
+    /// Configured pools that give this host no addresses.
+    pub(super) pools_without_block: Vec<String>,
+}
+
+impl Check {
+    fn new(name: &'static str, ok: bool, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        let hint = if ok { String::new() } else { hint.into() };
+        Self { name, ok, message: message.into(), hint }
+    }
+}
+
+/// Every check, in the order a person would look.
+pub(super) fn checks(facts: &Facts) -> Vec<Check> {
+    let mut list = vec![files(facts), sysctls(facts)];
+    list.extend(peers(facts));
+    list.push(routes(facts));
+    list.push(identities(facts));
+    list.push(policy(facts));
+    list.extend(foreign_drops(facts));
+    list.push(leases(facts));
+    list.push(pools(facts));
+    list.push(Check::new(
+        "next-hop objects",
+        facts.nexthop_objects,
+        if facts.nexthop_objects { "in use" } else { "not in use: a lost neighbour costs one message a route" },
+        "needs Linux 5.3 and `[routes] nexthop_objects = true`",
+    ));
+    list
+}
+
+fn files(facts: &Facts) -> Check {
+    let ok = facts.file_errors.is_empty();
+    let message = if ok { "configuration and policies are valid".to_owned() } else { facts.file_errors.join("\n") };
+    Check::new("files", ok, message, "the agent runs on with the last good state; correct the file and it is read again")
+}
+
+fn sysctls(facts: &Facts) -> Check {
+    let ok = facts.sysctls.is_empty();
+    let message = if ok { "forwarding is on".to_owned() } else { facts.sysctls.join(", ") };
+    Check::new("forwarding", ok, message, "another program changed it; the agent sets it at start")
+}
+
+fn peers(facts: &Facts) -> Vec<Check> {
+    if !facts.bgp || facts.peers.is_empty() {
+        let hint = "add [[bgp.peer]] to the configuration, or nobody learns the containers' addresses";
+        return vec![Check::new("neighbours", false, "no BGP neighbour is configured", hint)];
+    }
+    facts.peers.iter().map(peer).collect()
+}
+
+fn peer(peer: &Value) -> Check {
+    let text = |name: &str| peer[name].as_str().unwrap_or_default().to_owned();
+    let (state, error) = (text("state"), text("last_error"));
+    let up = state == "Established";
+    let rejected = peer["prefixes_received"].as_u64().unwrap_or(0) - peer["prefixes_accepted"].as_u64().unwrap_or(0).min(peer["prefixes_received"].as_u64().unwrap_or(0));
+    let message = if up {
+        format!("{} is established", text("peer"))
+    } else {
+        format!("{} is {state}{}", text("peer"), if error.is_empty() { String::new() } else { format!(": {error}") })
+    };
+    if up && rejected > 0 {
+        let message = format!("{message}, but {rejected} of its prefixes were not accepted");
+        return Check::new("neighbour", false, message, "see `slash32 peers --json` for the reasons");
+    }
+    Check::new("neighbour", up, message, "compare address, AS number and password with the neighbour's configuration; can it be pinged?")
+}
+
+fn routes(facts: &Facts) -> Check {
+    let ok = facts.route_differences == 0;
+    let message = if ok { "the kernel is as intended".to_owned() } else { format!("{} differences", facts.route_differences) };
+    Check::new("kernel routes", ok, message, "see `slash32 routes verify`")
+}
+
+fn identities(facts: &Facts) -> Check {
+    let (all, without) = facts.pool_routes;
+    let ok = without == 0;
+    let message = if ok {
+        format!("all {all} learned container routes carry one")
+    } else {
+        format!("{without} of {all} learned container routes carry none: selectors will not match these containers")
+    };
+    let hint = "set `identity = \"accept\"` on the peer, and make the switches in between send large communities \
+                (`send-community large` or the like)";
+    Check::new("identities", ok, message, hint)
+}
+
+fn policy(facts: &Facts) -> Check {
+    let message = facts.policy_error.clone().unwrap_or_else(|| "the policy table is in force".to_owned());
+    Check::new("policy", facts.policy_error.is_none(), message, "containers are not protected until this is solved")
+}
+
+fn foreign_drops(facts: &Facts) -> Vec<Check> {
+    if facts.foreign_drops.is_empty() {
+        return vec![Check::new("other firewalls", true, "none drops forwarded packets", "")];
+    }
+    facts.foreign_drops.iter().map(|(what, todo)| Check::new("other firewalls", false, what.clone(), todo.clone())).collect()
+}
+
+fn leases(facts: &Facts) -> Check {
+    let ok = facts.leases.is_empty();
+    let message = if ok { "leases, namespaces and links agree".to_owned() } else { facts.leases.join("; ") };
+    Check::new("addresses", ok, message, "`slash32 ipam check --fix` repairs it")
+}
+
+fn pools(facts: &Facts) -> Check {
+    let ok = facts.pools_without_block.is_empty();
+    let message = if ok {
+        "every pool has a block on this host".to_owned()
+    } else {
+        format!("no block on this host in: {}", facts.pools_without_block.join(", "))
+    };
+    Check::new("pools", ok, message, "add `block` or `host_index` if containers of this host should use the pool")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_healthy_host_has_nothing_to_report() {
+        let facts = Facts {
+            bgp: true,
+            peers: vec![json!({"peer": "192.0.2.1", "state": "Established", "prefixes_received": 4, "prefixes_accepted": 4})],
+            nexthop_objects: true,
+            ..Facts::default()
+        };
+        assert!(checks(&facts).iter().all(|c| c.ok), "{:?}", checks(&facts));
+    }
+
+    #[test]
+    fn every_problem_is_found_and_has_a_hint() {
+        let facts = Facts {
+            sysctls: vec!["net.ipv4.ip_forward should be 1".into()],
+            bgp: true,
+            peers: vec![
+                json!({"peer": "192.0.2.1", "state": "Active", "last_error": "connection refused"}),
+                json!({"peer": "192.0.2.2", "state": "Established", "prefixes_received": 4, "prefixes_accepted": 1}),
+            ],
+            route_differences: 2,
+            pool_routes: (5, 1),
+            leases: vec!["x".into()],
+            foreign_drops: vec![("ip filter FORWARD drops".into(), "do this".into())],
+            policy_error: Some("no nftables".into()),
+            file_errors: vec!["a.toml:1:1: no".into()],
+            nexthop_objects: false,
+            pools_without_block: vec!["10.0.0.0/8".into()],
+        };
+        for check in checks(&facts) {
+            assert!(!check.ok && !check.hint.is_empty() && !check.message.is_empty(), "{check:?}");
+        }
+    }
+}

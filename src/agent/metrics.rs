@@ -1,0 +1,92 @@
+//! Counters in the Prometheus text format, and the small HTTP server that hands them out.
+
+use std::{fmt::Write, net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::service::Service;
+
+/// Builds the text: one `# TYPE` line a metric, then its samples.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    text: String,
+}
+
+impl Page {
+    /// Begins a metric; `kind` is `gauge` or `counter`.
+    pub(super) fn metric(&mut self, name: &str, kind: &str, help: &str) -> &mut Self {
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        self
+    }
+
+    /// Adds a sample with labels.
+    pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) -> &mut Self {
+        let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape(value))).collect();
+        let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.text, "{name}{braces} {value}");
+        self
+    }
+
+    /// The whole text.
+    pub(super) fn finish(self) -> String {
+        self.text
+    }
+}
+
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// Binds the HTTP listener.
+pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| anyhow::anyhow!("metrics_listen: cannot listen on {address}: {e}"))
+}
+
+/// Answers every request with the metrics, one request a connection.
+pub(super) async fn serve(listener: TcpListener, service: Service) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let service = service.clone();
+        tokio::spawn(async move {
+            // A client that sends nothing must not hold the connection for ever.
+            let _ = tokio::time::timeout(Duration::from_secs(10), answer(stream, service)).await;
+        });
+    }
+}
+
+async fn answer(mut stream: TcpStream, service: Service) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|w| w == b"\r\n\r\n") && head.len() < 16_384 {
+        if stream.read_buf(&mut head).await? == 0 {
+            break;
+        }
+    }
+    let (status, body) = match head.split(|b| *b == b' ').nth(1) {
+        Some(b"/metrics" | b"/") => ("200 OK", service.metrics().await),
+        _ => ("404 Not Found", "the metrics are at /metrics\n".to_owned()),
+    };
+    let response = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(response.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_format() {
+        let mut page = Page::default();
+        page.metric("slash32_x", "gauge", "An x.").sample("slash32_x", &[("peer", "a\"b")], 3);
+        assert_eq!(page.finish(), "# HELP slash32_x An x.\n# TYPE slash32_x gauge\nslash32_x{peer=\"a\\\"b\"} 3\n");
+    }
+}

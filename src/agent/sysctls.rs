@@ -1,0 +1,77 @@
+//! The host settings that routing needs: forwarding in both families.
+
+use crate::netlink::{self, sysctl};
+
+/// What must be set on the host for packets to flow between containers and the network.
+const REQUIRED: [(&str, &str); 2] = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
+
+/// Switches forwarding on where it is off. An interface that took its default route from router advertisements keeps
+/// taking them: with forwarding on the kernel ignores them unless `accept_ra` is 2 (Documentation/networking/ip-sysctl).
+pub(super) fn apply() -> Result<(), netlink::Error> {
+    for (name, wanted) in REQUIRED {
+        if sysctl::read(name)?.trim() == wanted {
+            continue;
+        }
+        if name.contains("ipv6") {
+            keep_router_advertisements();
+        }
+        sysctl::write(name, wanted)?;
+        tracing::info!("set {} = {wanted}", name.replace('/', "."));
+    }
+    Ok(())
+}
+
+/// The settings that are not as required now, for `doctor`.
+pub(super) fn missing() -> Vec<String> {
+    REQUIRED
+        .iter()
+        .filter(|(name, wanted)| sysctl::read(name).map_or(true, |value| value.trim() != *wanted))
+        .map(|(name, wanted)| format!("{} should be {wanted}", name.replace('/', ".")))
+        .collect()
+}
+
+fn keep_router_advertisements() {
+    let Ok(routes) = std::fs::read_to_string("/proc/net/ipv6_route") else { return };
+    for interface in default_route_interfaces(&routes) {
+        let name = format!("net/ipv6/conf/{interface}/accept_ra");
+        if sysctl::read(&name).is_ok_and(|value| value.trim() == "1") && sysctl::write(&name, "2").is_ok() {
+            tracing::info!("set {} = 2, so that its IPv6 default route stays", name.replace('/', "."));
+        }
+    }
+}
+
+/// Interfaces with a default route from a router advertisement: destination and length zero, RTF_ADDRCONF set
+/// (linux/ipv6_route.h).
+fn default_route_interfaces(table: &str) -> Vec<&str> {
+    const RTF_ADDRCONF: u32 = 0x0004_0000;
+    let fields = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    fields
+        .filter_map(|f| match f.as_slice() {
+            [destination, "00", .., flags, interface]
+                if destination.bytes().all(|b| b == b'0')
+                    && u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & RTF_ADDRCONF != 0) =>
+            {
+                Some(*interface)
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_routes_from_advertisements() {
+        let zero = "0".repeat(32);
+        let line = |destination: &str, len: &str, flags: &str, dev: &str| {
+            format!("{destination} {len} {zero} 00 {zero} 00000400 00000001 00000000 {flags} {dev}\n")
+        };
+        let table = line(&zero, "00", "00450003", "eth0")
+            + &line(&zero, "00", "00000003", "eth1")
+            + &line(&"f".repeat(32), "00", "00450003", "eth2")
+            + &line(&zero, "08", "00450003", "eth3");
+        assert_eq!(default_route_interfaces(&table), ["eth0"]);
+    }
+}

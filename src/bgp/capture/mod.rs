@@ -1,0 +1,108 @@
+//! BGP messages out of packet captures: pcap and pcapng files, TCP put together again.
+//!
+//! Both directions of every connection on the wanted port are followed. [`Messages`] gives whole messages in the order in
+//! which their last octet was captured.
+
+mod file;
+mod packet;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::Read,
+    net::SocketAddr,
+    time::Duration,
+};
+
+pub use file::{CaptureError, PacketReader};
+use stream::Stream;
+
+/// One BGP message of a capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CapturedMessage {
+    /// When its last octet was captured, since 1970; `None` in captures without time.
+    pub time: Option<Duration>,
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// To whom.
+    pub destination: SocketAddr,
+    /// The message, header included. After a bad header only the header is here.
+    pub message: Vec<u8>,
+}
+
+/// The messages of a capture.
+#[derive(Debug)]
+pub struct Messages<R> {
+    packets: PacketReader<R>,
+    port: u16,
+    streams: HashMap<(SocketAddr, SocketAddr), Stream>,
+    /// Messages that are complete.
+    ready: VecDeque<CapturedMessage>,
+    ended: bool,
+}
+
+impl<R: Read> Messages<R> {
+    /// The messages on TCP port `port` in a capture.
+    pub fn new(input: R, port: u16) -> Self {
+        Self {
+            packets: PacketReader::new(input),
+            port,
+            streams: HashMap::new(),
+            ready: VecDeque::new(),
+            ended: false,
+        }
+    }
+
+    fn packet(&mut self, packet: &file::Packet) {
+        let Some(segment) = packet::tcp_segment(packet.link, &packet.data) else { return };
+        if segment.source.port() != self.port && segment.destination.port() != self.port {
+            return;
+        }
+        let (source, destination) = (segment.source, segment.destination);
+        let stream = self.streams.entry((source, destination)).or_default();
+        let messages = stream.segment(&segment);
+        self.keep(messages, packet.time, source, destination);
+    }
+
+    fn keep(
+        &mut self,
+        messages: Vec<Vec<u8>>,
+        time: Option<Duration>,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) {
+        let whole = |message| CapturedMessage { time, source, destination, message };
+        self.ready.extend(messages.into_iter().map(whole));
+    }
+}
+
+impl<R: Read> Iterator for Messages<R> {
+    type Item = Result<CapturedMessage, CaptureError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(message) = self.ready.pop_front() {
+                return Some(Ok(message));
+            }
+            if self.ended {
+                return None;
+            }
+            match self.packets.next() {
+                Some(Ok(packet)) => self.packet(&packet),
+                Some(Err(error)) => return Some(Err(error)),
+                None => {
+                    self.ended = true;
+                    // What waits behind octets that never came is given out too, in a stable order.
+                    let mut rest: Vec<_> = std::mem::take(&mut self.streams).into_iter().collect();
+                    rest.sort_by_key(|(ends, _)| *ends);
+                    for ((source, destination), mut stream) in rest {
+                        let messages = stream.end();
+                        self.keep(messages, None, source, destination);
+                    }
+                }
+            }
+        }
+    }
+}

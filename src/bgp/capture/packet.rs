@@ -1,0 +1,119 @@
+//! From a link header down to a TCP segment.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Link types (https://www.tcpdump.org/linktypes.html).
+mod link {
+    pub(super) const NULL: u16 = 0;
+    pub(super) const ETHERNET: u16 = 1;
+    pub(super) const RAW_BSD: u16 = 12;
+    pub(super) const RAW: u16 = 101;
+    pub(super) const LOOP: u16 = 108;
+    pub(super) const LINUX_SLL: u16 = 113;
+    pub(super) const IPV4: u16 = 228;
+    pub(super) const IPV6: u16 = 229;
+    pub(super) const LINUX_SLL2: u16 = 276;
+}
+
+const TCP: u8 = 6;
+pub(super) const SYN: u8 = 0x02;
+#[cfg(test)]
+pub(super) const ACK: u8 = 0x10;
+
+/// A TCP segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment<'a> {
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    pub(super) sequence: u32,
+    pub(super) flags: u8,
+    pub(super) payload: &'a [u8],
+}
+
+/// The TCP segment in a packet; `None` for anything else, fragments too.
+pub(super) fn tcp_segment(link: u16, packet: &[u8]) -> Option<Segment<'_>> {
+    let ip = match link {
+        link::ETHERNET => ethernet(packet)?,
+        link::LINUX_SLL => by_ethertype(u16_at(packet, 14)?, packet.get(16..)?)?,
+        link::LINUX_SLL2 => by_ethertype(u16_at(packet, 0)?, packet.get(20..)?)?,
+        link::NULL | link::LOOP => packet.get(4..)?,
+        link::RAW | link::RAW_BSD | link::IPV4 | link::IPV6 => packet,
+        _ => return None,
+    };
+    // The version tells the family better than a link header does.
+    match ip.first()? >> 4 {
+        4 => ipv4(ip),
+        6 => ipv6(ip),
+        _ => None,
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk::<2>().copied().map(u16::from_be_bytes)
+}
+
+fn ethernet(frame: &[u8]) -> Option<&[u8]> {
+    let mut at = 12;
+    // VLAN tags, one in another.
+    while matches!(u16_at(frame, at)?, 0x8100 | 0x88A8 | 0x9100) {
+        at += 4;
+    }
+    by_ethertype(u16_at(frame, at)?, frame.get(at + 2..)?)
+}
+
+fn by_ethertype(kind: u16, payload: &[u8]) -> Option<&[u8]> {
+    matches!(kind, 0x0800 | 0x86DD).then_some(payload)
+}
+
+fn ipv4(packet: &[u8]) -> Option<Segment<'_>> {
+    let header_len = usize::from(packet.first()? & 0x0F) * 4;
+    let total = usize::from(u16_at(packet, 2)?);
+    // A packet captured before segmentation offload may say 0.
+    let packet = if total == 0 { packet } else { packet.get(..total.min(packet.len()))? };
+    let fragment = u16_at(packet, 6)? & 0x3FFF != 0;
+    if header_len < 20 || fragment || *packet.get(9)? != TCP {
+        return None;
+    }
+    let source = Ipv4Addr::from(*packet.get(12..)?.first_chunk::<4>()?);
+    let destination = Ipv4Addr::from(*packet.get(16..)?.first_chunk::<4>()?);
+    tcp(source.into(), destination.into(), packet.get(header_len..)?)
+}
+
+fn ipv6(packet: &[u8]) -> Option<Segment<'_>> {
+    let length = usize::from(u16_at(packet, 4)?);
+    let mut next = *packet.get(6)?;
+    let source = Ipv6Addr::from(*packet.get(8..)?.first_chunk::<16>()?);
+    let destination = Ipv6Addr::from(*packet.get(24..)?.first_chunk::<16>()?);
+    let mut rest = packet.get(40..)?;
+    if length != 0 {
+        rest = &rest[..length.min(rest.len())];
+    }
+    loop {
+        let header_len = match next {
+            TCP => return tcp(source.into(), destination.into(), rest),
+            // Hop-by-hop, routing, destination options.
+            0 | 43 | 60 => usize::from(*rest.get(1)?) * 8 + 8,
+            // A fragment header that does not fragment.
+            44 if u16_at(rest, 2)? & 0xFFF9 == 0 => 8,
+            // Authentication header.
+            51 => usize::from(*rest.get(1)?) * 4 + 8,
+            _ => return None,
+        };
+        next = *rest.first()?;
+        rest = rest.get(header_len..)?;
+    }
+}
+
+fn tcp(source: IpAddr, destination: IpAddr, bytes: &[u8]) -> Option<Segment<'_>> {
+    let header_len = usize::from(*bytes.get(12)? >> 4) * 4;
+    if header_len < 20 {
+        return None;
+    }
+    Some(Segment {
+        source: SocketAddr::new(source, u16_at(bytes, 0)?),
+        destination: SocketAddr::new(destination, u16_at(bytes, 2)?),
+        sequence: bytes.get(4..)?.first_chunk::<4>().copied().map(u32::from_be_bytes)?,
+        flags: *bytes.get(13)?,
+        payload: bytes.get(header_len..)?,
+    })
+}

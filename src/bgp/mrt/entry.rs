@@ -1,0 +1,276 @@
+//! What a record holds.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bytes::Bytes;
+use nom::{
+    IResult, Parser,
+    bytes::complete::take,
+    combinator::{cond, map},
+    multi::{count, length_count, length_data},
+    number::complete::{be_u8, be_u16, be_u32, be_u128},
+};
+
+use super::{MrtRecord, bgp4mp, kind, table_dump};
+use crate::{
+    bgp::wire,
+    model::{Family, Prefix},
+};
+
+/// What a record holds. Attributes and messages are left as octets, for the codec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MrtEntry {
+    /// The peers that the following RIB records refer to by number.
+    PeerIndex(PeerIndex),
+    /// The routes of one prefix.
+    Rib(RibRecord),
+    /// A BGP message.
+    Message(MessageRecord),
+    /// A state change of a peer.
+    StateChange(StateChange),
+    /// A record of a type that has nothing for us.
+    Other,
+}
+
+/// PEER_INDEX_TABLE (RFC 6396 section 4.3.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerIndex {
+    /// The collector's BGP identifier.
+    pub collector: Ipv4Addr,
+    /// The view's name, often empty.
+    pub view: String,
+    /// The peers; their position is their number.
+    pub peers: Vec<PeerIndexEntry>,
+}
+
+/// One peer of a table dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerIndexEntry {
+    /// BGP identifier.
+    pub router_id: Ipv4Addr,
+    /// Address.
+    pub address: IpAddr,
+    /// AS number.
+    pub asn: u32,
+}
+
+/// RIB_IPV4_UNICAST and its like (RFC 6396 section 4.3.2, RFC 8050 section 4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RibRecord {
+    /// Counts the records of the dump.
+    pub sequence: u32,
+    /// The prefix.
+    pub prefix: Prefix,
+    /// Its routes.
+    pub entries: Vec<RibEntry>,
+}
+
+/// One route of a table dump.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RibEntry {
+    /// The peer's number in the [`PeerIndex`].
+    pub peer_index: u16,
+    /// When the route came, in seconds since 1970.
+    pub originated: u32,
+    /// The path identifier, in the add-path subtypes.
+    pub path_id: Option<u32>,
+    /// The path attributes: AS numbers have four octets and MP_REACH_NLRI holds only a next hop.
+    pub attributes: Bytes,
+    /// Where the attributes are in the record, header included.
+    pub offset: usize,
+}
+
+/// BGP4MP_MESSAGE and its like (RFC 6396 section 4.4.2, RFC 8050 section 3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageRecord {
+    /// The peer's AS number.
+    pub peer_asn: u32,
+    /// The collector's AS number.
+    pub local_asn: u32,
+    /// The peer's address; `None` for an unknown address family.
+    pub peer: Option<IpAddr>,
+    /// The collector's address.
+    pub local: Option<IpAddr>,
+    /// Whether AS numbers in the message have four octets.
+    pub four_octet: bool,
+    /// Whether prefixes in the message have path identifiers.
+    pub add_path: bool,
+    /// The collector sent the message rather than received it.
+    pub sent: bool,
+    /// The message, header included.
+    pub message: Bytes,
+}
+
+/// BGP4MP_STATE_CHANGE (RFC 6396 section 4.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateChange {
+    /// The peer's AS number.
+    pub peer_asn: u32,
+    /// The peer's address.
+    pub peer: Option<IpAddr>,
+    /// The state before: 1 Idle to 6 Established.
+    pub old: u16,
+    /// The state after.
+    pub new: u16,
+}
+
+impl MrtRecord {
+    /// What the record holds; `None` when it is malformed.
+    pub fn entry(&self) -> Option<MrtEntry> {
+        let at = |rest: &[u8]| self.header_len + self.body.len() - rest.len();
+        let body = &self.body[..];
+        match (self.kind, self.subtype) {
+            (kind::TABLE_DUMP_V2, table_dump::PEER_INDEX_TABLE) => peer_index(body).map(MrtEntry::PeerIndex),
+            (kind::TABLE_DUMP_V2, subtype) => {
+                use table_dump as t;
+                let family = match subtype {
+                    t::RIB_IPV4_UNICAST | t::RIB_IPV4_UNICAST_ADDPATH => Some(Family::Ipv4),
+                    t::RIB_IPV6_UNICAST | t::RIB_IPV6_UNICAST_ADDPATH => Some(Family::Ipv6),
+                    t::RIB_GENERIC | t::RIB_GENERIC_ADDPATH => None,
+                    _ => return Some(MrtEntry::Other),
+                };
+                let add_path = matches!(
+                    subtype,
+                    t::RIB_IPV4_UNICAST_ADDPATH | t::RIB_IPV6_UNICAST_ADDPATH | t::RIB_GENERIC_ADDPATH
+                );
+                rib(family, add_path, body, at)
+            }
+            (kind::BGP4MP | kind::BGP4MP_ET, subtype) => bgp4mp_entry(subtype, body),
+            _ => Some(MrtEntry::Other),
+        }
+    }
+}
+
+type Parsed<'a, T> = IResult<&'a [u8], T, ()>;
+
+fn v4(bytes: &[u8]) -> Parsed<'_, Ipv4Addr> {
+    map(be_u32, Ipv4Addr::from_bits).parse(bytes)
+}
+
+fn address(v6: bool, bytes: &[u8]) -> Parsed<'_, IpAddr> {
+    if v6 {
+        map(be_u128, |a| IpAddr::V6(Ipv6Addr::from_bits(a))).parse(bytes)
+    } else {
+        map(v4, IpAddr::V4).parse(bytes)
+    }
+}
+
+fn asn(four_octet: bool, bytes: &[u8]) -> Parsed<'_, u32> {
+    if four_octet { be_u32(bytes) } else { map(be_u16, u32::from).parse(bytes) }
+}
+
+fn peer_index(body: &[u8]) -> Option<PeerIndex> {
+    let peer = |bytes| -> Parsed<'_, PeerIndexEntry> {
+        let (rest, (kind, router_id)) = (be_u8, v4).parse(bytes)?;
+        let (rest, address) = address(kind & 1 != 0, rest)?;
+        let (rest, asn) = asn(kind & 2 != 0, rest)?;
+        Ok((rest, PeerIndexEntry { router_id, address, asn }))
+    };
+    let parsed: Parsed<'_, _> = (v4, length_data(be_u16), length_count(be_u16, peer)).parse(body);
+    let (_, (collector, view, peers)) = parsed.ok()?;
+    Some(PeerIndex { collector, view: String::from_utf8_lossy(view).into_owned(), peers })
+}
+
+fn rib(family: Option<Family>, add_path: bool, body: &[u8], at: impl Fn(&[u8]) -> usize) -> Option<MrtEntry> {
+    let head: Parsed<'_, _> = (be_u32, cond(family.is_none(), (be_u16, be_u8))).parse(body);
+    let (rest, (sequence, generic)) = head.ok()?;
+    let family = match (family, generic) {
+        (Some(family), _) => family,
+        (None, Some((1, 1))) => Family::Ipv4,
+        (None, Some((2, 1))) => Family::Ipv6,
+        (None, _) => return Some(MrtEntry::Other),
+    };
+    let (&bits, rest) = rest.split_first()?;
+    let octets: Parsed<'_, &[u8]> = take(bits.div_ceil(8)).parse(rest);
+    let (rest, octets) = octets.ok()?;
+    let addr = match family {
+        Family::Ipv4 => {
+            let mut a = [0; 4];
+            a.get_mut(..octets.len())?.copy_from_slice(octets);
+            IpAddr::from(a)
+        }
+        Family::Ipv6 => {
+            let mut a = [0; 16];
+            a.get_mut(..octets.len())?.copy_from_slice(octets);
+            IpAddr::from(a)
+        }
+    };
+    let prefix = Prefix::new(addr, bits).ok()?;
+    let entry = |bytes| -> Parsed<'_, RibEntry> {
+        let (rest, (peer_index, originated, path_id, attributes)) =
+            (be_u16, be_u32, cond(add_path, be_u32), length_data(be_u16)).parse(bytes)?;
+        let offset = at(rest).saturating_sub(attributes.len());
+        Ok((
+            rest,
+            RibEntry {
+                peer_index,
+                originated,
+                path_id,
+                attributes: Bytes::copy_from_slice(attributes),
+                offset,
+            },
+        ))
+    };
+    let entries: Parsed<'_, _> = length_count(be_u16, entry).parse(rest);
+    let (_, entries) = entries.ok()?;
+    Some(MrtEntry::Rib(RibRecord { sequence, prefix, entries }))
+}
+
+fn bgp4mp_entry(subtype: u16, body: &[u8]) -> Option<MrtEntry> {
+    use bgp4mp as b;
+    let four_octet = matches!(
+        subtype,
+        b::MESSAGE_AS4
+            | b::STATE_CHANGE_AS4
+            | b::MESSAGE_AS4_LOCAL
+            | b::MESSAGE_AS4_ADDPATH
+            | b::MESSAGE_AS4_LOCAL_ADDPATH
+    );
+    let add_path = (b::MESSAGE_ADDPATH..=b::MESSAGE_AS4_LOCAL_ADDPATH).contains(&subtype);
+    let sent = matches!(
+        subtype,
+        b::MESSAGE_LOCAL | b::MESSAGE_AS4_LOCAL | b::MESSAGE_LOCAL_ADDPATH | b::MESSAGE_AS4_LOCAL_ADDPATH
+    );
+    let state_change = matches!(subtype, b::STATE_CHANGE | b::STATE_CHANGE_AS4);
+    if !state_change && !(sent || add_path || matches!(subtype, b::MESSAGE | b::MESSAGE_AS4)) {
+        return Some(MrtEntry::Other);
+    }
+    let number = |bytes| asn(four_octet, bytes);
+    let head: Parsed<'_, _> = (number, number, be_u16, be_u16).parse(body);
+    let (rest, (peer_asn, local_asn, _interface, afi)) = head.ok()?;
+    let (rest, peer, local) = match afi {
+        1 | 2 => {
+            let (rest, both) = count(|bytes| address(afi == 2, bytes), 2).parse(rest).ok()?;
+            (rest, both.first().copied(), both.get(1).copied())
+        }
+        // Some writers leave the addresses out when they do not know them.
+        _ => (rest, None, None),
+    };
+    if state_change {
+        let states: Parsed<'_, _> = (be_u16, be_u16).parse(rest);
+        let (_, (old, new)) = states.ok()?;
+        return Some(MrtEntry::StateChange(StateChange { peer_asn, peer, old, new }));
+    }
+    let message = Bytes::copy_from_slice(rest);
+    Some(MrtEntry::Message(MessageRecord {
+        peer_asn,
+        local_asn,
+        peer,
+        local,
+        four_octet,
+        add_path,
+        sent,
+        message,
+    }))
+}
+
+impl MessageRecord {
+    /// How to read the message: as `base`, with the widths that the record's subtype tells.
+    pub fn context(&self, base: wire::DecodeContext) -> wire::DecodeContext {
+        wire::DecodeContext {
+            four_octet: self.four_octet,
+            add_path: if self.add_path { wire::PerFamily::both(true) } else { base.add_path },
+            ..base
+        }
+    }
+}

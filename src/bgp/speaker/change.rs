@@ -1,0 +1,125 @@
+//! What a new configuration means for what is running.
+
+use crate::bgp::{
+    config::{PeerSettings, SpeakerConfig},
+    session::SessionConfig,
+};
+
+/// What a change of a peer's settings calls for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    /// Settings that are agreed on in OPEN or belong to the connection: the session must be reset.
+    pub(super) reset: Vec<&'static str>,
+    /// Settings that take effect on a running session.
+    pub(super) live: Vec<&'static str>,
+}
+
+/// Compares a peer's settings, with those of the speaker that they fall back on.
+pub(super) fn of_peer(old: (&SpeakerConfig, &PeerSettings), new: (&SpeakerConfig, &PeerSettings)) -> Change {
+    let (old_session, new_session) = (SessionConfig::new(old.0, old.1), SessionConfig::new(new.0, new.1));
+    let (old, new) = (old.1, new.1);
+    let mut change = Change::default();
+    let mut reset = |differs: bool, what| {
+        if differs {
+            change.reset.push(what);
+        }
+    };
+    reset(old.asn != new.asn, "asn");
+    reset(old_session.local_asn != new_session.local_asn, "local_asn");
+    reset(old.local_address != new.local_address, "local_address");
+    reset(old.bind_device != new.bind_device, "bind_device");
+    reset(old.multihop != new.multihop, "multihop");
+    reset(old.ttl_security != new.ttl_security, "ttl_security");
+    reset(old.password != new.password, "password");
+    reset(old.timers.hold_time != new.timers.hold_time, "hold_time");
+    reset(old.timers.keepalive != new.timers.keepalive, "keepalive");
+    reset(old_session.families != new_session.families, "families");
+    reset(old.add_path != new.add_path, "add_path");
+    reset(old_session.graceful_restart != new_session.graceful_restart, "graceful_restart");
+    reset(old.role != new.role, "role");
+    let mut live = |differs: bool, what| {
+        if differs {
+            change.live.push(what);
+        }
+    };
+    let plain_timers = |s: &PeerSettings| {
+        let t = s.timers;
+        (t.connect_retry, t.delay_open, t.idle_hold, t.idle_hold_max, t.open_hold, t.send_hold)
+    };
+    live(plain_timers(old) != plain_timers(new), "timers");
+    live(old.group != new.group, "group");
+    live(old.description != new.description, "description");
+    live(old.passive != new.passive, "passive");
+    live(old.route_reflector_client != new.route_reflector_client, "route_reflector_client");
+    live(old.next_hop != new.next_hop, "next_hop");
+    live(old.allowas_in != new.allowas_in, "allowas_in");
+    live(old.as_override != new.as_override, "as_override");
+    live(old.remove_private != new.remove_private, "remove_private");
+    live(old.enforce_first_as != new.enforce_first_as, "enforce_first_as");
+    live(old.max_prefixes != new.max_prefixes, "max_prefixes");
+    live(old.bfd != new.bfd, "bfd");
+    live(old.identity != new.identity, "identity");
+    live(old.import != new.import, "import");
+    live(old.export != new.export, "export");
+    live(old.send_link_bandwidth != new.send_link_bandwidth, "send_link_bandwidth");
+    live(old.shutdown != new.shutdown, "shutdown");
+    change
+}
+
+/// Settings of the speaker that cannot change while it runs: every session and the whole RIB hang on them.
+pub(super) fn needs_restart(old: &SpeakerConfig, new: &SpeakerConfig) -> Vec<&'static str> {
+    let mut list = Vec::new();
+    if old.asn != new.asn {
+        list.push("asn");
+    }
+    if old.router_id != new.router_id {
+        list.push("router_id");
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        bgp::config::GracefulRestart,
+        model::{Asn, RouterId},
+    };
+
+    fn speaker() -> SpeakerConfig {
+        SpeakerConfig::new(Asn::new(64512).unwrap(), RouterId::new([10, 0, 0, 1].into()).unwrap())
+    }
+
+    fn change(edit: impl FnOnce(&mut SpeakerConfig, &mut PeerSettings)) -> Change {
+        let (mut config, mut settings) = (speaker(), PeerSettings::default());
+        edit(&mut config, &mut settings);
+        of_peer((&speaker(), &PeerSettings::default()), (&config, &settings))
+    }
+
+    #[test]
+    fn only_what_must_resets() {
+        assert_eq!(change(|_, _| {}), Change::default());
+        assert_eq!(change(|_, s| s.timers.hold_time = Duration::from_secs(9)).reset, ["hold_time"]);
+        assert_eq!(change(|_, s| s.families.pop().map_or((), drop)).reset, ["families"]);
+        // The order of families means nothing.
+        assert_eq!(change(|_, s| s.families.reverse()), Change::default());
+        let live = change(|_, s| {
+            s.description = Some("x".into());
+            s.allowas_in = 1;
+        });
+        assert_eq!((live.reset.len(), live.live.as_slice()), (0, ["description", "allowas_in"].as_slice()));
+    }
+
+    #[test]
+    fn the_speakers_defaults_count_where_the_peer_has_none() {
+        let off = |config: &mut SpeakerConfig| config.graceful_restart.enabled = false;
+        assert_eq!(change(|config, _| off(config)).reset, ["graceful_restart"]);
+        let own = change(|config, settings| {
+            off(config);
+            settings.graceful_restart = Some(GracefulRestart::default());
+        });
+        assert_eq!(own, Change::default());
+    }
+}

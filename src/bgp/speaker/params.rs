@@ -1,0 +1,226 @@
+//! From configuration and negotiation to what the RIB must know of a peer.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::socket::{canonical, scope};
+use crate::{
+    bgp::{
+        config::{IdentityMode, PeerSettings, SpeakerConfig},
+        rib::{
+            AddPathSend, FamilyParams, GracefulParams, LocalAddresses, LocalAs, PeerParams, RemovePrivate,
+            Restart, RibConfig,
+        },
+        session::Negotiated,
+        wire::{PeerKind, PerFamily},
+    },
+    model::Family,
+    netlink::{Socket, addr},
+};
+
+/// After our own restart: how long a configured peer that does not come is waited for.
+const CONNECT_WAIT: Duration = Duration::from_secs(30);
+
+/// The RIB's configuration.
+pub(super) fn rib_config(config: &SpeakerConfig, restarting: bool) -> RibConfig {
+    let mut rib = RibConfig::new(config.asn, config.router_id);
+    rib.cluster_id = config.cluster_id.unwrap_or(rib.cluster_id);
+    rib.route_reflector = config.route_reflector;
+    rib.transit = config.transit;
+    rib.multipath = usize::from(config.multipath);
+    rib.multipath_relax = config.multipath_relax;
+    rib.decision = config.decision;
+    rib.identity_domain = config.identity_domain.unwrap_or(rib.identity_domain);
+    rib.identity_pools.clone_from(&config.identity_pools);
+    rib.restart = restarting.then(|| Restart {
+        peers: config.peers.iter().filter(|peer| peer.settings.shutdown.is_none()).count(),
+        connect_wait: config.graceful_restart.restart_time.min(CONNECT_WAIT),
+        deferral: config.graceful_restart.stale_time,
+    });
+    rib
+}
+
+/// The parameters of an established session between `local` and `peer`.
+pub(super) fn peer_params(
+    settings: &PeerSettings,
+    speaker: &SpeakerConfig,
+    negotiated: &Negotiated,
+    local: SocketAddr,
+    peer: SocketAddr,
+    host: &HostAddresses,
+) -> PeerParams {
+    let peer = canonical(peer);
+    let internal = negotiated.kind == PeerKind::Internal;
+    PeerParams {
+        kind: negotiated.kind,
+        peer_asn: negotiated.peer_asn,
+        local_asn: negotiated.local_asn,
+        local_as: (negotiated.local_asn != speaker.asn).then_some(LocalAs {
+            asn: negotiated.local_asn,
+            no_prepend: false,
+            replace_as: false,
+        }),
+        peer_router_id: negotiated.peer_router_id,
+        peer_addr: peer.ip(),
+        ifindex: scope(peer),
+        local: host.for_session(canonical(local)),
+        shared_networks: Vec::new(),
+        families: PerFamily {
+            ipv4: family_params(settings, speaker, negotiated, Family::Ipv4),
+            ipv6: family_params(settings, speaker, negotiated, Family::Ipv6),
+        },
+        four_octet_as: negotiated.four_octet_as,
+        extended_message: negotiated.extended_message,
+        restarting: negotiated.graceful_restart.as_ref().is_some_and(|restart| restart.restarting),
+        enhanced_refresh: negotiated.enhanced_refresh,
+        route_reflector_client: settings.route_reflector_client,
+        next_hop: settings.next_hop,
+        allowas_in: settings.allowas_in,
+        enforce_first_as: settings.enforce_first_as && !internal,
+        as_override: settings.as_override,
+        remove_private: if settings.remove_private { RemovePrivate::All } else { RemovePrivate::Off },
+        identity: settings.identity.unwrap_or(if internal {
+            IdentityMode::Accept
+        } else {
+            IdentityMode::Ignore
+        }),
+        role: negotiated.roles.map(|(ours, _)| ours),
+        import: settings.import.clone(),
+        export: settings.export.clone(),
+        send_link_bandwidth: settings.send_link_bandwidth,
+    }
+}
+
+fn family_params(
+    settings: &PeerSettings,
+    speaker: &SpeakerConfig,
+    negotiated: &Negotiated,
+    family: Family,
+) -> Option<FamilyParams> {
+    if !negotiated.families[family] {
+        return None;
+    }
+    let ours = settings.graceful_restart.unwrap_or(speaker.graceful_restart);
+    let graceful = negotiated.graceful_restart.as_ref().and_then(|restart| {
+        Some(GracefulParams {
+            forwarding_preserved: restart.families[family]?,
+            restart_time: restart.restart_time,
+            long_lived: restart.long_lived[family].map(|(_, time)| time),
+            stale_time: ours.stale_time,
+        })
+    });
+    Some(FamilyParams {
+        add_path_rx: negotiated.add_path_receive[family],
+        add_path_tx: negotiated.add_path_send[family]
+            .then(|| u8::try_from(settings.add_path.send).map_or(AddPathSend::All, AddPathSend::Best)),
+        extended_next_hop: negotiated.extended_next_hop,
+        max_prefixes: settings.max_prefixes,
+        graceful,
+    })
+}
+
+/// The host's addresses, read again when they are older than a second: many sessions come up at once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HostAddresses(Arc<Mutex<Option<Listed>>>);
+
+#[derive(Debug)]
+struct Listed {
+    at: Instant,
+    list: Arc<[addr::Address]>,
+}
+
+impl HostAddresses {
+    fn list(&self) -> Arc<[addr::Address]> {
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match &*cached {
+            Some(listed) if now.duration_since(listed.at) < Duration::from_secs(1) => listed.list.clone(),
+            _ => {
+                let listed = Socket::route().and_then(|mut socket| addr::list(&mut socket));
+                let list: Arc<[addr::Address]> = listed
+                    .unwrap_or_else(|error| {
+                        tracing::warn!(%error, "cannot list the host's addresses");
+                        Vec::new()
+                    })
+                    .into();
+                *cached = Some(Listed { at: now, list: list.clone() });
+                list
+            }
+        }
+    }
+
+    /// Our addresses on a session: the socket's own, and for the other family one of the same interface, or else any.
+    pub(super) fn for_session(&self, local: SocketAddr) -> LocalAddresses {
+        let list = self.list();
+        let ifindex = match scope(local) {
+            0 => list.iter().find(|a| a.addr == local.ip()).map(|a| a.ifindex),
+            scope => Some(scope),
+        };
+        pick(&list, local.ip(), ifindex)
+    }
+}
+
+fn pick(list: &[addr::Address], local: IpAddr, ifindex: Option<u32>) -> LocalAddresses {
+    // IFA_F_TENTATIVE, IFA_F_DADFAILED: not usable (yet).
+    let usable = |a: &&addr::Address| a.flags & (0x40 | 0x08) == 0;
+    let here = |a: &&addr::Address| ifindex == Some(a.ifindex);
+    let global = |family: Family| {
+        let of = |a: &&addr::Address| Family::of(a.addr) == family && a.is_global() && usable(a);
+        list.iter().filter(of).find(here).or_else(|| list.iter().find(of)).map(|a| a.addr)
+    };
+    let link_local = list.iter().filter(usable).filter(here).find_map(|a| match a.addr {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(v6),
+        _ => None,
+    });
+    let mut found = LocalAddresses {
+        ipv4: global(Family::Ipv4).and_then(|a| if let IpAddr::V4(v4) = a { Some(v4) } else { None }),
+        ipv6: global(Family::Ipv6).and_then(|a| if let IpAddr::V6(v6) = a { Some(v6) } else { None }),
+        link_local,
+    };
+    match local {
+        IpAddr::V4(v4) => found.ipv4 = Some(v4),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => found.link_local = Some(v6),
+        IpAddr::V6(v6) => found.ipv6 = Some(v6),
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(ifindex: u32, addr: &str, flags: u32) -> addr::Address {
+        let addr: IpAddr = addr.parse().unwrap();
+        let scope = match addr {
+            IpAddr::V6(a) if a.is_unicast_link_local() => 253,
+            a if a.is_loopback() => 254,
+            _ => 0,
+        };
+        addr::Address { ifindex, addr, prefix_len: 24, scope, flags }
+    }
+
+    #[test]
+    fn addresses_of_the_sessions_interface_are_preferred() {
+        let list = [
+            address(1, "127.0.0.1", 0),
+            address(2, "10.0.0.2", 0),
+            address(2, "2001:db8::2", 0x40),
+            address(3, "10.0.0.3", 0),
+            address(3, "2001:db8::3", 0),
+            address(3, "fe80::3", 0),
+        ];
+        let over_v4 = pick(&list, "10.0.0.3".parse().unwrap(), Some(3));
+        assert_eq!(over_v4.ipv4, Some("10.0.0.3".parse().unwrap()));
+        assert_eq!(over_v4.ipv6, Some("2001:db8::3".parse().unwrap()));
+        assert_eq!(over_v4.link_local, Some("fe80::3".parse().unwrap()));
+        // A tentative address is not used; one of another interface is better than none.
+        let other = pick(&list, "10.0.0.2".parse().unwrap(), Some(2));
+        assert_eq!(other.ipv6, Some("2001:db8::3".parse().unwrap()));
+        assert_eq!(other.link_local, None);
+        let unnumbered = pick(&list, "fe80::3".parse().unwrap(), Some(3));
+        assert_eq!(unnumbered.ipv4, Some("10.0.0.3".parse().unwrap()));
+    }
+}

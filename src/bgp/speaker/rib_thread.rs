@@ -1,0 +1,317 @@
+//! The thread that owns the RIB.
+//!
+//! Commands of peers come through a bounded queue, in order for each peer; those of the agent through another one
+//! that goes first, so that a new container's prefix does not wait behind a table transfer. After each round of
+//! commands the output of every peer with room is fetched, then changed best paths are handed on.
+
+use std::{collections::HashMap, sync::Arc, thread, time::Duration, time::Instant};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::{SpeakerEvent, outbox::Outbox, peer::PeerCommand};
+use crate::{
+    bgp::{
+        PeerId,
+        rib::{self, DownReason, LocalRoute, PeerParams, Rib, RibConfig, RibEvent},
+        wire::Update,
+    },
+    model::{Family, Prefix},
+};
+
+/// Batches of UPDATEs that wait. Each comes from one read of at most 64 KiB.
+const PEER_QUEUE: usize = 64;
+/// Commands of the agent that wait.
+const CONTROL_QUEUE: usize = 1024;
+/// Batches applied before output is looked at.
+const ROUND: usize = 16;
+/// Output fetched from the RIB for a peer at once.
+const FETCH: usize = 64 << 10;
+/// Best-path changes handed on at once.
+const BEST_BATCH: usize = 1024;
+
+/// What a peer's task tells the RIB.
+#[derive(Debug)]
+pub(super) enum FromPeer {
+    Up {
+        peer: PeerId,
+        params: Box<PeerParams>,
+        outbox: Arc<Outbox>,
+        commands: mpsc::UnboundedSender<PeerCommand>,
+    },
+    Changed {
+        peer: PeerId,
+        params: Box<PeerParams>,
+    },
+    Updates {
+        peer: PeerId,
+        updates: Vec<Update>,
+    },
+    Refresh {
+        peer: PeerId,
+        family: Family,
+        kind: rib::Refresh,
+    },
+    Down {
+        peer: PeerId,
+        reason: DownReason,
+    },
+    Removed {
+        peer: PeerId,
+    },
+}
+
+/// What the agent tells the RIB.
+pub(super) enum Control {
+    /// Answered when the prefixes are in every established peer's queue, or when the time is over.
+    Originate {
+        routes: Vec<(Prefix, LocalRoute)>,
+        wait: Duration,
+        done: oneshot::Sender<bool>,
+    },
+    Withdraw {
+        prefixes: Vec<Prefix>,
+        wait: Duration,
+        done: oneshot::Sender<bool>,
+    },
+    Reconfigure(Box<RibConfig>),
+    Drain(bool),
+    Query(Box<dyn FnOnce(&mut Rib) + Send>),
+}
+
+/// Both queues to the thread. It ends when all of these are gone.
+#[derive(Clone, Debug)]
+pub(super) struct RibSender {
+    pub(super) peers: mpsc::Sender<FromPeer>,
+    pub(super) control: mpsc::Sender<Control>,
+    /// Wakes the thread when an [`Outbox`] has room again.
+    pub(super) hungry: Arc<Notify>,
+}
+
+/// Starts the thread.
+pub(super) fn start(
+    config: RibConfig,
+    events: mpsc::Sender<SpeakerEvent>,
+) -> std::io::Result<(RibSender, thread::JoinHandle<()>)> {
+    let (peers, from_peers) = mpsc::channel(PEER_QUEUE);
+    let (control, from_control) = mpsc::channel(CONTROL_QUEUE);
+    let hungry = Arc::new(Notify::new());
+    // Its own little runtime: the queues are tokio's, since the other ends must not block.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let owner = Owner {
+        rib: Rib::new(config),
+        members: HashMap::new(),
+        waiters: Vec::new(),
+        events,
+        hungry: hungry.clone(),
+        best_waits: false,
+    };
+    let thread = thread::Builder::new()
+        .name("rib".into())
+        .spawn(move || runtime.block_on(owner.run(from_peers, from_control)))?;
+    Ok((RibSender { peers, control, hungry }, thread))
+}
+
+#[derive(Debug)]
+struct Member {
+    outbox: Arc<Outbox>,
+    commands: mpsc::UnboundedSender<PeerCommand>,
+}
+
+/// Somebody who waits until prefixes are handed to the peers.
+#[derive(Debug)]
+struct Waiter {
+    prefixes: Vec<Prefix>,
+    deadline: Instant,
+    done: oneshot::Sender<bool>,
+}
+
+struct Owner {
+    rib: Rib,
+    members: HashMap<PeerId, Member>,
+    waiters: Vec<Waiter>,
+    events: mpsc::Sender<SpeakerEvent>,
+    hungry: Arc<Notify>,
+    /// The agent does not take best-path changes as fast as they come; the RIB coalesces them meanwhile.
+    best_waits: bool,
+}
+
+impl Owner {
+    async fn run(mut self, mut peers: mpsc::Receiver<FromPeer>, mut control: mpsc::Receiver<Control>) {
+        let hungry = self.hungry.clone();
+        let events = self.events.clone();
+        let mut control_open = true;
+        loop {
+            let deadline = self.deadline();
+            let timeout = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                command = control.recv(), if control_open => match command {
+                    Some(command) => self.control(command),
+                    None => control_open = false,
+                },
+                permit = events.reserve(), if self.best_waits => {
+                    self.best_waits = false;
+                    drop(permit);
+                }
+                () = hungry.notified() => {}
+                command = peers.recv() => match command {
+                    Some(command) => self.peer_says(command),
+                    None => return,
+                },
+                () = timeout => {}
+            }
+            for _ in 0..ROUND {
+                match control.try_recv() {
+                    Ok(command) => self.control(command),
+                    Err(_) => match peers.try_recv() {
+                        Ok(command) => self.peer_says(command),
+                        Err(_) => break,
+                    },
+                }
+            }
+            self.rib.handle_timeout(Instant::now());
+            self.events();
+            self.output();
+            self.settle();
+            self.best();
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let waiting = self.waiters.iter().map(|w| w.deadline).min();
+        [self.rib.poll_timeout(), waiting].into_iter().flatten().min()
+    }
+
+    fn control(&mut self, command: Control) {
+        let now = Instant::now();
+        match command {
+            Control::Originate { routes, wait, done } => {
+                let prefixes = routes.iter().map(|(prefix, _)| *prefix).collect();
+                for (prefix, route) in routes {
+                    self.rib.originate(prefix, route, now);
+                }
+                self.waiters.push(Waiter { prefixes, deadline: now + wait, done });
+            }
+            Control::Withdraw { prefixes, wait, done } => {
+                for prefix in &prefixes {
+                    self.rib.withdraw_local(*prefix, now);
+                }
+                self.waiters.push(Waiter { prefixes, deadline: now + wait, done });
+            }
+            Control::Reconfigure(config) => self.rib.reconfigure(*config, now),
+            Control::Drain(draining) => self.rib.set_draining(draining, now),
+            Control::Query(query) => query(&mut self.rib),
+        }
+    }
+
+    fn peer_says(&mut self, command: FromPeer) {
+        let now = Instant::now();
+        match command {
+            FromPeer::Up { peer, params, outbox, commands } => {
+                self.members.insert(peer, Member { outbox, commands });
+                self.rib.peer_up(peer, *params, now);
+            }
+            FromPeer::Changed { peer, params } => self.rib.peer_changed(peer, *params, now),
+            FromPeer::Updates { peer, updates } => {
+                for update in updates {
+                    self.rib.update(peer, update, now);
+                }
+            }
+            FromPeer::Refresh { peer, family, kind } => self.rib.refresh(peer, family, kind, now),
+            FromPeer::Down { peer, reason } => {
+                self.members.remove(&peer);
+                self.rib.peer_down(peer, reason, now);
+            }
+            FromPeer::Removed { peer } => {
+                self.members.remove(&peer);
+                self.rib.peer_removed(peer, now);
+            }
+        }
+    }
+
+    fn events(&mut self) {
+        while let Some(event) = self.rib.poll_event() {
+            match event {
+                RibEvent::MaxPrefixExceeded { peer, family, limit } => {
+                    self.tell(peer, PeerCommand::MaxPrefixes { family, limit });
+                }
+                RibEvent::RefreshNeeded { peer, family } => {
+                    self.tell(peer, PeerCommand::RequestRefresh(family));
+                }
+                RibEvent::MaxPrefixWarning { peer, family, count, limit } => {
+                    tracing::warn!(%peer, %family, count, limit, "many prefixes");
+                }
+                RibEvent::EndOfRib { peer, family } => tracing::debug!(%peer, %family, "End-of-RIB received"),
+                RibEvent::StaleExpired { peer, family, paths } => {
+                    tracing::info!(%peer, %family, paths, "stale routes removed");
+                }
+                RibEvent::Converged => {
+                    // Must not be lost, and comes once.
+                    let events = self.events.clone();
+                    tokio::task::spawn(async move { events.send(SpeakerEvent::Converged).await });
+                }
+            }
+        }
+    }
+
+    fn tell(&self, peer: PeerId, command: PeerCommand) {
+        if let Some(member) = self.members.get(&peer) {
+            // A task that has ended needs no command.
+            let _ = member.commands.send(command);
+        }
+    }
+
+    /// Fetches output for every peer that has room for it.
+    fn output(&mut self) {
+        for peer in self.rib.peers_with_output() {
+            let Some(member) = self.members.get(&peer) else { continue };
+            loop {
+                let room = member.outbox.room();
+                if room == 0 {
+                    break;
+                }
+                let chunks = self.rib.poll_output(peer, room.min(FETCH));
+                if chunks.is_empty() {
+                    break;
+                }
+                member.outbox.push(chunks);
+            }
+        }
+    }
+
+    /// Answers those whose prefixes are handed out, or whose time is over.
+    fn settle(&mut self) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for waiter in std::mem::take(&mut self.waiters) {
+            let settled = waiter.prefixes.iter().all(|prefix| self.rib.settled(*prefix));
+            if settled || waiter.deadline <= now {
+                // The asker may have gone.
+                let _ = waiter.done.send(settled);
+            } else {
+                self.waiters.push(waiter);
+            }
+        }
+    }
+
+    fn best(&mut self) {
+        while !self.best_waits {
+            let Ok(permit) = self.events.try_reserve() else {
+                self.best_waits = !self.events.is_closed();
+                return;
+            };
+            let changes = self.rib.poll_best(BEST_BATCH);
+            if changes.is_empty() {
+                return;
+            }
+            permit.send(SpeakerEvent::Best(changes));
+        }
+    }
+}

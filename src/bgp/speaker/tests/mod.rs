@@ -1,0 +1,4 @@
+//! Speakers against each other over loopback, each test in a network namespace of its own.
+
+mod harness;
+mod sessions;

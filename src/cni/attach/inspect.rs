@@ -1,0 +1,222 @@
+//! Reading back what is in the kernel.
+
+use std::{collections::HashSet, fmt, net::IpAddr};
+
+use super::{
+    ALIAS_PREFIX, AttachError, Attacher, RETIRED,
+    message::{StepError, TABLE_LOCAL},
+};
+use crate::{
+    cni::{attachment::Attachment, types::Mac},
+    model::{EndpointId, Family, Prefix},
+    netlink::{
+        Error, Socket, addr,
+        link::{self, Link},
+        ns::Netns,
+        route::{self, RouteKind},
+    },
+};
+
+/// A host end in the kernel.
+#[derive(Clone, Debug)]
+pub struct HostEnd {
+    /// Whose it is, by its name.
+    pub id: EndpointId,
+    /// The link.
+    pub link: Link,
+    /// Whether it waits for its deletion.
+    pub retired: bool,
+    /// Whether it has the MAC that every host end has.
+    pub mac_is_right: bool,
+}
+
+/// A difference between an attachment and the kernel, for CHECK and `slash32 ipam check`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The container's namespace is gone, or its path leads to another.
+    Namespace(String),
+    /// The host end is missing, retired, or not up.
+    HostEnd(String),
+    /// The host's route to an address is missing.
+    HostRoute(IpAddr),
+    /// The container's interface is missing or not as it was made.
+    Interface(String),
+    /// The container's interface lacks an address.
+    Address(IpAddr),
+    /// The container lacks a route.
+    Route(Prefix),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(what) | Self::HostEnd(what) | Self::Interface(what) => f.write_str(what),
+            Self::HostRoute(addr) => write!(f, "the host has no route to {addr} on its interface"),
+            Self::Address(addr) => write!(f, "the container's interface does not have the address {addr}"),
+            Self::Route(prefix) => write!(f, "the container has no route to {prefix} on its interface"),
+        }
+    }
+}
+
+/// The host end of an endpoint. A link that only happens to have the name is none.
+pub(super) fn find(socket: &mut Socket, id: &EndpointId) -> Result<Option<HostEnd>, StepError> {
+    match link::by_name(socket, id.as_str()) {
+        Ok(link) => Ok(HostEnd::of(link)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(source) => Err(StepError { what: "read the host end", source }),
+    }
+}
+
+/// Whether an interface index belongs to a link other than the host end of `id`.
+pub(super) fn has_index(socket: &mut Socket, index: u32, id: &EndpointId) -> Result<bool, StepError> {
+    let links = link::list(socket).map_err(|source| StepError { what: "list links", source })?;
+    Ok(links.iter().any(|l| l.index == index && l.name != id.as_str()))
+}
+
+impl HostEnd {
+    /// Ours by its name, kind and group or alias. (The alias comes a moment after the group.)
+    fn of(link: Link) -> Option<Self> {
+        let ours = link.name.starts_with(EndpointId::PREFIX)
+            && link.kind.as_deref() == Some("veth")
+            && (link.group == super::LIVING
+                || link.group == RETIRED
+                || link.alias.as_deref().is_some_and(|a| a.starts_with(ALIAS_PREFIX)));
+        ours.then(|| Self {
+            id: EndpointId(link.name.clone()),
+            retired: link.group == RETIRED,
+            mac_is_right: link.address == Mac::HOST_END.octets(),
+            link,
+        })
+    }
+}
+
+impl Attacher {
+    /// All host ends of ours.
+    pub fn list_ours(&mut self) -> Result<Vec<HostEnd>, AttachError> {
+        let links =
+            link::list(&mut self.socket).map_err(|source| StepError { what: "list links", source })?;
+        Ok(links.into_iter().filter_map(HostEnd::of).collect())
+    }
+
+    /// The addresses that the host's routes lead to through its own host ends, by interface index.
+    pub fn host_routes(&mut self) -> Result<Vec<(u32, IpAddr)>, AttachError> {
+        let filter = route::Filter { table: Some(self.config.table), protocol: Some(self.config.protocol) };
+        let mut found = Vec::new();
+        for family in Family::ALL {
+            let visited = route::visit(&mut self.socket, family, filter, |route| {
+                if route.is_on_link() && route.prefix.is_host() {
+                    found.extend(route.hops.iter().map(|h| (h.ifindex, route.prefix.addr())));
+                }
+            });
+            visited.map_err(|source| StepError { what: "list routes", source })?;
+        }
+        Ok(found)
+    }
+
+    /// Whether the host's side of an attachment is in place, at the cost of one question to the kernel.
+    pub fn is_alive(&mut self, attachment: &Attachment) -> Result<bool, AttachError> {
+        let end = find(&mut self.socket, &attachment.endpoint.id)?;
+        Ok(end.is_some_and(|e| !e.retired && e.link.is_up() && e.link.index == attachment.ifindex))
+    }
+
+    /// Compares an attachment with the kernel. Addresses and routes that others added do not matter.
+    pub fn check(&mut self, attachment: &Attachment) -> Result<Vec<Finding>, AttachError> {
+        let mut findings = Vec::new();
+        self.check_host(attachment, &mut findings)?;
+        let path = &attachment.endpoint.netns;
+        match self.open(path) {
+            Ok(ns) if ns.id() == attachment.netns_id => {
+                self.check_container(attachment, &ns, &mut findings)?
+            }
+            Ok(_) => findings.push(Finding::Namespace(format!("{path} is another namespace than at ADD"))),
+            Err(error) => findings.push(Finding::Namespace(error.to_string())),
+        }
+        Ok(findings)
+    }
+
+    fn check_host(
+        &mut self,
+        attachment: &Attachment,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), AttachError> {
+        let id = &attachment.endpoint.id;
+        let wrong = match find(&mut self.socket, id)? {
+            None => Some("is missing"),
+            Some(end) if end.retired => Some("has been retired"),
+            Some(end) if !end.link.is_up() => Some("is down"),
+            Some(end) if !end.mac_is_right => Some("has a changed MAC address"),
+            Some(_) => None,
+        };
+        if let Some(wrong) = wrong {
+            findings.push(Finding::HostEnd(format!("the host end {id} {wrong}")));
+        }
+        // The kernel can only be asked what its rules lead to, and those lead to the main table.
+        let addresses = attachment.endpoint.addresses().filter(|_| self.config.table == route::TABLE_MAIN);
+        for addr in addresses.collect::<Vec<_>>() {
+            let via = super::uplink::device_towards(&mut self.socket, addr);
+            if !matches!(via, Ok(Some(index)) if index == attachment.ifindex) {
+                findings.push(Finding::HostRoute(addr));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_container(
+        &self,
+        attachment: &Attachment,
+        ns: &Netns,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), AttachError> {
+        let failed = |source: Error| StepError { what: "read the container's interface", source };
+        let mut socket = self.helper.route_socket(ns).map_err(failed)?;
+        let ifname = &attachment.endpoint.key.ifname;
+        let link = match link::by_name(&mut socket, ifname) {
+            Ok(link) => link,
+            Err(error) if error.is_missing() => {
+                findings.push(Finding::Interface(format!("the container has no interface {ifname}")));
+                return Ok(());
+            }
+            Err(error) => return Err(failed(error).into()),
+        };
+        if link.index != attachment.ifindex + 1 {
+            findings.push(Finding::Interface(format!("the container's {ifname} is another interface")));
+            return Ok(());
+        }
+        if !link.is_up() {
+            findings.push(Finding::Interface(format!("the container's {ifname} is down")));
+        }
+        if link.address != attachment.mac.octets() {
+            let message =
+                format!("the container's {ifname} does not have the MAC address {}", attachment.mac);
+            findings.push(Finding::Interface(message));
+        }
+        let addresses: HashSet<IpAddr> = addr::list(&mut socket)
+            .map_err(failed)?
+            .into_iter()
+            .filter(|a| a.ifindex == link.index)
+            .map(|a| a.addr)
+            .collect();
+        findings
+            .extend(attachment.endpoint.addresses().filter(|a| !addresses.contains(a)).map(Finding::Address));
+        let mut routes = HashSet::new();
+        for family in Family::ALL {
+            let filter = route::Filter::default();
+            route::visit(&mut socket, family, filter, |route| {
+                let here = route.hops.iter().any(|h| h.ifindex == link.index);
+                if here && route.kind == RouteKind::Unicast && route.table != TABLE_LOCAL {
+                    routes.insert(route.prefix);
+                }
+            })
+            .map_err(failed)?;
+        }
+        for route in attachment.container_routes() {
+            let (dst, len) = route.dst;
+            if let Ok(prefix) = Prefix::new(dst, len)
+                && !routes.contains(&prefix)
+            {
+                findings.push(Finding::Route(prefix));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,432 @@
+//! Attach and detach: the kernel's side of an endpoint.
+//!
+//! An endpoint is a veth pair. The container's end has the /32 and /128 and a default route to a gateway that is no
+//! real machine: 169.254.1.1 and a link-local IPv6 address. The host's end has no IPv4 address, a fixed MAC, and
+//! one route for each address of the container. Every host end answers for the gateway, because the gateway is a
+//! local address of the host (see [`prepare`]); the container needs no permanent neighbour entry, and can ping it.
+//!
+//! What is ours in the kernel: links by the name prefix `s32` and the alias `slash32:NETWORK/CONTAINER/IFNAME`,
+//! routes by the route protocol number. A link in the group [`RETIRED`] belongs to nobody: it is about to be deleted.
+//!
+//! Deleting a link makes the kernel wait for grace periods (20 ms), so detaching only sets the host end down, which
+//! takes its routes out at once, and puts it into that group; a [`reaper`] deletes the group now and then.
+
+mod inspect;
+mod message;
+pub mod prepare;
+mod reaper;
+mod uplink;
+
+#[cfg(test)]
+mod tests;
+
+use std::{io, net::IpAddr, thread, time::Duration};
+
+use super::{
+    attachment::Attachment,
+    types::{CniError, code},
+};
+use crate::{
+    model::{EndpointId, Prefix},
+    netlink::{
+        self, Socket, link,
+        ns::{Netns, NetnsId, NsHelper},
+        route, sysctl,
+    },
+};
+pub use inspect::{Finding, HostEnd};
+pub use message::StepError;
+use message::{Steps, Veth};
+pub use uplink::uplink_mtu;
+
+/// The device group of the host ends of living endpoints: `s32\0` and a 1.
+pub const LIVING: u32 = 0x7333_3201;
+/// The device group of host ends that wait for their deletion.
+pub const RETIRED: u32 = 0x7333_3202;
+/// What the alias of every host end starts with.
+pub const ALIAS_PREFIX: &str = "slash32:";
+/// Interface indices of host ends are even numbers from here; the container's end has the next odd one. Far above
+/// what the kernel gives by itself.
+const FIRST_INDEX: u32 = 0x0100_0000;
+const LAST_INDEX: u32 = 0x3fff_fffe;
+
+/// How endpoints are wired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttachConfig {
+    /// The routing table of the host's routes to its containers.
+    pub table: u32,
+    /// Their route protocol number.
+    pub protocol: u8,
+    /// Their metric, lower than that of learned routes: a local container wins over the same address elsewhere.
+    pub metric: u32,
+}
+
+impl Default for AttachConfig {
+    fn default() -> Self {
+        Self { table: route::TABLE_MAIN, protocol: 32, metric: 32 }
+    }
+}
+
+/// Why attaching or detaching failed. A failed attach has been undone.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The namespace does not exist (any more).
+    #[error("the container's network namespace is gone: {0}")]
+    Gone(netlink::Error),
+    /// The path is not a network namespace that can be attached to.
+    #[error("{0}")]
+    NotNetns(String),
+    /// The container has an interface of that name already.
+    #[error("the container has an interface {0} already")]
+    InterfaceExists(String),
+    /// The interface index is in use: try with the next.
+    #[error("the interface index {0} is in use")]
+    IndexTaken(u32),
+    /// The kernel refused a step.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// The interface pair did not come up.
+    #[error("{0} did not come up")]
+    NoCarrier(EndpointId),
+}
+
+impl From<AttachError> for CniError {
+    fn from(error: AttachError) -> Self {
+        let code = match &error {
+            AttachError::Gone(_) => code::UNKNOWN_CONTAINER,
+            AttachError::NotNetns(_) => code::INVALID_NETNS,
+            AttachError::InterfaceExists(_) => code::INVALID_ENVIRONMENT,
+            AttachError::IndexTaken(_) | AttachError::NoCarrier(_) => code::TRY_AGAIN_LATER,
+            AttachError::Step(_) => code::ATTACH_FAILED,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// Does the kernel's work for endpoints, from a thread in the host's network namespace. Not for several threads.
+#[derive(Debug)]
+pub struct Attacher {
+    config: AttachConfig,
+    socket: Socket,
+    helper: NsHelper,
+    home: NetnsId,
+    next_index: u32,
+    /// The kernel was built with IPv6.
+    ipv6: bool,
+    gateways: prepare::Gateways,
+    reaper: reaper::Reaper,
+}
+
+impl Attacher {
+    /// Works in the network namespace of the calling thread, and starts a helper and a reaper there.
+    pub fn start(config: AttachConfig) -> Result<Self, netlink::Error> {
+        let mut socket = Socket::route()?;
+        let home = Netns::current()?.id();
+        let next_index = link::list(&mut socket)?
+            .iter()
+            .map(|l| l.index)
+            .filter(|i| (FIRST_INDEX..LAST_INDEX).contains(i))
+            .max()
+            .map_or(FIRST_INDEX, |i| (i & !1) + 2);
+        Ok(Self {
+            config,
+            helper: NsHelper::start()?,
+            home,
+            next_index,
+            ipv6: std::path::Path::new("/proc/sys/net/ipv6").exists(),
+            gateways: prepare::Gateways::default(),
+            reaper: reaper::Reaper::start()?,
+            socket,
+        })
+    }
+
+    /// Opens a container's namespace.
+    pub fn open(&self, path: &str) -> Result<Netns, AttachError> {
+        let ns = Netns::open(path).map_err(|error| match &error {
+            netlink::Error::OpenNetns { source, .. }
+                if source.kind() == io::ErrorKind::NotFound
+                    || source.raw_os_error() == Some(libc::ENOTDIR) =>
+            {
+                AttachError::Gone(error)
+            }
+            // `ip netns` and runtimes leave an empty file where a namespace was mounted.
+            netlink::Error::NotNetns { path, .. } if path.metadata().is_ok_and(|m| m.is_file()) => {
+                AttachError::Gone(error)
+            }
+            _ => AttachError::NotNetns(error.to_string()),
+        })?;
+        if ns.id() == self.home {
+            return Err(AttachError::NotNetns(format!("{path} is the host's own network namespace")));
+        }
+        Ok(ns)
+    }
+
+    /// An interface index for a new endpoint.
+    pub fn next_index(&mut self) -> u32 {
+        let index = self.next_index;
+        self.next_index = if index + 2 > LAST_INDEX { FIRST_INDEX } else { index + 2 };
+        index
+    }
+
+    /// The largest packet the way out takes; see [`uplink_mtu`].
+    pub fn uplink_mtu(&mut self) -> u32 {
+        uplink_mtu(&mut self.socket)
+    }
+
+    /// Makes everything the attachment describes, or nothing.
+    pub fn attach(&mut self, attachment: &Attachment, ns: &Netns) -> Result<(), AttachError> {
+        self.gateways.ensure(attachment.gateway, self.config, &mut self.socket)?;
+        self.create(attachment, ns)?;
+        let made = self
+            .host_side(attachment)
+            .map_err(AttachError::from)
+            .and_then(|()| self.container_side(attachment, ns).map_err(AttachError::from))
+            .and_then(|()| self.settle(attachment));
+        if made.is_err() {
+            // The container's end must be gone at once, as the runtime may try again with the same name.
+            let mut undo = Steps::default();
+            undo.delete(attachment.endpoint.id.as_str());
+            if let Err(error) = undo.execute(&mut self.socket)
+                && !error.source.is_missing()
+            {
+                tracing::warn!(endpoint = %attachment.endpoint.id, %error, "cannot undo an attach");
+            }
+        }
+        made
+    }
+
+    /// Takes the endpoint out of service: its interface down, its routes gone. Deletion follows in the background.
+    /// Nothing to do is no error.
+    pub fn detach(&mut self, id: &EndpointId) -> Result<(), AttachError> {
+        if retire(&mut self.socket, id)? {
+            self.reaper.notify();
+        }
+        Ok(())
+    }
+
+    /// Deletes all retired links now. For tests, and for the end of the agent.
+    pub fn reap(&mut self) -> Result<(), AttachError> {
+        Ok(reaper::reap(&mut self.socket)?)
+    }
+
+    fn create(&mut self, attachment: &Attachment, ns: &Netns) -> Result<(), AttachError> {
+        let id = &attachment.endpoint.id;
+        let veth = Veth {
+            name: id.as_str(),
+            index: attachment.ifindex,
+            peer: &attachment.endpoint.key.ifname,
+            peer_index: attachment.ifindex + 1,
+            peer_ns: ns,
+            peer_mac: attachment.mac,
+            mtu: attachment.mtu,
+            group: LIVING,
+        };
+        let mut cleaned = false;
+        loop {
+            // Alone, because the messages that follow name the index: if it belonged to another link, they would
+            // change that one.
+            let mut steps = Steps::default();
+            steps.create(&veth);
+            let error = match steps.execute(&mut self.socket) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match error.source.errno() {
+                Some(libc::EBUSY) => return Err(AttachError::IndexTaken(veth.index)),
+                Some(libc::EEXIST) if inspect::has_index(&mut self.socket, veth.index, id)? => {
+                    return Err(AttachError::IndexTaken(veth.index));
+                }
+                Some(libc::EEXIST) if !cleaned => {
+                    // What is left of an earlier incarnation, or of another network's interface of the same name.
+                    cleaned = true;
+                    let mut steps = Steps::default();
+                    if inspect::find(&mut self.socket, id)?.is_some() {
+                        steps.delete(id.as_str());
+                    }
+                    steps.delete_group(RETIRED);
+                    let errors = steps.errors(&mut self.socket)?;
+                    if let Some(error) = errors.into_iter().find(|e| !e.source.is_missing()) {
+                        return Err(error.into());
+                    }
+                }
+                Some(libc::EEXIST) => {
+                    return Err(AttachError::InterfaceExists(veth.peer.to_owned()));
+                }
+                _ => return Err(error.into()),
+            }
+        }
+    }
+
+    fn host_side(&mut self, attachment: &Attachment) -> Result<(), StepError> {
+        let index = attachment.ifindex;
+        let alias = format!("{ALIAS_PREFIX}{}", attachment.endpoint.key);
+        // Strict: a source address is accepted only where its route leads. Loose (2 outranks a 1 of `all`) where the
+        // container may use others; the policy checks those.
+        let rp_filter = if attachment.allow_spoofing.is_empty() { 1 } else { 2 };
+        let mut steps = Steps::default();
+        steps.configure_host_end(index, message::alias(&alias), rp_filter, self.ipv6);
+        steps.up(index);
+        if attachment.endpoint.ipv6.is_some() {
+            steps.address(index, Attachment::gateway6().into(), 64);
+        }
+        self.push_host_routes(&mut steps, attachment);
+        let errors = steps.errors(&mut self.socket)?;
+        let Some(first) = errors.into_iter().next() else { return Ok(()) };
+        if attachment.endpoint.ipv6.is_none() || first.source.errno() != Some(libc::EACCES) {
+            return Err(first);
+        }
+        // IPv6 is switched off for new interfaces: an address that was configured for the pool says otherwise.
+        sysctl::write(&format!("net/ipv6/conf/{}/disable_ipv6", attachment.endpoint.id), "0")
+            .map_err(|source| StepError { what: "switch IPv6 on", source })?;
+        let mut steps = Steps::default();
+        steps.address(index, Attachment::gateway6().into(), 64);
+        self.push_host_routes(&mut steps, attachment);
+        steps.execute(&mut self.socket)
+    }
+
+    /// Replaces what is there: a learned route of the same metric must not keep a local container from working.
+    fn push_host_routes(&self, steps: &mut Steps, attachment: &Attachment) {
+        for addr in attachment.endpoint.addresses() {
+            let key = route::Key {
+                prefix: Prefix::host(addr),
+                table: self.config.table,
+                protocol: self.config.protocol,
+                metric: self.config.metric,
+            };
+            steps.device_route("add the route to the container", &key, attachment.ifindex, true);
+        }
+    }
+
+    fn container_side(&self, attachment: &Attachment, ns: &Netns) -> Result<(), StepError> {
+        let helper = |source| StepError { what: "work in the container's namespace", source };
+        let mut socket = self.helper.route_socket(ns).map_err(helper)?;
+        let index = attachment.ifindex + 1;
+        let mut steps = Steps::default();
+        steps.up(message::LOOPBACK);
+        if self.ipv6 {
+            steps.no_automatic_ipv6(index);
+        }
+        steps.up(index);
+        if let Some(ipv4) = attachment.endpoint.ipv4 {
+            steps.address(index, ipv4.into(), 32);
+            let key = route::Key {
+                prefix: Prefix::host(attachment.gateway4().into()),
+                table: route::TABLE_MAIN,
+                protocol: message::RTPROT_STATIC,
+                metric: 0,
+            };
+            steps.device_route("add the gateway's route in the container", &key, index, false);
+            push_family(&mut steps, attachment, true);
+        }
+        let push_ipv6 = |steps: &mut Steps| {
+            if let Some(ipv6) = attachment.endpoint.ipv6 {
+                steps.address(index, attachment.mac.link_local().into(), 64);
+                steps.address(index, ipv6.into(), 128);
+                push_family(steps, attachment, false);
+            }
+        };
+        push_ipv6(&mut steps);
+        let errors = steps.errors(&mut socket)?;
+        if let Some(first) = errors.into_iter().next() {
+            if attachment.endpoint.ipv6.is_none() || first.source.errno() != Some(libc::EACCES) {
+                return Err(first);
+            }
+            // Docker and others switch IPv6 off in new namespaces.
+            let path = format!("net/ipv6/conf/{}/disable_ipv6", attachment.endpoint.key.ifname);
+            self.helper
+                .write_sysctl(ns, &path, "0")
+                .map_err(|source| StepError { what: "switch IPv6 on in the container", source })?;
+            let mut steps = Steps::default();
+            push_ipv6(&mut steps);
+            steps.execute(&mut socket)?;
+        }
+        self.write_sysctls(attachment, ns)
+    }
+
+    fn write_sysctls(&self, attachment: &Attachment, ns: &Netns) -> Result<(), StepError> {
+        let mut settings: Vec<(String, String)> = Vec::new();
+        if attachment.forwarding {
+            settings.push(("net/ipv4/ip_forward".into(), "1".into()));
+            if attachment.endpoint.ipv6.is_some() {
+                settings.push(("net/ipv6/conf/all/forwarding".into(), "1".into()));
+            }
+        }
+        for (name, value) in &attachment.sysctls {
+            settings.push((prepare::sysctl_path(name, &attachment.endpoint.key.ifname), value.clone()));
+        }
+        if settings.is_empty() {
+            return Ok(());
+        }
+        let write = move || settings.iter().try_for_each(|(path, value)| sysctl::write(path, value));
+        let written = self.helper.run(ns, write).and_then(|result| result);
+        written.map_err(|source| StepError { what: "write a sysctl in the container", source })
+    }
+
+    /// Waits until packets flow and checks the one thing the kernel is known to get wrong.
+    fn settle(&mut self, attachment: &Attachment) -> Result<(), AttachError> {
+        let id = &attachment.endpoint.id;
+        for attempt in 0..100 {
+            // Asking makes the kernel (from 6.8) finish the change of carrier that both ends' coming up has begun;
+            // older ones do it soon.
+            let Some(end) = inspect::find(&mut self.socket, id)? else {
+                return Err(AttachError::NoCarrier(id.clone()));
+            };
+            if end.mac_is_right {
+                if end.link.is_running() {
+                    return Ok(());
+                }
+            } else {
+                // The kernel sometimes keeps a random address instead of the one asked for (seen by Calico).
+                let mut steps = Steps::default();
+                steps.set_host_mac(end.link.index);
+                steps.execute(&mut self.socket)?;
+            }
+            if attempt > 3 {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Err(AttachError::NoCarrier(id.clone()))
+    }
+}
+
+/// Sets a host end down and retires it; false when there is none. Also used by the plugin while the agent is away.
+pub fn retire(socket: &mut Socket, id: &EndpointId) -> Result<bool, StepError> {
+    let mut steps = Steps::default();
+    steps.retire(id.as_str(), RETIRED);
+    match steps.execute(socket) {
+        Ok(()) => Ok(true),
+        Err(error) if error.source.is_missing() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The container's routes of one family. Those of a further network get a worse metric, so that the first network
+/// keeps the default route, and a table of their own for what is sent from their address.
+fn push_family(steps: &mut Steps, attachment: &Attachment, ipv4: bool) {
+    let index = attachment.ifindex + 1;
+    let further = attachment.gateway > 1;
+    let number = u32::from(attachment.gateway);
+    for route in attachment.container_routes().iter().filter(|r| r.dst.0.is_ipv4() == ipv4) {
+        // The kernel reads 0 as 1024 for IPv6.
+        let metric = route.priority.unwrap_or(match (further, ipv4) {
+            (false, _) => 0,
+            (true, true) => 1000 + number,
+            (true, false) => 2000 + number,
+        });
+        steps.container_route(index, route, metric, None);
+        if further && route.table.is_none() {
+            steps.container_route(index, route, 0, Some(FURTHER_TABLE + number));
+        }
+    }
+    let address: Option<IpAddr> = if ipv4 {
+        attachment.endpoint.ipv4.map(Into::into)
+    } else {
+        attachment.endpoint.ipv6.map(Into::into)
+    };
+    if let (true, Some(address)) = (further, address) {
+        steps.source_rule(address, FURTHER_TABLE + number, FURTHER_TABLE + number);
+    }
+}
+
+/// Inside a container, the table and rule priority of its `n`th network is this plus `n`.
+const FURTHER_TABLE: u32 = 3200;

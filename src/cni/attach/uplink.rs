@@ -1,0 +1,55 @@
+//! The MTU of the way out, for containers whose configuration does not say one.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::{
+    model::EndpointId,
+    netlink::{Attrs, Error, Socket, link},
+};
+
+const RTM_GETROUTE: u16 = 26;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+/// Without any way out.
+const FALLBACK: u32 = 1500;
+
+/// The MTU of the device that the default route uses, of both families the smaller; without a default route, the
+/// smallest MTU of all devices that are up (other than our own); 1500 when there is none.
+pub fn uplink_mtu(socket: &mut Socket) -> u32 {
+    let links = match link::list(socket) {
+        Ok(links) => links,
+        Err(error) => {
+            tracing::warn!(%error, "cannot list interfaces to find the MTU: using {FALLBACK}");
+            return FALLBACK;
+        }
+    };
+    // Addresses for documentation (RFC 5737, RFC 3849): only a default route leads there.
+    let probes =
+        [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+    let by_route = probes
+        .into_iter()
+        .filter_map(|probe| device_towards(socket, probe).ok().flatten())
+        .filter_map(|index| links.iter().find(|l| l.index == index && !l.is_loopback()))
+        .map(|l| l.mtu)
+        .min();
+    let ours = |l: &link::Link| l.name.starts_with(EndpointId::PREFIX);
+    by_route
+        .or_else(|| {
+            links.iter().filter(|l| l.is_running() && !l.is_loopback() && !ours(l)).map(|l| l.mtu).min()
+        })
+        // Less does not carry IPv6; more than a veth takes is a loopback-like device.
+        .map_or(FALLBACK, |mtu| mtu.clamp(1280, 65535))
+}
+
+/// The device the kernel would send a packet through.
+pub(super) fn device_towards(socket: &mut Socket, addr: IpAddr) -> Result<Option<u32>, Error> {
+    let (family, bits) = if addr.is_ipv4() { (libc::AF_INET, 32) } else { (libc::AF_INET6, 128) };
+    let report = socket.request(RTM_GETROUTE, 0, |w| {
+        w.raw(&[family as u8, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).attr_ip(RTA_DST, addr);
+    })?;
+    Ok(report
+        .replies
+        .first()
+        .and_then(|(_, _, payload)| Attrs::after(payload, 12).find_kind(RTA_OIF))
+        .and_then(crate::netlink::Attr::u32))
+}

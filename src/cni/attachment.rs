@@ -1,0 +1,184 @@
+//! Everything we know of one attachment: what ADD was asked for and what it made.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::types::{AddResult, Bandwidth, Dns, Interface, IpConfig, Mac, PortMapping, Route};
+use crate::{
+    model::{Endpoint, Prefix},
+    netlink::ns::NetnsId,
+};
+
+/// An attachment as ADD made it. Written to disk before the kernel is touched, so nothing in it is learned later.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Name, addresses and labels.
+    pub endpoint: Endpoint,
+    /// Which namespace `endpoint.netns` was at the time of ADD: a path can be used again by another container.
+    pub netns_id: NetnsId,
+    /// The host end's interface index.
+    pub ifindex: u32,
+    /// The container interface's hardware address.
+    pub mac: Mac,
+    /// The MTU of both ends.
+    pub mtu: u32,
+    /// The number of the gateway: the IPv4 gateway is 169.254.1.`gateway`. 1 for a container's first network.
+    pub gateway: u8,
+    /// Routes inside the container; none: the default routes.
+    #[serde(default)]
+    pub routes: Option<Vec<Route>>,
+    /// Name servers for the result.
+    #[serde(default)]
+    pub dns: Dns,
+    /// Kernel settings inside the container.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// Source addresses the container may use besides its own.
+    #[serde(default)]
+    pub allow_spoofing: Vec<Prefix>,
+    /// Whether the container forwards packets.
+    #[serde(default)]
+    pub forwarding: bool,
+    /// Ports of the host that lead into the container.
+    #[serde(default)]
+    pub port_mappings: Vec<PortMapping>,
+    /// Rate limits.
+    #[serde(default)]
+    pub bandwidth: Option<Bandwidth>,
+    /// Further names of the container.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Addresses that were requested and lie outside this host's blocks: they moved here with their container, and
+    /// go back to no block of ours.
+    #[serde(default)]
+    pub moved: Vec<IpAddr>,
+    /// The plugin that manages the addresses instead of us.
+    #[serde(default)]
+    pub delegate: Option<String>,
+    /// When it was made, in microseconds since 1970, and strictly increasing on this host: names this incarnation of
+    /// the attachment, and tells which of two hosts that hold one address is the newer.
+    pub sequence: u64,
+}
+
+impl Attachment {
+    /// The IPv4 gateway inside the container; link-local (RFC 3927), and different for each network of a container.
+    pub const fn gateway4(&self) -> Ipv4Addr {
+        Ipv4Addr::new(169, 254, 1, self.gateway)
+    }
+
+    /// The IPv6 gateway inside the container: the host end's link-local address.
+    pub const fn gateway6() -> Ipv6Addr {
+        Mac::HOST_END.link_local()
+    }
+
+    /// The routes to make inside the container, each with its gateway.
+    pub fn container_routes(&self) -> Vec<Route> {
+        let default = |addr: IpAddr| Route::new((addr, 0), None);
+        let wanted = self.routes.clone().unwrap_or_else(|| {
+            vec![default(Ipv4Addr::UNSPECIFIED.into()), default(Ipv6Addr::UNSPECIFIED.into())]
+        });
+        wanted
+            .into_iter()
+            .filter_map(|mut route| {
+                let gateway = if route.dst.0.is_ipv4() {
+                    self.endpoint.ipv4.map(|_| IpAddr::V4(self.gateway4()))
+                } else {
+                    self.endpoint.ipv6.map(|_| IpAddr::V6(Self::gateway6()))
+                };
+                route.gw = Some(route.gw.or(gateway)?);
+                Some(route)
+            })
+            .collect()
+    }
+
+    /// The result of ADD.
+    pub fn result(&self) -> AddResult {
+        let ips = self.endpoint.addresses().map(|addr| IpConfig {
+            interface: Some(1),
+            address: (addr, if addr.is_ipv4() { 32 } else { 128 }),
+            gateway: Some(if addr.is_ipv4() { self.gateway4().into() } else { Self::gateway6().into() }),
+        });
+        AddResult {
+            // portmap, bandwidth, podman and containerd look for both ends, and tell them apart by `sandbox`.
+            interfaces: vec![
+                Interface {
+                    name: self.endpoint.id.to_string(),
+                    mac: Mac::HOST_END.to_string(),
+                    mtu: self.mtu,
+                    sandbox: String::new(),
+                },
+                Interface {
+                    name: self.endpoint.key.ifname.clone(),
+                    mac: self.mac.to_string(),
+                    mtu: self.mtu,
+                    sandbox: self.endpoint.netns.clone(),
+                },
+            ],
+            ips: ips.collect(),
+            routes: self.container_routes(),
+            dns: self.dns.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::model::{EndpointId, EndpointKey, Labels};
+
+    /// An attachment for tests.
+    pub(in crate::cni) fn sample(container: &str, sequence: u64) -> Attachment {
+        let key =
+            EndpointKey { network: "net".into(), container_id: container.into(), ifname: "eth0".into() };
+        Attachment {
+            endpoint: Endpoint {
+                id: EndpointId::of(&key),
+                key,
+                netns: "/run/netns/x".into(),
+                ipv4: Some(Ipv4Addr::new(10, 32, 4, 7)),
+                ipv6: Some("fd00:32::7".parse().unwrap()),
+                labels: Labels::try_from([("role", "web")]).unwrap(),
+            },
+            netns_id: NetnsId { dev: 4, inode: 4_026_531_840 },
+            ifindex: 1000,
+            mac: "02:00:00:00:00:07".parse().unwrap(),
+            mtu: 1500,
+            gateway: 1,
+            routes: None,
+            dns: Dns::default(),
+            sysctls: BTreeMap::new(),
+            allow_spoofing: Vec::new(),
+            forwarding: false,
+            port_mappings: Vec::new(),
+            bandwidth: None,
+            aliases: Vec::new(),
+            moved: Vec::new(),
+            delegate: None,
+            sequence,
+        }
+    }
+
+    #[test]
+    fn routes_follow_the_addresses() {
+        let mut attachment = sample("c", 1);
+        attachment.gateway = 2;
+        let routes = attachment.container_routes();
+        assert_eq!(routes[0].gw.unwrap().to_string(), "169.254.1.2");
+        assert_eq!(routes[1].gw.unwrap(), IpAddr::V6(Attachment::gateway6()));
+        attachment.endpoint.ipv6 = None;
+        assert_eq!(attachment.container_routes().len(), 1);
+        attachment.routes = Some(vec![]);
+        assert!(attachment.container_routes().is_empty());
+    }
+
+    #[test]
+    fn the_file_comes_back() {
+        let attachment = sample("c", 1);
+        let text = serde_json::to_string(&attachment).unwrap();
+        assert_eq!(serde_json::from_str::<Attachment>(&text).unwrap(), attachment);
+    }
+}

@@ -1,0 +1,32 @@
+//! What the handler needs from the rest of the agent.
+
+use crate::cni::{attachment::Attachment, types::CniError};
+
+/// The agent's side of an attachment. Every method is called with the attachment as it was stored and must be
+/// idempotent: after a crash it may be called again for something that was done before.
+pub trait Host {
+    /// Puts policy, port mappings and rate limits in force. Called before the interface exists, so that no packet
+    /// ever flows without them: rules must name the interface, not its index.
+    fn enforce(&mut self, attachment: &Attachment) -> Result<(), CniError>;
+
+    /// Undoes [`Host::enforce`].
+    fn unenforce(&mut self, attachment: &Attachment) -> Result<(), CniError>;
+
+    /// Hands the addresses to BGP and returns when they are in every established peer's transmit queue. Also called
+    /// when labels have changed.
+    fn announce(&mut self, attachment: &Attachment) -> Result<(), CniError>;
+
+    /// Undoes [`Host::announce`].
+    fn withdraw(&mut self, attachment: &Attachment) -> Result<(), CniError>;
+
+    /// CHECK: whether policy and announcement are as they should be.
+    fn check(&mut self, attachment: &Attachment) -> Result<(), CniError> {
+        let _ = attachment;
+        Ok(())
+    }
+
+    /// STATUS: whether an ADD would succeed now. Codes 50 and 51 are meant for this.
+    fn ready(&mut self) -> Result<(), CniError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,428 @@
+//! Which address goes to which endpoint. Pure: no I/O, and time is passed in.
+//!
+//! A pool is a range of the whole cluster; its blocks are this host's share. An endpoint gets one address of every
+//! family its network has pools for. Addresses that were released rest for a while before they are given again, the
+//! one released longest ago first, so that no late packet or stale cache reaches the wrong container. An address
+//! that is asked for by name may rest or lie outside our blocks (it moves here with its container), but it must be
+//! inside a pool, not excluded, and held by nobody on this host.
+
+mod block;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{EndpointId, Family, Prefix};
+use block::{Block, Pick};
+
+/// What addresses there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IpamConfig {
+    /// How long a released address rests.
+    pub quarantine: Duration,
+    /// The pools, in the order in which they are tried.
+    pub pools: Vec<PoolConfig>,
+}
+
+/// A pool of addresses of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// The name that networks refer to; an IPv4 and an IPv6 pool may share one.
+    pub name: String,
+    /// The range of the whole cluster.
+    pub cidr: Prefix,
+    /// This host's share of it, in the order of use.
+    pub blocks: Vec<Prefix>,
+    /// Never given.
+    pub exclude: Vec<Prefix>,
+}
+
+/// What an endpoint wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// Who asks.
+    pub owner: &'a EndpointId,
+    /// The pools to choose from, in this order; empty: all.
+    pub pools: &'a [String],
+    /// The families to give; empty: all that the pools have.
+    pub families: &'a [Family],
+    /// Addresses asked for by name, at most one a family.
+    pub requested: &'a [IpAddr],
+}
+
+/// What an endpoint got.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// The IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Those of them that lie outside our blocks.
+    pub moved: Vec<IpAddr>,
+}
+
+/// Why no address was given. Nothing has changed then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IpamError {
+    /// The network names a pool that the agent's configuration does not have.
+    #[error("there is no address pool named `{0}`")]
+    NoSuchPool(String),
+    /// No pool has a block of this host.
+    #[error("no address pool has a block for this host{}", family.map(|f| format!(" ({f})")).unwrap_or_default())]
+    NoBlock {
+        /// The family that was asked for, if one was.
+        family: Option<Family>,
+    },
+    /// Every address of the blocks is in use or rests.
+    #[error("no free {family} address in {blocks}: {used} in use, {resting} resting{}",
+        retry.map(|d| format!("; one will be free in {} s", d.as_secs() + 1)).unwrap_or_default())]
+    Exhausted {
+        /// The family.
+        family: Family,
+        /// The blocks that were tried.
+        blocks: String,
+        /// Addresses in use.
+        used: usize,
+        /// Addresses that rest.
+        resting: usize,
+        /// How long until the first of those is free.
+        retry: Option<Duration>,
+    },
+    /// The address is in no pool the network may use.
+    #[error("the requested address {0} is in none of the network's pools")]
+    Outside(IpAddr),
+    /// The address is excluded.
+    #[error("the requested address {0} is excluded from its pool")]
+    Excluded(IpAddr),
+    /// Somebody else has it.
+    #[error("the requested address {addr} is in use by {owner}")]
+    InUse {
+        /// The address.
+        addr: IpAddr,
+        /// Who has it.
+        owner: EndpointId,
+    },
+    /// Several addresses of one family were requested.
+    #[error("more than one {0} address was requested")]
+    TooMany(Family),
+}
+
+/// Use of one block, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockUse {
+    /// The pool's name.
+    pub pool: String,
+    /// The pool's range.
+    pub cidr: Prefix,
+    /// The block; the pool's range again for addresses that moved here from another host's block.
+    pub block: Prefix,
+    /// Whether the block is ours.
+    pub local: bool,
+    /// How many addresses can be given at all; saturates for large IPv6 blocks.
+    pub size: u64,
+    /// In use.
+    pub used: u64,
+    /// Released and not yet to be given again.
+    pub resting: u64,
+    /// To be given at once.
+    pub free: u64,
+}
+
+/// The addresses of this host.
+#[derive(Debug)]
+pub struct Ipam {
+    quarantine: Duration,
+    pools: Vec<Pool>,
+    leases: HashMap<IpAddr, EndpointId>,
+    owners: HashMap<EndpointId, Vec<IpAddr>>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    config: PoolConfig,
+    blocks: Vec<Block>,
+}
+
+impl Ipam {
+    /// All addresses free.
+    pub fn new(config: &IpamConfig) -> Self {
+        Self {
+            quarantine: config.quarantine,
+            pools: config.pools.iter().map(Pool::new).collect(),
+            leases: HashMap::new(),
+            owners: HashMap::new(),
+        }
+    }
+
+    /// Takes a new configuration. Leases stay, also those that lie in no pool any more; what rests goes on resting.
+    pub fn reconfigure(&mut self, config: &IpamConfig) {
+        let old = std::mem::replace(self, Self::new(config));
+        self.leases = old.leases;
+        self.owners = old.owners;
+        for pool in &old.pools {
+            for (addr, since) in pool.blocks.iter().flat_map(Block::released) {
+                self.rest(addr, since);
+            }
+        }
+    }
+
+    /// Gives addresses: all that the wish asks for, or none. An owner that has addresses already gets others only
+    /// after it has released them.
+    pub fn allocate(&mut self, wish: Wish<'_>, now: Instant) -> Result<Grant, IpamError> {
+        if let Some(missing) =
+            wish.pools.iter().find(|name| !self.pools.iter().any(|p| p.config.name == **name))
+        {
+            return Err(IpamError::NoSuchPool(missing.clone()));
+        }
+        let mut grant = Grant::default();
+        for family in Family::ALL {
+            let mut requested = wish.requested.iter().copied().filter(|a| Family::of(*a) == family);
+            let first = requested.next();
+            if requested.any(|other| Some(other) != first) {
+                return Err(IpamError::TooMany(family));
+            }
+            let addr = match first {
+                Some(addr) => Some(self.requested(wish, addr)?),
+                None if wish.families.is_empty() || wish.families.contains(&family) => {
+                    self.any(wish, family, now)?
+                }
+                None => None,
+            };
+            match addr {
+                Some(IpAddr::V4(addr)) => grant.ipv4 = Some(addr),
+                Some(IpAddr::V6(addr)) => grant.ipv6 = Some(addr),
+                None => {}
+            }
+        }
+        if grant.ipv4.is_none() && grant.ipv6.is_none() {
+            return Err(IpamError::NoBlock { family: None });
+        }
+        for addr in grant.addresses() {
+            if self.block_of(addr).is_none() {
+                grant.moved.push(addr);
+            }
+            self.take(wish.owner, addr);
+        }
+        Ok(grant)
+    }
+
+    /// Records that `owner` holds `addr`, wherever it lies: after a restart, or when another plugin gave it.
+    pub fn adopt(&mut self, owner: &EndpointId, addr: IpAddr) -> Result<(), IpamError> {
+        match self.leases.get(&addr) {
+            Some(other) if other != owner => Err(IpamError::InUse { addr, owner: other.clone() }),
+            Some(_) => Ok(()),
+            None => {
+                self.take(owner, addr);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes back all addresses of an owner and puts them to rest.
+    pub fn release(&mut self, owner: &EndpointId, now: Instant) -> Vec<IpAddr> {
+        let addrs = self.owners.remove(owner).unwrap_or_default();
+        for addr in &addrs {
+            self.leases.remove(addr);
+            self.rest(*addr, now);
+        }
+        addrs
+    }
+
+    /// Takes back all addresses of an owner that never used them: they can be given again at once.
+    pub fn give_back(&mut self, owner: &EndpointId, now: Instant) {
+        // An instant so early that the rest is over; where the clock cannot go back so far, it just rests.
+        let long_ago = now.checked_sub(self.quarantine).unwrap_or(now);
+        self.release(owner, long_ago);
+    }
+
+    /// Lets a free address rest since `since`: after a restart, from what was noted at its release.
+    pub fn rest(&mut self, addr: IpAddr, since: Instant) {
+        if !self.leases.contains_key(&addr)
+            && let Some(block) = self.block_of_mut(addr)
+        {
+            block.release(addr, since);
+        }
+    }
+
+    /// Who holds an address.
+    pub fn owner(&self, addr: IpAddr) -> Option<&EndpointId> {
+        self.leases.get(&addr)
+    }
+
+    /// What an owner holds.
+    pub fn held_by(&self, owner: &EndpointId) -> &[IpAddr] {
+        self.owners.get(owner).map_or(&[], Vec::as_slice)
+    }
+
+    /// All leases, in no order.
+    pub fn leases(&self) -> impl Iterator<Item = (IpAddr, &EndpointId)> {
+        self.leases.iter().map(|(addr, owner)| (*addr, owner))
+    }
+
+    /// Whether an address is in one of this host's blocks.
+    pub fn is_local(&self, addr: IpAddr) -> bool {
+        self.block_of(addr).is_some()
+    }
+
+    /// Whether a wish could be fulfilled now, without doing it.
+    pub fn available(
+        &mut self,
+        pools: &[String],
+        families: &[Family],
+        now: Instant,
+    ) -> Result<(), IpamError> {
+        let nobody = EndpointId(String::new());
+        let wish = Wish { owner: &nobody, pools, families, requested: &[] };
+        if let Some(missing) = pools.iter().find(|name| !self.pools.iter().any(|p| p.config.name == **name)) {
+            return Err(IpamError::NoSuchPool(missing.clone()));
+        }
+        let mut any = false;
+        for family in Family::ALL {
+            if families.is_empty() || families.contains(&family) {
+                any |= self.any(wish, family, now)?.is_some();
+            }
+        }
+        if any { Ok(()) } else { Err(IpamError::NoBlock { family: None }) }
+    }
+
+    /// Use of every block, and of every pool that has addresses from elsewhere.
+    pub fn usage(&self, now: Instant) -> Vec<BlockUse> {
+        let mut usage: Vec<BlockUse> = Vec::new();
+        for pool in &self.pools {
+            let entry = |block: Prefix, local, size: u128| BlockUse {
+                pool: pool.config.name.clone(),
+                cidr: pool.config.cidr,
+                block,
+                local,
+                size: size.try_into().unwrap_or(u64::MAX),
+                used: self.leases.keys().filter(|a| block.contains_addr(**a)).count() as u64,
+                resting: 0,
+                free: 0,
+            };
+            let mut in_blocks = 0;
+            for block in &pool.blocks {
+                let mut entry = entry(block.prefix(), true, block.size());
+                entry.resting =
+                    block.released().filter(|(_, since)| *since + self.quarantine > now).count() as u64;
+                entry.free = entry.size.saturating_sub(entry.used + entry.resting);
+                in_blocks += entry.used;
+                usage.push(entry);
+            }
+            let mut elsewhere = entry(pool.config.cidr, false, 0);
+            elsewhere.used = elsewhere.used.saturating_sub(in_blocks);
+            if elsewhere.used > 0 {
+                usage.push(elsewhere);
+            }
+        }
+        usage
+    }
+
+    /// The addresses that rest, with how long they still do.
+    pub fn resting(&self, now: Instant) -> Vec<(IpAddr, Duration)> {
+        let blocks = self.pools.iter().flat_map(|p| &p.blocks);
+        blocks
+            .flat_map(Block::released)
+            .filter_map(|(addr, since)| {
+                let left = (since + self.quarantine).checked_duration_since(now)?;
+                (!left.is_zero()).then_some((addr, left))
+            })
+            .collect()
+    }
+
+    fn take(&mut self, owner: &EndpointId, addr: IpAddr) {
+        if let Some(block) = self.block_of_mut(addr) {
+            block.take(addr);
+        }
+        self.leases.insert(addr, owner.clone());
+        self.owners.entry(owner.clone()).or_default().push(addr);
+    }
+
+    /// Checks an address that was asked for by name.
+    fn requested(&self, wish: Wish<'_>, addr: IpAddr) -> Result<IpAddr, IpamError> {
+        let pool = self
+            .pools
+            .iter()
+            .find(|p| wish.allows(p) && p.config.cidr.contains_addr(addr))
+            .ok_or(IpamError::Outside(addr))?;
+        let excluded = pool.config.exclude.iter().any(|e| e.contains_addr(addr))
+            || pool.blocks.iter().any(|b| b.is_excluded(addr));
+        if excluded {
+            return Err(IpamError::Excluded(addr));
+        }
+        match self.leases.get(&addr) {
+            Some(owner) => Err(IpamError::InUse { addr, owner: owner.clone() }),
+            None => Ok(addr),
+        }
+    }
+
+    /// Finds any address of a family; none when the pools have no block of that family and nobody insists on it.
+    fn any(&mut self, wish: Wish<'_>, family: Family, now: Instant) -> Result<Option<IpAddr>, IpamError> {
+        let Self { pools, leases, quarantine, .. } = self;
+        let mut soonest: Option<Instant> = None;
+        let mut tried = Vec::new();
+        // In the order of the network's list, where it has one.
+        let mut order: Vec<&mut Pool> =
+            pools.iter_mut().filter(|p| wish.allows(p) && p.config.cidr.family() == family).collect();
+        order.sort_by_key(|p| wish.pools.iter().position(|name| *name == p.config.name));
+        for block in order.into_iter().flat_map(|p| &mut p.blocks) {
+            match block.pick(now, *quarantine, |addr| leases.contains_key(&addr)) {
+                Pick::Free(addr) => return Ok(Some(addr)),
+                Pick::Rests(until) => soonest = Some(soonest.map_or(until, |s| s.min(until))),
+                Pick::Full => {}
+            }
+            tried.push(block.prefix());
+        }
+        if tried.is_empty() {
+            return if wish.families.contains(&family) {
+                Err(IpamError::NoBlock { family: Some(family) })
+            } else {
+                Ok(None)
+            };
+        }
+        let usage = self.usage(now);
+        let sum = |f: fn(&BlockUse) -> u64| {
+            usage.iter().filter(|u| u.local && tried.contains(&u.block)).map(f).sum::<u64>() as usize
+        };
+        Err(IpamError::Exhausted {
+            family,
+            blocks: tried.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            used: sum(|u| u.used),
+            resting: sum(|u| u.resting),
+            retry: soonest.map(|s| s.saturating_duration_since(now)),
+        })
+    }
+
+    fn block_of(&self, addr: IpAddr) -> Option<&Block> {
+        self.pools.iter().flat_map(|p| &p.blocks).find(|b| b.prefix().contains_addr(addr))
+    }
+
+    fn block_of_mut(&mut self, addr: IpAddr) -> Option<&mut Block> {
+        self.pools.iter_mut().flat_map(|p| &mut p.blocks).find(|b| b.prefix().contains_addr(addr))
+    }
+}
+
+impl Wish<'_> {
+    fn allows(&self, pool: &Pool) -> bool {
+        self.pools.is_empty() || self.pools.contains(&pool.config.name)
+    }
+}
+
+impl Grant {
+    /// The addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
+    }
+}
+
+impl Pool {
+    fn new(config: &PoolConfig) -> Self {
+        let blocks = config.blocks.iter().map(|b| Block::new(*b, &config.exclude)).collect();
+        Self { config: config.clone(), blocks }
+    }
+}

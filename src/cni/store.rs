@@ -1,0 +1,380 @@
+//! One JSON file an attachment, below the run directory.
+//!
+//! - `endpoints/<id>.json`: an attachment, written (temporary file and rename, in the same directory) before the
+//!   kernel is touched and removed after it has been cleaned.
+//! - `released/<id>.<sequence>.json`: the same file, renamed there by DEL; its addresses rest. The time of the rename
+//!   (ctime) is the time of release. Removed when the rest is over.
+//! - `tombstones/<id>.<sequence>.json`: a DEL that came while the agent was down, see [`Tombstone`].
+//! - `damaged/`: files that could not be read, set aside for a person to look at.
+//!
+//! The run directory is on a tmpfs: after a reboot there are neither containers nor files. So nothing is synced.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{attachment::Attachment, types::CniError, types::code};
+use crate::model::{EndpointId, EndpointKey};
+
+/// No file of ours comes near this; larger ones are damaged.
+const MAX_FILE: u64 = 4 << 20;
+
+/// A DEL that the agent was not there for: what the plugin leaves behind after it has taken the link down itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// What was deleted.
+    pub key: EndpointKey,
+    /// Which incarnation; a later ADD of the same key is not meant. None when the plugin found no file: then every
+    /// attachment made before the tombstone is meant.
+    pub sequence: Option<u64>,
+    /// When, in microseconds since 1970.
+    pub at: u64,
+}
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} {path}: {source}")]
+pub struct StoreError {
+    what: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl From<StoreError> for CniError {
+    fn from(error: StoreError) -> Self {
+        let details = match error.source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "the file system of the run directory is full"
+            }
+            io::ErrorKind::ReadOnlyFilesystem => "the file system of the run directory is read-only",
+            _ => "",
+        };
+        Self::new(code::IO_FAILURE, error.to_string()).details(details)
+    }
+}
+
+/// The files.
+#[derive(Debug)]
+pub struct Store {
+    endpoints: PathBuf,
+    released: PathBuf,
+    tombstones: PathBuf,
+    damaged: PathBuf,
+}
+
+/// What was found at start.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The attachments.
+    pub attachments: Vec<Attachment>,
+    /// The endpoints whose files were damaged, and why. The files have been set aside.
+    pub damaged: Vec<(EndpointId, String)>,
+    /// Attachments that were released and how long ago.
+    pub released: Vec<(Attachment, Duration)>,
+}
+
+impl Store {
+    /// Opens the files below a run directory and makes the directories that are missing.
+    pub fn open(run_dir: &Path) -> Result<Self, StoreError> {
+        let dir = |name: &str| {
+            let path = run_dir.join(name);
+            make_dir(&path).map_err(|source| StoreError { what: "create", path: path.clone(), source })?;
+            Ok(path)
+        };
+        Ok(Self {
+            endpoints: dir("endpoints")?,
+            released: dir("released")?,
+            tombstones: dir("tombstones")?,
+            damaged: dir("damaged")?,
+        })
+    }
+
+    /// Reads everything. Files that cannot be understood are set aside; left-over temporary files are removed.
+    pub fn load(&self, now: SystemTime) -> Result<Loaded, StoreError> {
+        let mut loaded = Loaded::default();
+        for path in list(&self.endpoints)? {
+            let name = file_name(&path);
+            let Some(id) = name.strip_suffix(".json").filter(|n| n.starts_with(EndpointId::PREFIX)) else {
+                // A temporary file of a write that was interrupted.
+                if name.starts_with('.') {
+                    remove(&path)?;
+                }
+                continue;
+            };
+            match read::<Attachment>(&path) {
+                Ok(attachment) if attachment.endpoint.id.as_str() == id => {
+                    loaded.attachments.push(attachment);
+                }
+                Ok(other) => {
+                    self.set_aside(&path);
+                    let why = format!("the file is about {}", other.endpoint.id);
+                    loaded.damaged.push((EndpointId(id.to_owned()), why));
+                }
+                Err(why) => {
+                    self.set_aside(&path);
+                    loaded.damaged.push((EndpointId(id.to_owned()), why));
+                }
+            }
+        }
+        for path in list(&self.released)? {
+            match (read::<Attachment>(&path), age(&path, now)) {
+                (Ok(attachment), Some(age)) => loaded.released.push((attachment, age)),
+                // Only a hint that an address should rest: not worth keeping.
+                _ => remove(&path)?,
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Writes an attachment.
+    pub fn put(&self, attachment: &Attachment) -> Result<(), StoreError> {
+        write(&self.endpoints, &format!("{}.json", attachment.endpoint.id), attachment)
+    }
+
+    /// Removes an attachment and remembers that its addresses rest. No error when there is none.
+    pub fn release(&self, attachment: &Attachment) -> Result<(), StoreError> {
+        let id = &attachment.endpoint.id;
+        let from = self.endpoints.join(format!("{id}.json"));
+        let to = self.released.join(format!("{id}.{}.json", attachment.sequence));
+        match fs::rename(&from, to) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => remove(&from),
+            // A full file system may refuse the new name; forgetting the rest is better than keeping the lease.
+            Err(_) => remove(&from),
+        }
+    }
+
+    /// Removes an attachment that never came to be.
+    pub fn forget(&self, id: &EndpointId) -> Result<(), StoreError> {
+        remove(&self.endpoints.join(format!("{id}.json")))
+    }
+
+    /// Removes what rested longer than `rest`.
+    pub fn sweep(&self, rest: Duration, now: SystemTime) -> Result<(), StoreError> {
+        for path in list(&self.released)? {
+            if age(&path, now).is_none_or(|age| age > rest) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The tombstones; those that cannot be read are set aside.
+    pub fn tombstones(&self) -> Result<Vec<Tombstone>, StoreError> {
+        let mut tombstones = Vec::new();
+        for path in list(&self.tombstones)? {
+            match read(&path) {
+                // A plugin may be writing it right now.
+                _ if file_name(&path).starts_with('.') => {}
+                Ok(tombstone) => tombstones.push(tombstone),
+                Err(why) => {
+                    tracing::warn!(path = %path.display(), why, "setting a damaged tombstone aside");
+                    self.set_aside(&path);
+                }
+            }
+        }
+        Ok(tombstones)
+    }
+
+    /// Removes a tombstone that has been honoured.
+    pub fn bury(&self, tombstone: &Tombstone) -> Result<(), StoreError> {
+        remove(&self.tombstones.join(tombstone.file_name()))
+    }
+
+    fn set_aside(&self, path: &Path) {
+        if let Err(error) = fs::rename(path, self.damaged.join(file_name(path))) {
+            tracing::warn!(path = %path.display(), %error, "cannot set a damaged file aside");
+        }
+    }
+}
+
+impl Tombstone {
+    /// Leaves a tombstone. For the plugin, when the agent does not answer.
+    pub fn leave(run_dir: &Path, key: &EndpointKey, at: SystemTime) -> Result<(), StoreError> {
+        let id = EndpointId::of(key);
+        let sequence = read::<Attachment>(&run_dir.join("endpoints").join(format!("{id}.json")))
+            .ok()
+            .map(|attachment| attachment.sequence);
+        let tombstone = Self { key: key.clone(), sequence, at: micros(at) };
+        let dir = run_dir.join("tombstones");
+        make_dir(&dir).map_err(|source| StoreError { what: "create", path: dir.clone(), source })?;
+        write(&dir, &tombstone.file_name(), &tombstone)
+    }
+
+    /// Whether it means this attachment.
+    pub fn means(&self, attachment: &Attachment) -> bool {
+        self.key == attachment.endpoint.key
+            && match self.sequence {
+                Some(sequence) => sequence == attachment.sequence,
+                None => attachment.sequence <= self.at,
+            }
+    }
+
+    fn file_name(&self) -> String {
+        format!("{}.{}.json", EndpointId::of(&self.key), self.sequence.unwrap_or(self.at))
+    }
+}
+
+/// Microseconds since 1970.
+pub fn micros(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let failed = |source| StoreError { what: "list", path: dir.to_owned(), source };
+    fs::read_dir(dir).map_err(failed)?.map(|entry| entry.map(|e| e.path()).map_err(failed)).collect()
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let meta = fs::symlink_metadata(path).map_err(|e| e.to_string())?;
+    if !meta.is_file() || meta.len() > MAX_FILE {
+        return Err("not a file of a sensible size".to_owned());
+    }
+    let bytes = fs::read(path).map_err(|e| e.to_string())?;
+    serde_json::from_slice(&bytes).map_err(|e| e.to_string())
+}
+
+/// Writes beside the target and renames, so that a reader sees the old file or the new one and nothing between.
+fn write<T: Serialize>(dir: &Path, name: &str, value: &T) -> Result<(), StoreError> {
+    let temporary = dir.join(format!(".{name}"));
+    let failed = |source| StoreError { what: "write", path: dir.join(name), source };
+    let written = (|| {
+        let bytes = serde_json::to_vec(value)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&bytes)?;
+        fs::rename(&temporary, dir.join(name))
+    })();
+    if written.is_err() {
+        // The first error is the one to report; a left-over is removed at the next start.
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map_err(failed)
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError { what: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How long ago the file was last renamed; none when that cannot be told.
+fn age(path: &Path, now: SystemTime) -> Option<Duration> {
+    let meta = fs::symlink_metadata(path).ok()?;
+    let changed = Duration::new(meta.ctime().try_into().ok()?, meta.ctime_nsec().try_into().ok()?);
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    // A clock that was set back makes it look young, which is the safe side.
+    Some(now.saturating_sub(changed))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::attachment::tests::sample;
+
+    #[test]
+    fn written_loaded_released_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (one, two) = (sample("c1", 1), sample("c2", 2));
+        store.put(&one).unwrap();
+        store.put(&two).unwrap();
+        store.put(&two).unwrap();
+        let now = SystemTime::now();
+        let mut loaded = Store::open(dir.path()).unwrap().load(now).unwrap();
+        loaded.attachments.sort_by_key(|a| a.sequence);
+        assert_eq!(loaded.attachments, [one.clone(), two.clone()]);
+        store.release(&one).unwrap();
+        store.release(&one).unwrap();
+        store.forget(&two.endpoint.id).unwrap();
+        let later = now + Duration::from_secs(100);
+        let loaded = store.load(later).unwrap();
+        assert!(loaded.attachments.is_empty() && loaded.damaged.is_empty());
+        assert_eq!(loaded.released[0].0, one);
+        assert!(loaded.released[0].1 > Duration::from_secs(90));
+        store.sweep(Duration::from_secs(200), later).unwrap();
+        assert_eq!(store.load(later).unwrap().released.len(), 1);
+        store.sweep(Duration::from_secs(10), later).unwrap();
+        assert!(store.load(later).unwrap().released.is_empty());
+    }
+
+    #[test]
+    fn damaged_files_are_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let good = sample("c1", 1);
+        store.put(&good).unwrap();
+        let endpoints = dir.path().join("endpoints");
+        let text = fs::read(endpoints.join(format!("{}.json", good.endpoint.id))).unwrap();
+        fs::write(endpoints.join("s32aaaaaaaaaaa.json"), &text[..text.len() / 2]).unwrap();
+        fs::write(endpoints.join("s32bbbbbbbbbbb.json"), &text).unwrap();
+        fs::write(endpoints.join("s32ccccccccccc.json"), "").unwrap();
+        fs::write(endpoints.join(".s32ddddddddddd.json"), &text).unwrap();
+        fs::create_dir(endpoints.join("s32eeeeeeeeeee.json")).unwrap();
+        fs::write(endpoints.join("README"), "not ours").unwrap();
+        fs::write(dir.path().join("tombstones/x.json"), "{").unwrap();
+        let loaded = store.load(SystemTime::now()).unwrap();
+        assert_eq!(loaded.attachments, [good]);
+        assert_eq!(loaded.damaged.len(), 4);
+        assert_eq!(store.tombstones().unwrap(), []);
+        assert_eq!(fs::read_dir(dir.path().join("damaged")).unwrap().count(), 5);
+        assert_eq!(list(&endpoints).unwrap().len(), 2);
+        assert!(store.load(SystemTime::now()).unwrap().damaged.is_empty());
+    }
+
+    #[test]
+    fn tombstones_mean_one_incarnation() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let first = sample("c1", 7);
+        let key = &first.endpoint.key;
+        store.put(&first).unwrap();
+        Tombstone::leave(dir.path(), key, SystemTime::now()).unwrap();
+        Tombstone::leave(dir.path(), key, SystemTime::now()).unwrap();
+        let found = store.tombstones().unwrap();
+        assert_eq!(found.len(), 1);
+        assert!(found[0].means(&first));
+        assert!(!found[0].means(&sample("c1", 8)) && !found[0].means(&sample("c2", 7)));
+        store.bury(&found[0]).unwrap();
+        assert_eq!(store.tombstones().unwrap(), []);
+        // Without a file: everything up to now is meant, nothing after.
+        store.forget(&first.endpoint.id).unwrap();
+        let at = SystemTime::now();
+        Tombstone::leave(dir.path(), key, at).unwrap();
+        let found = store.tombstones().unwrap();
+        assert!(found[0].means(&first) && !found[0].means(&sample("c1", micros(at) + 1)));
+    }
+
+    #[test]
+    fn failures_leave_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let one = sample("c1", 1);
+        // The target is a directory: the rename fails, and the temporary file goes.
+        fs::create_dir(dir.path().join(format!("endpoints/{}.json", one.endpoint.id))).unwrap();
+        let error = CniError::from(store.put(&one).unwrap_err());
+        assert_eq!(error.code, code::IO_FAILURE);
+        assert_eq!(list(&dir.path().join("endpoints")).unwrap().len(), 1);
+        fs::remove_dir_all(dir.path().join("endpoints")).unwrap();
+        assert!(store.put(&one).is_err());
+        store.release(&one).unwrap();
+        assert!(store.load(SystemTime::now()).is_err());
+    }
+}

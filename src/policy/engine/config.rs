@@ -1,0 +1,80 @@
+//! What the engine must know beside policies and endpoints.
+
+use crate::{
+    model::Prefix,
+    policy::{Ports, Protocol, Service, ranges::Ranges},
+};
+
+/// The engine's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Whether traffic to endpoints that no policy selects for ingress is allowed.
+    pub default_ingress: bool,
+    /// Whether traffic from endpoints that no policy selects for egress is allowed.
+    pub default_egress: bool,
+    /// The address pools of the whole cluster; what is outside of them is `world`.
+    pub pools: Vec<PoolConfig>,
+    /// What endpoints may reach on their own host, if their egress policy does not object.
+    pub endpoint_to_host: Vec<Service>,
+    /// What endpoints never reach, neither on their host nor on [`Self::infrastructure`].
+    pub protected: Vec<Service>,
+    /// Addresses of switches, route reflectors and other hosts: BGP neighbours.
+    pub infrastructure: Vec<Prefix>,
+    /// What host policies never block, so that nobody locks himself out.
+    pub failsafe: Vec<Service>,
+    /// Log refused packets (at most so many a second) to the driver's nflog group.
+    pub trace: bool,
+}
+
+/// One pool of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolConfig {
+    /// Its addresses.
+    pub cidr: Prefix,
+    /// Whether traffic from it to the world gets the host's address.
+    pub nat_outgoing: bool,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        let port = |protocol, port| Service { protocol, ports: Ports::Range(port, port) };
+        let any = |protocol| Service { protocol, ports: Ports::Any };
+        Self {
+            default_ingress: true,
+            default_egress: true,
+            pools: Vec::new(),
+            endpoint_to_host: vec![
+                any(Protocol::ICMP),
+                any(Protocol::ICMPV6),
+                port(Protocol::TCP, 53),
+                port(Protocol::UDP, 53),
+            ],
+            protected: Self::protected_ports(&[]),
+            infrastructure: Vec::new(),
+            failsafe: vec![
+                port(Protocol::TCP, 22),
+                port(Protocol::TCP, 179),
+                port(Protocol::UDP, 3784),
+                port(Protocol::UDP, 4784),
+                port(Protocol::UDP, 68),
+                port(Protocol::UDP, 546),
+            ],
+            trace: false,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// BGP (179), single- and multi-hop BFD (3784, 4784, RFC 5881 and 5883), and TCP ports of the agent.
+    pub fn protected_ports(agent: &[u16]) -> Vec<Service> {
+        let tcp = [179].iter().chain(agent).map(|p| (Protocol::TCP, *p));
+        tcp.chain([(Protocol::UDP, 3784), (Protocol::UDP, 4784)])
+            .map(|(protocol, port)| Service { protocol, ports: Ports::Range(port, port) })
+            .collect()
+    }
+
+    /// All addresses outside of the pools.
+    pub(in crate::policy) fn world(&self) -> Ranges {
+        Ranges::everything().minus(&self.pools.iter().map(|p| p.cidr).collect())
+    }
+}

@@ -1,0 +1,422 @@
+//! Lowers policies to chains.
+//!
+//! A chain is named after its content and never changes: a changed policy gives another chain, and endpoints are
+//! pointed at it. Endpoints with the same list of policies share all of their chains.
+//!
+//! Endpoints reach the first chain of their class by `goto`, so `return` leads out of the whole class: it is how a
+//! chain says *allowed*. A pass is a `goto` to the chain of the next tier.
+
+use std::sync::Arc;
+
+use super::{
+    config::EngineConfig,
+    services::ServiceSet,
+    sets::{SetDef, short_hash},
+    skeleton::REFUSE,
+};
+use crate::{
+    model::Family,
+    policy::{
+        Action, Direction, Entity, Policy, PolicySet, Ports, Protocol, Rule as PolicyRule, Service,
+        TierDefault,
+        ir::{Chain, Field, Key, Name, Rule, Statement, Verdict},
+        ranges::Ranges,
+        selector::Selector,
+    },
+};
+
+/// A chain and the sets its rules use.
+#[derive(Debug, PartialEq)]
+pub(super) struct CompiledChain {
+    pub(super) name: Name,
+    pub(super) chain: Arc<Chain>,
+    pub(super) sets: Vec<SetUse>,
+}
+
+/// How a rule uses a set.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct SetUse {
+    pub(super) set: Arc<SetDef>,
+    /// Whether only rules that allow use it: then one more member cannot revoke anything.
+    pub(super) only_allows: bool,
+}
+
+/// What an endpoint's element of a verdict map says, and the chains it needs, those referred to first.
+#[derive(Debug)]
+pub(super) struct Class {
+    pub(super) entry: Verdict,
+    pub(super) chains: Vec<Arc<CompiledChain>>,
+}
+
+/// Compiles the class of endpoints that `policies` (indices, in order of evaluation) select in a direction.
+pub(super) fn class(
+    set: &PolicySet,
+    config: &EngineConfig,
+    direction: Direction,
+    policies: &[u32],
+    default_allow: bool,
+) -> Class {
+    let mut chains = Vec::new();
+    let profile = if default_allow { Verdict::Return } else { Verdict::Goto("profile_deny".into()) };
+    let chosen: Vec<&Policy> =
+        policies.iter().filter_map(|i| set.policies.get(*i as usize)).map(|p| &**p).collect();
+    let mut next = profile;
+    // From the last tier to the first, as each must know the name of the one after it.
+    for (index, tier) in set.tiers.iter().enumerate().rev() {
+        let of_tier: Vec<&Policy> = chosen.iter().copied().filter(|p| p.tier == index).collect();
+        if of_tier.is_empty() {
+            continue;
+        }
+        let mut lower =
+            Lower { set, config, direction, rules: Vec::new(), sets: Vec::new(), pass: next.clone() };
+        for policy in of_tier.iter().filter(|p| p.staged) {
+            let staged = lower.staged(policy);
+            lower.rules.push(Rule::new([Statement::Verdict(Verdict::Jump(staged.name.clone()))]));
+            chains.push(staged);
+        }
+        for policy in of_tier.iter().filter(|p| !p.staged) {
+            lower.policy(policy, false);
+        }
+        // A tier applies its default only if a policy that is in force selects the endpoint.
+        let default = if of_tier.iter().all(|p| p.staged) { TierDefault::Pass } else { tier.default };
+        lower.end(&tier.name, default);
+        let names: Vec<_> = of_tier.iter().map(|p| p.name.as_str()).collect();
+        let comment = format!("{} {}: {}", direction.as_str(), tier.name, names.join(", "));
+        let chain = finish("cls", lower, comment);
+        next = Verdict::Goto(chain.name.clone());
+        chains.push(chain);
+    }
+    Class { entry: next, chains }
+}
+
+fn finish(kind: &str, lower: Lower<'_>, comment: String) -> Arc<CompiledChain> {
+    let chain = Chain { hook: None, rules: lower.rules, comment };
+    // Debug output shows all of a chain's content, so it serves as the canonical text of it.
+    let name = format!("{kind}_{}", short_hash(&format!("{chain:?}")));
+    Arc::new(CompiledChain { name: name.into(), chain: Arc::new(chain), sets: lower.sets })
+}
+
+/// Rules for host policies, to be put into the chain for traffic to the host. `end` is what becomes of the rest.
+pub(super) fn host_rules(
+    set: &PolicySet,
+    config: &EngineConfig,
+    rules: &[PolicyRule],
+    name: &str,
+    staged: bool,
+) -> (Vec<Rule>, Vec<SetUse>) {
+    let mut lower = Lower {
+        set,
+        config,
+        direction: Direction::Ingress,
+        rules: Vec::new(),
+        sets: Vec::new(),
+        pass: Verdict::Return,
+    };
+    for (index, rule) in rules.iter().enumerate() {
+        let label = format!("host {name} {}", index + 1);
+        lower.rule(rule, &label, staged, &Verdict::Goto("stamp".into()));
+    }
+    (lower.rules, lower.sets)
+}
+
+/// One way in which a rule can match, in one family or in both.
+#[derive(Clone)]
+struct Alternative {
+    family: Option<Family>,
+    statements: Vec<Statement>,
+}
+
+impl Alternative {
+    const fn always() -> Self {
+        Self { family: None, statements: Vec::new() }
+    }
+
+    /// Both hold; `None` if their families exclude each other.
+    fn and(&self, other: &Self) -> Option<Self> {
+        let family = match (self.family, other.family) {
+            (Some(a), Some(b)) if a != b => return None,
+            (a, b) => a.or(b),
+        };
+        let statements = self.statements.iter().chain(&other.statements).cloned().collect();
+        Some(Self { family, statements })
+    }
+}
+
+struct Lower<'a> {
+    set: &'a PolicySet,
+    config: &'a EngineConfig,
+    direction: Direction,
+    rules: Vec<Rule>,
+    sets: Vec<SetUse>,
+    /// What `pass` does.
+    pass: Verdict,
+}
+
+impl Lower<'_> {
+    fn policy(&mut self, policy: &Policy, staged: bool) {
+        let tier = self.set.tier_of(policy).map_or("?", |t| &t.name);
+        for (index, rule) in policy.rules(self.direction).unwrap_or_default().iter().enumerate() {
+            let label = format!("{tier}/{} {} {}", policy.name, self.direction.as_str(), index + 1);
+            self.rule(rule, &label, staged, &Verdict::Return);
+        }
+    }
+
+    /// A chain of its own that counts what a policy would do and always returns.
+    fn staged(&mut self, policy: &Policy) -> Arc<CompiledChain> {
+        let mut inner = Lower {
+            set: self.set,
+            config: self.config,
+            direction: self.direction,
+            rules: Vec::new(),
+            sets: Vec::new(),
+            pass: Verdict::Return,
+        };
+        inner.policy(policy, true);
+        let name = self.set.full_name(policy);
+        inner.rules.push(Rule::new([Statement::Counter]).comment(format!("staged {name}: no rule")));
+        finish("stg", inner, format!("staged {name}"))
+    }
+
+    fn end(&mut self, tier: &str, default: TierDefault) {
+        let (verdict, what) = match default {
+            TierDefault::Deny => (Verdict::Goto(REFUSE.into()), "deny"),
+            TierDefault::Allow => (Verdict::Return, "allow"),
+            TierDefault::Pass => (self.pass.clone(), "pass"),
+        };
+        let rule = Rule::new([Statement::Counter, Statement::Verdict(verdict)]);
+        self.rules.push(rule.comment(format!("{tier} default {what}")));
+    }
+
+    fn rule(&mut self, rule: &PolicyRule, label: &str, staged: bool, allow: &Verdict) {
+        let first_set = self.sets.len();
+        let peers = self.peers(rule);
+        let services = self.services(rule);
+        let action = match rule.action {
+            Action::Allow => "allow",
+            Action::Deny => "deny",
+            Action::Reject => "reject",
+            Action::Pass => "pass",
+            Action::Log => "log",
+        };
+        let comment = format!("{}{label} {action}", if staged { "staged " } else { "" });
+        for service in &services {
+            for peer in &peers {
+                // Protocol and port first: they are the cheaper question.
+                let Some(both) = service.and(peer) else { continue };
+                let mut start = both.statements;
+                if let Some(rate) = rule.log {
+                    let mut log = start.clone();
+                    log.extend([Statement::Limit(rate), Statement::Log(format!("{comment}: "))]);
+                    self.rules.push(Rule::new(log));
+                }
+                start.extend(rule.limit.map(Statement::Limit));
+                let verdict = match rule.action {
+                    _ if staged => Verdict::Return,
+                    Action::Allow => allow.clone(),
+                    Action::Deny => Verdict::Goto(REFUSE.into()),
+                    Action::Pass => self.pass.clone(),
+                    Action::Log => {
+                        start.push(Statement::Counter);
+                        self.rules.push(Rule::new(start).comment(&comment));
+                        continue;
+                    }
+                    Action::Reject => {
+                        self.reject(start, &comment);
+                        continue;
+                    }
+                };
+                start.extend([Statement::Counter, Statement::Verdict(verdict)]);
+                self.rules.push(Rule::new(start).comment(&comment));
+            }
+        }
+        let only_allows = rule.action == Action::Allow || staged;
+        for used in self.sets.iter_mut().skip(first_set) {
+            used.only_allows = only_allows;
+        }
+    }
+
+    fn reject(&mut self, start: Vec<Statement>, comment: &str) {
+        let mut tcp = vec![Statement::is(Field::L4Proto, Key::byte(Protocol::TCP.0))];
+        tcp.extend(start.iter().cloned());
+        tcp.extend([Statement::Counter, Statement::Reject { tcp_reset: true }]);
+        self.rules.push(Rule::new(tcp).comment(comment));
+        let mut other = start;
+        other.extend([Statement::Counter, Statement::Reject { tcp_reset: false }]);
+        self.rules.push(Rule::new(other).comment(comment));
+    }
+
+    /// The ways the other side can match. Plain selectors and plain addresses are merged into one each.
+    fn peers(&mut self, rule: &PolicyRule) -> Vec<Alternative> {
+        if rule.peers.is_empty() {
+            return vec![Alternative::always()];
+        }
+        let world = self.config.world();
+        let mut selectors = Vec::new();
+        let mut ranges: Option<Ranges> = None;
+        let mut out = Vec::new();
+        for peer in &rule.peers {
+            let addresses = match (peer.entity, &peer.ranges) {
+                (Some(Entity::World), Some(r)) => Some(world.intersection(r)),
+                (Some(Entity::World), None) => Some(world.clone()),
+                (_, r) => r.clone(),
+            };
+            let special = peer.entity.filter(|e| *e != Entity::World);
+            match (&peer.selector, addresses, special) {
+                (Some(selector), None, None) => selectors.push(selector.clone()),
+                (None, Some(more), None) => {
+                    ranges = Some(ranges.map_or_else(|| more.clone(), |r| r.union(&more)));
+                }
+                (selector, addresses, special) => {
+                    let mut all = vec![Alternative::always()];
+                    let mut narrow = |more: Vec<Alternative>| {
+                        all = all.iter().flat_map(|a| more.iter().filter_map(|b| a.and(b))).collect();
+                    };
+                    if let Some(selector) = selector {
+                        narrow(self.selector(selector));
+                    }
+                    if let Some(addresses) = &addresses {
+                        narrow(self.addresses(addresses));
+                    }
+                    if let Some(special) = special {
+                        narrow(self.entity(special));
+                    }
+                    out.extend(all);
+                }
+            }
+        }
+        if let Some(ranges) = ranges {
+            out.extend(self.addresses(&ranges));
+        }
+        if !selectors.is_empty() {
+            out.extend(self.selector(&Selector::or(selectors)));
+        }
+        out
+    }
+
+    /// The field with the other side's address.
+    fn peer_field(&self, family: Family) -> Field {
+        match (self.direction, family) {
+            (Direction::Ingress, Family::Ipv4) => Field::SourceV4,
+            (Direction::Ingress, Family::Ipv6) => Field::SourceV6,
+            (Direction::Egress, Family::Ipv4) => Field::DestinationV4,
+            (Direction::Egress, Family::Ipv6) => Field::DestinationV6,
+        }
+    }
+
+    fn selector(&mut self, selector: &Selector) -> Vec<Alternative> {
+        let each = |family| {
+            let field = self.peer_field(family);
+            let statements = vec![self.lookup(SetDef::selector(selector, family), field)];
+            Alternative { family: Some(family), statements }
+        };
+        if *selector == Selector::Nothing { Vec::new() } else { Family::ALL.map(each).into() }
+    }
+
+    fn addresses(&mut self, ranges: &Ranges) -> Vec<Alternative> {
+        if Family::ALL.iter().all(|f| ranges.is_everything_in(*f)) {
+            return vec![Alternative::always()];
+        }
+        let mut out = Vec::new();
+        for family in Family::ALL {
+            if ranges.is_empty_in(family) {
+                continue;
+            }
+            let field = self.peer_field(family);
+            let statement = if ranges.is_everything_in(family) {
+                Statement::is(Field::NfProto, Key::byte(if family == Family::Ipv4 { 2 } else { 10 }))
+            } else if let Some(prefix) = ranges.as_prefix(family) {
+                Statement::in_prefix(field, prefix.addr(), prefix.len())
+            } else {
+                self.lookup(SetDef::ranges(ranges, family), field)
+            };
+            out.push(Alternative { family: Some(family), statements: vec![statement] });
+        }
+        out
+    }
+
+    fn entity(&self, entity: Entity) -> Vec<Alternative> {
+        match entity {
+            // A host always reaches its own endpoints, before any policy; and `world` is an address range.
+            Entity::Host if self.direction == Direction::Egress => vec![Alternative {
+                family: None,
+                statements: vec![Statement::is(Field::DestinationKind, Key::host_u32(RTN_LOCAL))],
+            }],
+            Entity::Host | Entity::World => Vec::new(),
+            // An endpoint reaches itself only by way of a port mapping: in and out of the same interface. That the
+            // source belongs to both interfaces says so, for the packet and for the reply.
+            Entity::Myself => {
+                [(Family::Ipv4, Field::SourceV4, "src4"), (Family::Ipv6, Field::SourceV6, "src6")]
+                    .map(|(family, field, set)| Alternative {
+                        family: Some(family),
+                        statements: vec![
+                            Statement::lookup([Field::IifName, field], &set.into()),
+                            Statement::lookup([Field::OifName, field], &set.into()),
+                        ],
+                    })
+                    .into()
+            }
+        }
+    }
+
+    fn services(&mut self, rule: &PolicyRule) -> Vec<Alternative> {
+        let numbered = ServiceSet::of(&rule.services, &rule.not_services);
+        if numbered.is_everything() {
+            return vec![Alternative::always()];
+        }
+        let mut out = Vec::new();
+        for (protocol, ranges) in &numbered.listed {
+            let mut statements = vec![Statement::is(Field::L4Proto, Key::byte(protocol.0))];
+            let field = if protocol.is_icmp() { Field::IcmpTypeCode } else { Field::DestinationPort };
+            match ranges[..] {
+                [] => continue,
+                _ if ServiceSet::is_full(ranges) => {}
+                [(low, high)] if low == high => statements.push(Statement::is(field, Key::port(low))),
+                [(low, high)] => statements.push(Statement::Range(field, Key::port(low), Key::port(high))),
+                _ => statements.push(self.lookup(SetDef::ports(ranges), field)),
+            }
+            out.push(Alternative { family: None, statements });
+        }
+        if numbered.others {
+            let statements =
+                numbered.listed.keys().map(|p| Statement::is_not(Field::L4Proto, Key::byte(p.0))).collect();
+            out.push(Alternative { family: None, statements });
+        }
+        for service in &rule.services {
+            if let Ports::Named(name) = &service.ports {
+                out.extend(self.named(service, name, &rule.not_services));
+            }
+        }
+        out
+    }
+
+    /// A named port is a number at some endpoints: one way to match for every definition.
+    fn named(&mut self, service: &Service, name: &str, not: &[Service]) -> Vec<Alternative> {
+        let mut out = Vec::new();
+        for port in self.set.named_ports.iter().filter(|p| p.name == name && p.protocol == service.protocol) {
+            let one = Service { protocol: port.protocol, ports: Ports::Range(port.port, port.port) };
+            if ServiceSet::of(&[one], not).listed.is_empty() {
+                continue;
+            }
+            for (family, field) in
+                [(Family::Ipv4, Field::DestinationV4), (Family::Ipv6, Field::DestinationV6)]
+            {
+                let statements = vec![
+                    Statement::is(Field::L4Proto, Key::byte(port.protocol.0)),
+                    Statement::is(Field::DestinationPort, Key::port(port.port)),
+                    self.lookup(SetDef::selector(&port.select, family), field),
+                ];
+                out.push(Alternative { family: Some(family), statements });
+            }
+        }
+        out
+    }
+
+    fn lookup(&mut self, set: Arc<SetDef>, field: Field) -> Statement {
+        let statement = Statement::lookup(set.fields(field), &set.name);
+        self.sets.push(SetUse { set, only_allows: false });
+        statement
+    }
+}
+
+/// `RTN_LOCAL` of linux/rtnetlink.h.
+const RTN_LOCAL: u32 = 2;

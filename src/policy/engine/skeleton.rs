@@ -1,0 +1,370 @@
+//! The part of the table that does not depend on endpoints: base chains, dispatch, anti-spoofing, host protection.
+//!
+//! ```text
+//! prerouting (raw + 5)   s32* -> anti_spoof
+//! forward (filter - 5)   s32* -> guard:        established and stamped: accept
+//!                                              original: from_ep -> class, to_ep -> class, stamp
+//!                                              reply:    the same classes, found by the other interface
+//! input (filter - 5)     s32* -> input_ep:     neighbour discovery, protected ports, from_ep -> class, what is open
+//!                        else -> input_host:   failsafe, host policies
+//! ```
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::{
+    config::EngineConfig,
+    lower::{SetUse, host_rules},
+    services::ServiceSet,
+    sets::{SetDef, address_type, family_digit},
+};
+use crate::{
+    model::{EndpointId, Family},
+    policy::{
+        HostPolicy, PolicySet, Protocol, Rate, Service,
+        ir::{
+            BaseHook, Chain, Data, DataType, Field, HookPoint, Key, KeyType, Name, Rule, Ruleset, Set,
+            SetKind, Statement, Verdict,
+        },
+        ranges::Ranges,
+    },
+};
+
+/// The chain that refuses.
+pub(super) const REFUSE: &str = "refuse";
+/// Verdict maps by interface, for traffic from and to endpoints.
+pub(super) const EP_OUT: &str = "ep_out";
+pub(super) const EP_IN: &str = "ep_in";
+/// Allowed sources by interface.
+pub(super) const SRC: [&str; 2] = ["src4", "src6"];
+
+/// `NF_IP_PRI_RAW` + 5: before connection tracking sees the packet.
+const RAW_PRIORITY: i32 = -295;
+/// `NF_IP_PRI_FILTER` - 5: before other tables' filters, whose drops still count.
+const FILTER_PRIORITY: i32 = -5;
+
+/// How often refused packets are logged while somebody traces.
+const TRACE_RATE: Rate = Rate { events: 100, per: 1, burst: 50 };
+
+/// ICMPv6 types that an IPv6 host cannot do without (RFC 4861, RFC 2710, RFC 3810): neighbour and router
+/// solicitation, neighbour advertisement, multicast listener reports.
+const NEIGHBOUR_TYPES: [u8; 6] = [131, 132, 133, 135, 136, 143];
+/// Echo between link-local addresses, so that people can ping their gateway.
+const ECHO_TYPES: [u8; 2] = [128, 129];
+
+/// The fixed part and the sets of its rules that follow endpoints.
+pub(super) struct Skeleton {
+    pub(super) rules: Ruleset,
+    pub(super) sets: Vec<SetUse>,
+}
+
+/// Builds the skeleton; the maps and sets that follow endpoints are there and empty.
+pub(super) fn build(config: &EngineConfig, policies: &PolicySet) -> Skeleton {
+    let mut builder = Builder { rules: Ruleset::default(), sets: Vec::new() };
+    builder.fixed_sets(config);
+    builder.prerouting();
+    builder.forward();
+    builder.input_ep(config);
+    builder.input(config, policies);
+    builder.ends(config);
+    Skeleton { rules: builder.rules, sets: builder.sets }
+}
+
+struct Builder {
+    rules: Ruleset,
+    sets: Vec<SetUse>,
+}
+
+impl Builder {
+    fn set(&mut self, name: &str, key: &[KeyType], data: Option<DataType>, elements: Vec<(Key, Data)>) {
+        let kind = SetKind { key: key.to_vec(), data, interval: elements.iter().any(|(k, _)| k.is_range()) };
+        let set = Set { kind, comment: String::new(), elements: elements.into_iter().collect() };
+        self.rules.sets.insert(name.into(), set);
+    }
+
+    fn chain(&mut self, name: &str, rules: Vec<Rule>) {
+        self.rules.chains.insert(name.into(), Chain { hook: None, rules, comment: String::new() });
+    }
+
+    fn base(&mut self, name: &str, hook: HookPoint, priority: i32, rules: Vec<Rule>) {
+        let hook = Some(BaseHook { nat: false, hook, priority });
+        self.rules.chains.insert(name.into(), Chain { hook, rules, comment: String::new() });
+    }
+
+    fn fixed_sets(&mut self, config: &EngineConfig) {
+        for map in [EP_OUT, EP_IN] {
+            self.set(map, &[KeyType::Interface], Some(DataType::Verdict), Vec::new());
+        }
+        for family in Family::ALL {
+            let name = format!("src{}", family_digit(family));
+            self.set(&name, &[KeyType::Interface, address_type(family)], None, Vec::new());
+        }
+        let states = [(1, goto("invalid")), (2, jump("established")), (4, Verdict::Accept)];
+        let states = states.map(|(bit, v)| (Key::host_u32(bit), Data::Verdict(v)));
+        self.set("ct_states", &[KeyType::CtState], Some(DataType::Verdict), states.into());
+        let types = |list: &[u8]| list.iter().map(|t| (Key::byte(*t), Data::None)).collect::<Vec<_>>();
+        self.set("nd_types", &[KeyType::Icmpv6Type], None, types(&NEIGHBOUR_TYPES));
+        self.set(
+            "link_types",
+            &[KeyType::Icmpv6Type],
+            None,
+            types(&[&NEIGHBOUR_TYPES[..], &ECHO_TYPES].concat()),
+        );
+        let infrastructure: Ranges = config.infrastructure.iter().copied().collect();
+        for family in Family::ALL {
+            let set = SetDef::ranges(&infrastructure, family).build();
+            let name = format!("infra{}", family_digit(family));
+            self.rules.sets.insert(name.into(), set);
+        }
+    }
+
+    fn prerouting(&mut self) {
+        let rules = vec![Rule::new([from_endpoint(), verdict(jump("anti_spoof"))])];
+        self.base("prerouting", HookPoint::Prerouting, RAW_PRIORITY, rules);
+        let ipv6 = || Statement::is(Field::NfProto, Key::byte(10));
+        let icmpv6 = || Statement::is(Field::L4Proto, Key::byte(Protocol::ICMPV6.0));
+        let typed = |set: &str| Statement::lookup([Field::Icmpv6Type], &set.into());
+        let link_local = || Statement::in_prefix(Field::HeaderSourceV6, ip("fe80::"), 10);
+        self.chain(
+            "anti_spoof",
+            vec![
+                Rule::new([
+                    Statement::is(Field::NfProto, Key::byte(2)),
+                    Statement::lookup([Field::IifName, Field::HeaderSourceV4], &SRC[0].into()),
+                    verdict(Verdict::Return),
+                ]),
+                Rule::new([
+                    ipv6(),
+                    Statement::lookup([Field::IifName, Field::HeaderSourceV6], &SRC[1].into()),
+                    verdict(Verdict::Return),
+                ]),
+                // Duplicate address detection and MLD reports during it come from the unspecified address.
+                Rule::new([
+                    ipv6(),
+                    Statement::is(Field::HeaderSourceV6, Key::address(ip("::"))),
+                    icmpv6(),
+                    typed("nd_types"),
+                    verdict(Verdict::Return),
+                ]),
+                Rule::new([ipv6(), link_local(), icmpv6(), typed("link_types"), verdict(Verdict::Return)]),
+                dropped("spoofed source"),
+            ],
+        );
+    }
+
+    fn forward(&mut self) {
+        let guard = || verdict(goto("guard"));
+        let rules = vec![Rule::new([from_endpoint(), guard()]), Rule::new([to_endpoint(), guard()])];
+        self.base("forward", HookPoint::Forward, FILTER_PRIORITY, rules);
+        self.chain(
+            "guard",
+            vec![
+                states(),
+                Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("guard_reply"))]),
+                Rule::new([from_endpoint(), verdict(jump("infra_guard"))]),
+                Rule::new([from_endpoint(), verdict(jump("from_ep"))]),
+                Rule::new([to_endpoint(), verdict(jump("to_ep"))]),
+                Rule::new([verdict(goto("stamp"))]),
+            ],
+        );
+        // A reply of a connection whose stamp is old: judge the connection again, from the endpoint that opened it
+        // (which the reply goes to) to the one that answers (which it comes from).
+        self.chain(
+            "guard_reply",
+            vec![
+                Rule::new([to_endpoint(), verdict(jump("from_ep_reply"))]),
+                Rule::new([from_endpoint(), verdict(jump("to_ep_reply"))]),
+                Rule::new([verdict(goto("stamp"))]),
+            ],
+        );
+        for (chain, field, map) in [
+            ("from_ep", Field::IifName, EP_OUT),
+            ("to_ep", Field::OifName, EP_IN),
+            ("from_ep_reply", Field::OifName, EP_OUT),
+            ("to_ep_reply", Field::IifName, EP_IN),
+        ] {
+            let dispatch = Rule::new([Statement::Vmap(vec![field], map.into())]);
+            self.chain(chain, vec![dispatch, dropped("unknown interface")]);
+        }
+        self.chain(
+            "established",
+            vec![Rule::new([Statement::GenerationIsCurrent, verdict(Verdict::Accept)])],
+        );
+        self.chain("stamp", vec![Rule::new([Statement::StampGeneration, verdict(Verdict::Accept)])]);
+    }
+
+    fn input_ep(&mut self, config: &EngineConfig) {
+        let mut guard = Vec::new();
+        let mut rules = vec![
+            states(),
+            // The host opened it, and the host may always reach its endpoints.
+            Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("stamp"))]),
+            Rule::new([
+                Statement::is(Field::L4Proto, Key::byte(Protocol::ICMPV6.0)),
+                Statement::lookup([Field::Icmpv6Type], &"nd_types".into()),
+                verdict(Verdict::Accept),
+            ]),
+        ];
+        for statements in self.services(&config.protected) {
+            let refuse = [Statement::Counter, verdict(goto(REFUSE))];
+            rules.push(
+                Rule::new([&statements[..], &refuse].concat())
+                    .comment("endpoint to a protected port of the host"),
+            );
+            for (family, field) in [(4, Field::DestinationV4), (6, Field::DestinationV6)] {
+                let infra = Statement::lookup([field, Field::L4Proto], &format!("infra{family}").into());
+                let rule = Rule::new([&statements[..], &[infra], &refuse].concat());
+                guard.push(rule.comment("endpoint to a protected port of the infrastructure"));
+            }
+        }
+        rules.push(Rule::new([verdict(jump("from_ep"))]));
+        for statements in self.services(&config.endpoint_to_host) {
+            let open = [Statement::Counter, verdict(goto("stamp"))];
+            rules.push(Rule::new([&statements[..], &open].concat()).comment("endpoint to host: open"));
+        }
+        rules.push(
+            Rule::new([Statement::Counter, verdict(goto(REFUSE))])
+                .comment("endpoint to host: not in endpoint_to_host"),
+        );
+        self.chain("input_ep", rules);
+        self.chain("infra_guard", guard);
+    }
+
+    fn input(&mut self, config: &EngineConfig, policies: &PolicySet) {
+        let mut rules = vec![Rule::new([from_endpoint(), verdict(goto("input_ep"))])];
+        if !policies.host_policies.is_empty() {
+            // Loopback is not traffic from elsewhere.
+            rules.push(Rule::new([
+                Statement::is_not(Field::IifName, Key::interface("lo")),
+                verdict(goto("input_host")),
+            ]));
+            self.input_host(config, policies);
+        }
+        self.base("input", HookPoint::Input, FILTER_PRIORITY, rules);
+    }
+
+    fn input_host(&mut self, config: &EngineConfig, policies: &PolicySet) {
+        let mut rules = vec![
+            states(),
+            Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("stamp"))]),
+        ];
+        for statements in self.services(&config.failsafe) {
+            let open = [Statement::Counter, verdict(goto("stamp"))];
+            rules.push(Rule::new([&statements[..], &open].concat()).comment("host failsafe"));
+        }
+        // Router advertisements and everything else of neighbour discovery (RFC 4861), and MLD.
+        rules.push(Rule::new([
+            Statement::is(Field::L4Proto, Key::byte(Protocol::ICMPV6.0)),
+            Statement::Range(Field::Icmpv6Type, Key::byte(130), Key::byte(137)),
+            verdict(Verdict::Accept),
+        ]));
+        // Each policy is a chain of its own, entered by the interfaces it is for; the last resort for an interface
+        // with policies is refusal.
+        let mut ends: BTreeMap<Option<&str>, ()> = BTreeMap::new();
+        for (index, policy) in policies.host_policies.iter().enumerate() {
+            let name = format!("host_{index}");
+            let (body, sets) = host_rules(policies, config, &policy.ingress, &policy.name, policy.staged);
+            self.sets.extend(sets);
+            self.chain(&name, body);
+            for condition in interfaces(policy) {
+                rules
+                    .push(Rule::new(condition.into_iter().chain([verdict(jump(&name))]).collect::<Vec<_>>()));
+            }
+            if !policy.staged {
+                if policy.interfaces.is_empty() {
+                    ends.insert(None, ());
+                }
+                ends.extend(policy.interfaces.iter().map(|i| (Some(i.as_str()), ())));
+            }
+        }
+        for interface in ends.keys() {
+            let mut statements: Vec<_> = interface.map(compare_interface).into_iter().collect();
+            statements.extend([Statement::Counter, verdict(goto(REFUSE))]);
+            rules.push(Rule::new(statements).comment("host default deny"));
+        }
+        self.chain("input_host", rules);
+    }
+
+    fn ends(&mut self, config: &EngineConfig) {
+        let mut refuse = Vec::new();
+        if config.trace {
+            refuse
+                .push(Rule::new([Statement::Limit(TRACE_RATE), Statement::Log("slash32 refused: ".into())]));
+        }
+        refuse.push(dropped("refused by policy"));
+        self.chain(REFUSE, refuse);
+        self.chain("invalid", vec![dropped("invalid connection state")]);
+        let deny = Rule::new([Statement::Counter, verdict(goto(REFUSE))]).comment("profile default deny");
+        self.chain("profile_deny", vec![deny]);
+    }
+
+    /// One list of matches for each way the services can match.
+    fn services(&mut self, services: &[Service]) -> Vec<Vec<Statement>> {
+        if services.is_empty() {
+            return Vec::new();
+        }
+        let mut out = Vec::new();
+        for (protocol, ranges) in ServiceSet::of(services, &[]).listed {
+            let mut statements = vec![Statement::is(Field::L4Proto, Key::byte(protocol.0))];
+            let field = if protocol.is_icmp() { Field::IcmpTypeCode } else { Field::DestinationPort };
+            match ranges[..] {
+                _ if ServiceSet::is_full(&ranges) => {}
+                [(low, high)] if low == high => statements.push(Statement::is(field, Key::port(low))),
+                [(low, high)] => statements.push(Statement::Range(field, Key::port(low), Key::port(high))),
+                _ => {
+                    let set = SetDef::ports(&ranges);
+                    statements.push(Statement::lookup([field], &set.name));
+                    self.rules.sets.insert(set.name.clone(), set.build());
+                }
+            }
+            out.push(statements);
+        }
+        out
+    }
+}
+
+/// The conditions under which a host policy applies, one list of statements each.
+fn interfaces(policy: &HostPolicy) -> Vec<Vec<Statement>> {
+    if policy.interfaces.is_empty() {
+        return vec![Vec::new()];
+    }
+    policy.interfaces.iter().map(|i| vec![compare_interface(i)]).collect()
+}
+
+fn compare_interface(name: &str) -> Statement {
+    match name.strip_suffix('*') {
+        Some(prefix) => Statement::is(Field::IifName, Key::interface_prefix(prefix)),
+        None => Statement::is(Field::IifName, Key::interface(name)),
+    }
+}
+
+fn from_endpoint() -> Statement {
+    Statement::is(Field::IifName, Key::interface_prefix(EndpointId::PREFIX))
+}
+
+fn to_endpoint() -> Statement {
+    Statement::is(Field::OifName, Key::interface_prefix(EndpointId::PREFIX))
+}
+
+fn states() -> Rule {
+    Rule::new([Statement::Vmap(vec![Field::CtState], "ct_states".into())])
+}
+
+fn dropped(comment: &str) -> Rule {
+    Rule::new([Statement::Counter, verdict(Verdict::Drop)]).comment(comment)
+}
+
+const fn verdict(verdict: Verdict) -> Statement {
+    Statement::Verdict(verdict)
+}
+
+fn jump(chain: &str) -> Verdict {
+    Verdict::Jump(Name::from(chain))
+}
+
+fn goto(chain: &str) -> Verdict {
+    Verdict::Goto(Name::from(chain))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("a literal address")
+}

@@ -1,0 +1,190 @@
+//! Loads compiled forms into the kernel.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    Settings,
+    encode::{self, INET, SUBSYSTEM, UDATA_GENERATION},
+};
+use crate::{
+    netlink::{Batch, BatchReport, Error as NetlinkError, Socket},
+    policy::ir::{Chain, Delta, Name, Ruleset, SetKind},
+};
+
+/// Why the kernel does not have what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Netlink failed as a whole; whether a change was made is unknown.
+    #[error("nftables: {0}")]
+    Netlink(#[from] NetlinkError),
+    /// The kernel refused the transaction; nothing was changed.
+    #[error("nftables refused a change{}: {source}", match kind { Some(kind) => format!(" ({kind})"), None => String::new() })]
+    Refused {
+        /// What kind of message it was.
+        kind: Option<&'static str>,
+        /// The kernel's words.
+        source: NetlinkError,
+    },
+    /// The mask cannot hold generation stamps.
+    #[error("mark mask {0:#010x} is not usable: it must be one run of at least 8 bits")]
+    Mask(u32),
+}
+
+impl Error {
+    /// Whether the kernel's table is not what we thought it was: it must be loaded as a whole.
+    pub fn is_out_of_step(&self) -> bool {
+        match self {
+            Self::Refused { source, .. } => source.is_exists() || source.is_missing(),
+            Self::Netlink(NetlinkError::Overrun | NetlinkError::Timeout) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The table in the kernel: one netlink socket, kept open, as closing one waits for a grace period.
+#[derive(Debug)]
+pub struct Driver {
+    socket: Socket,
+    settings: Settings,
+    generation: u32,
+    /// The kinds of the sets in the kernel, to encode elements with.
+    kinds: HashMap<Name, SetKind>,
+    /// The chains that mention the generation.
+    stamps: BTreeMap<Name, Chain>,
+}
+
+impl Driver {
+    /// A driver for the calling thread's network namespace. Goes on from the generation that the kernel's table has,
+    /// if there is one: the stamps of connections outlive us.
+    pub fn open(settings: Settings) -> Result<Self, Error> {
+        Self::with_socket(Socket::netfilter()?, settings)
+    }
+
+    /// A driver with a netfilter socket of any namespace.
+    pub fn with_socket(mut socket: Socket, settings: Settings) -> Result<Self, Error> {
+        if !settings.mask_is_usable() {
+            return Err(Error::Mask(settings.mark_mask));
+        }
+        let generation = read_generation(&mut socket, &settings)?.unwrap_or(0);
+        Ok(Self { socket, settings, generation, kinds: HashMap::new(), stamps: BTreeMap::new() })
+    }
+
+    /// How the table is loaded.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The generation that connections are stamped with.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The netlink port, which notifications about our own changes carry.
+    pub fn port(&self) -> Result<u32, Error> {
+        Ok(self.socket.port()?)
+    }
+
+    /// Replaces the whole table in one transaction, with a new generation: every connection is judged anew at its
+    /// next packet. No packet passes unjudged or is lost in between.
+    pub fn replace(&mut self, rules: &Ruleset) -> Result<(), Error> {
+        let generation = self.settings.next_generation(self.generation);
+        self.send(encode::encode_replace(rules, &self.settings, generation))?;
+        self.generation = generation;
+        self.kinds = rules.sets.iter().map(|(n, s)| (n.clone(), s.kind.clone())).collect();
+        self.stamps = stamp_chains(&rules.chains);
+        Ok(())
+    }
+
+    /// Makes a change in one transaction. After an error that [`Error::is_out_of_step`], load the whole.
+    pub fn apply(&mut self, delta: &Delta) -> Result<(), Error> {
+        if delta.is_empty() {
+            return Ok(());
+        }
+        let generation =
+            if delta.revokes { self.settings.next_generation(self.generation) } else { self.generation };
+        let changed = |name: &Name| delta.changed_chains.iter().any(|(n, _)| n == name);
+        let stamps: Vec<(Name, Chain)> = if delta.revokes {
+            self.stamps.iter().filter(|(n, _)| !changed(n)).map(|(n, c)| (n.clone(), c.clone())).collect()
+        } else {
+            Vec::new()
+        };
+        let kinds = |name: &Name| {
+            let fresh = delta.new_sets.iter().find(|(n, _)| n == name).map(|(_, s)| s.kind.clone());
+            fresh.or_else(|| self.kinds.get(name).cloned())
+        };
+        let batch = encode::encode_delta(delta, &self.settings, generation, kinds, &stamps);
+        self.send(batch)?;
+        self.generation = generation;
+        for (name, set) in &delta.new_sets {
+            self.kinds.insert(name.clone(), set.kind.clone());
+        }
+        for name in &delta.old_sets {
+            self.kinds.remove(name);
+        }
+        let fresh = delta.new_chains.iter().chain(&delta.changed_chains);
+        self.stamps.extend(stamp_chains(fresh.map(|(n, c)| (n, c))));
+        self.stamps.retain(|name, _| !delta.old_chains.contains(name));
+        Ok(())
+    }
+
+    /// Removes the table: nothing is enforced any more.
+    pub fn remove(&mut self) -> Result<(), Error> {
+        self.send(encode::encode_remove(&self.settings))
+    }
+
+    fn send(&mut self, mut batch: Batch) -> Result<(), Error> {
+        let report = self.socket.transact_atomic(&mut batch)?;
+        refused(report)
+    }
+}
+
+/// The first error that is about a message rather than about the transaction, as it says more.
+fn refused(report: BatchReport) -> Result<(), Error> {
+    let Some(error) = report.errors.iter().find(|e| e.index > 0).or_else(|| report.errors.first()) else {
+        return Ok(());
+    };
+    let kind = (report.errors.len() > 1).then_some("the first of several errors");
+    Err(Error::Refused { kind, source: NetlinkError::Kernel(error.clone()) })
+}
+
+fn stamp_chains<'a>(chains: impl IntoIterator<Item = (&'a Name, &'a Chain)>) -> BTreeMap<Name, Chain> {
+    chains
+        .into_iter()
+        .filter(|(_, chain)| chain.rules.iter().any(encode::mentions_generation))
+        .map(|(name, chain)| (name.clone(), chain.clone()))
+        .collect()
+}
+
+/// The generation of the table in the kernel; none without a table of ours.
+fn read_generation(socket: &mut Socket, settings: &Settings) -> Result<Option<u32>, NetlinkError> {
+    const GETRULE: u16 = 7;
+    let found = socket.dump(
+        SUBSYSTEM << 8 | GETRULE,
+        |w| _ = w.raw(&INET).attr_str(1, &settings.table),
+        |message| {
+            let attrs = message.attrs(INET.len());
+            let ours = attrs.clone().find_kind(1).and_then(|a| a.str()) == Some(settings.table.as_str());
+            let data = attrs.find_kind(7).map(|a| a.data).filter(|_| ours);
+            Ok(data
+                .and_then(|data| udata_entry(data, UDATA_GENERATION)?.try_into().ok())
+                .map(u32::from_be_bytes))
+        },
+    );
+    match found {
+        Ok(list) => Ok(list.into_iter().max()),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The value of one entry of user data.
+pub(super) fn udata_entry(mut data: &[u8], kind: u8) -> Option<&[u8]> {
+    while let [found, len, rest @ ..] = data {
+        let value = rest.get(..usize::from(*len))?;
+        if *found == kind {
+            return Some(value);
+        }
+        data = rest.get(usize::from(*len)..)?;
+    }
+    None
+}

@@ -1,0 +1,618 @@
+//! Encodes a compiled form as nftables netlink messages (linux/netfilter/nf_tables.h).
+//!
+//! A value of several parts lives in consecutive 4-byte registers, as the kernel's set lookups want it. Numbers in
+//! attributes are in network order; values in registers are as packets or the kernel have them.
+
+use super::{Settings, text::comment};
+use crate::{
+    netlink::{Batch, Writer},
+    policy::ir::{
+        Chain, Data, DataType, Delta, Element, Field, Key, KeyType, Name, Rule, Ruleset, Set, SetKind,
+        Statement, Verdict,
+    },
+};
+
+/// `NFNL_SUBSYS_NFTABLES`.
+pub(super) const SUBSYSTEM: u16 = 10;
+/// `struct nfgenmsg` with `NFPROTO_INET`, version 0 and no resource id.
+pub(super) const INET: [u8; 4] = [1, 0, 0, 0];
+
+/// `enum nf_tables_msg_types`.
+pub(super) mod msg {
+    pub(in crate::policy::nft) const NEWTABLE: u16 = 0;
+    pub(in crate::policy::nft) const DELTABLE: u16 = 2;
+    pub(in crate::policy::nft) const NEWCHAIN: u16 = 3;
+    pub(in crate::policy::nft) const DELCHAIN: u16 = 5;
+    pub(in crate::policy::nft) const NEWRULE: u16 = 6;
+    pub(in crate::policy::nft) const DELRULE: u16 = 8;
+    pub(in crate::policy::nft) const NEWSET: u16 = 9;
+    pub(in crate::policy::nft) const DELSET: u16 = 11;
+    pub(in crate::policy::nft) const NEWSETELEM: u16 = 12;
+    pub(in crate::policy::nft) const DELSETELEM: u16 = 14;
+}
+
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_APPEND: u16 = 0x800;
+
+/// Set flags.
+const INTERVAL: u32 = 0x4;
+const MAP: u32 = 0x8;
+const CONCAT: u32 = 0x80;
+/// `NFT_DATA_VERDICT`: the data type of verdict maps.
+const DATA_VERDICT: u32 = 0xffff_ff00;
+/// The list of elements is one attribute, whose length has 16 bits; this many of the largest elements fit.
+const ELEMENTS_A_MESSAGE: usize = 400;
+
+/// Registers: 0 is the verdict, 1 the first of 16 bytes, 8 and on are of 4 bytes (`NFT_REG32_00`).
+const REG_VERDICT: u32 = 0;
+const REG_1: u32 = 1;
+const REG32: u32 = 8;
+
+/// Private types within a rule's user data, beside nft's comment (0): what the rule was made from, and the generation.
+pub(super) const UDATA_DIGEST: u8 = 0x53;
+pub(super) const UDATA_GENERATION: u8 = 0x54;
+
+/// Puts the whole table in the place of whatever table of that name there is, in one transaction.
+pub(super) fn encode_replace(rules: &Ruleset, settings: &Settings, generation: u32) -> Batch {
+    let mut encoder = Encoder::begin(settings, generation);
+    // Deleting what may not be there is an error, so make it first.
+    encoder.table(msg::NEWTABLE, NLM_F_CREATE);
+    encoder.table(msg::DELTABLE, 0);
+    encoder.table(msg::NEWTABLE, NLM_F_CREATE | NLM_F_EXCL);
+    for (name, set) in &rules.sets {
+        encoder.set(name, set);
+    }
+    for (name, chain) in &rules.chains {
+        encoder.chain(name, chain);
+    }
+    for (name, set) in &rules.sets {
+        let all: Vec<(&Key, &Data)> = set.elements.iter().collect();
+        encoder.elements(msg::NEWSETELEM, name, &set.kind, &all);
+    }
+    for (name, chain) in &rules.chains {
+        encoder.rules(name, chain);
+    }
+    encoder.end()
+}
+
+/// Removes the table.
+pub(super) fn encode_remove(settings: &Settings) -> Batch {
+    let mut encoder = Encoder::begin(settings, 0);
+    encoder.table(msg::NEWTABLE, NLM_F_CREATE);
+    encoder.table(msg::DELTABLE, 0);
+    encoder.end()
+}
+
+/// Makes a change in one transaction. `kinds` are the kinds of the sets whose elements change; `stamps` are the
+/// chains that mention the generation, to be rewritten if it changed with this delta.
+pub(super) fn encode_delta(
+    delta: &Delta,
+    settings: &Settings,
+    generation: u32,
+    kinds: impl Fn(&Name) -> Option<SetKind>,
+    stamps: &[(Name, Chain)],
+) -> Batch {
+    let mut encoder = Encoder::begin(settings, generation);
+    for (name, set) in &delta.new_sets {
+        encoder.set(name, set);
+    }
+    for (name, chain) in &delta.new_chains {
+        encoder.chain(name, chain);
+    }
+    for (name, set) in &delta.new_sets {
+        let all: Vec<(&Key, &Data)> = set.elements.iter().collect();
+        encoder.elements(msg::NEWSETELEM, name, &set.kind, &all);
+    }
+    for (name, chain) in &delta.new_chains {
+        encoder.rules(name, chain);
+    }
+    for (name, chain) in delta.changed_chains.iter().chain(stamps) {
+        encoder.flush_chain(name);
+        encoder.rules(name, chain);
+    }
+    let pairs = |list: &[Element]| -> Vec<(Key, Data)> {
+        list.iter().map(|e| (e.key.clone(), e.data.clone())).collect()
+    };
+    for (name, change) in &delta.elements {
+        let Some(kind) = kinds(name) else { continue };
+        for (message, list) in [(msg::DELSETELEM, &change.remove), (msg::NEWSETELEM, &change.add)] {
+            let list = pairs(list);
+            let list: Vec<(&Key, &Data)> = list.iter().map(|(k, d)| (k, d)).collect();
+            encoder.elements(message, name, &kind, &list);
+        }
+    }
+    for name in &delta.old_chains {
+        encoder.flush_chain(name);
+    }
+    for name in &delta.old_chains {
+        encoder.message(msg::DELCHAIN, 0, |w, table| {
+            w.attr_str(1, table).attr_str(3, name);
+        });
+    }
+    for name in &delta.old_sets {
+        encoder.message(msg::DELSET, 0, |w, table| {
+            w.attr_str(1, table).attr_str(2, name);
+        });
+    }
+    encoder.end()
+}
+
+struct Encoder<'a> {
+    batch: Batch,
+    settings: &'a Settings,
+    generation: u32,
+    next_set_id: u32,
+}
+
+impl<'a> Encoder<'a> {
+    fn begin(settings: &'a Settings, generation: u32) -> Self {
+        let mut batch = Batch::new();
+        batch.nfnl_begin(SUBSYSTEM, None);
+        Self { batch, settings, generation, next_set_id: 0 }
+    }
+
+    fn end(mut self) -> Batch {
+        self.batch.nfnl_end(SUBSYSTEM);
+        self.batch
+    }
+
+    fn message(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Writer<'_>, &str)) {
+        let table = &self.settings.table;
+        self.batch.add(SUBSYSTEM << 8 | kind, flags, |w| {
+            w.raw(&INET);
+            fill(w, table);
+        });
+    }
+
+    fn table(&mut self, kind: u16, flags: u16) {
+        self.message(kind, flags, |w, table| {
+            w.attr_str(1, table); // NFTA_TABLE_NAME
+            if kind == msg::NEWTABLE {
+                w.attr_be32(2, 0); // NFTA_TABLE_FLAGS
+            }
+        });
+    }
+
+    fn set(&mut self, name: &str, set: &Set) {
+        self.next_set_id += 1;
+        let id = self.next_set_id;
+        let kind = &set.kind;
+        let concat = kind.key.len() > 1;
+        let mut flags = 0;
+        if kind.interval {
+            flags |= INTERVAL;
+        }
+        if kind.data.is_some() {
+            flags |= MAP;
+        }
+        // The kernel wants the parts' lengths only for intervals of several parts.
+        if concat && kind.interval {
+            flags |= CONCAT;
+        }
+        self.message(msg::NEWSET, NLM_F_CREATE | NLM_F_EXCL, |w, table| {
+            w.attr_str(1, table); // NFTA_SET_TABLE
+            w.attr_str(2, name); // NFTA_SET_NAME
+            w.attr_be32(3, flags); // NFTA_SET_FLAGS
+            w.attr_be32(4, nft_type(&kind.key)); // NFTA_SET_KEY_TYPE
+            w.attr_be32(5, key_len(&kind.key)); // NFTA_SET_KEY_LEN
+            match &kind.data {
+                None => {}
+                Some(DataType::Verdict) => {
+                    w.attr_be32(6, DATA_VERDICT); // NFTA_SET_DATA_TYPE
+                    w.attr_be32(7, 0); // NFTA_SET_DATA_LEN; ignored for verdicts
+                }
+                Some(DataType::Parts(parts)) => {
+                    w.attr_be32(6, nft_type(parts));
+                    w.attr_be32(7, key_len(parts));
+                }
+            }
+            w.attr_be32(10, id); // NFTA_SET_ID
+            w.nest(9, |w| {
+                // NFTA_SET_DESC. No size: it would be a limit, and sets grow.
+                if concat && kind.interval {
+                    // NFTA_SET_DESC_CONCAT
+                    w.nest(2, |w| {
+                        for part in &kind.key {
+                            w.nest(1, |w| _ = w.attr_be32(1, part.len() as u32)); // NFTA_SET_FIELD_LEN
+                        }
+                    });
+                }
+            });
+            w.attr(13, &set_udata(set)); // NFTA_SET_USERDATA
+        });
+    }
+
+    fn elements(&mut self, kind: u16, name: &str, set: &SetKind, list: &[(&Key, &Data)]) {
+        let flags = if kind == msg::NEWSETELEM { NLM_F_CREATE | NLM_F_EXCL } else { 0 };
+        for chunk in list.chunks(ELEMENTS_A_MESSAGE) {
+            self.message(kind, flags, |w, table| {
+                w.attr_str(1, table); // NFTA_SET_ELEM_LIST_TABLE
+                w.attr_str(2, name); // NFTA_SET_ELEM_LIST_SET
+                // NFTA_SET_ELEM_LIST_ELEMENTS
+                w.nest(3, |w| {
+                    for (key, data) in chunk {
+                        element(w, set, key, data);
+                    }
+                });
+            });
+        }
+    }
+
+    fn chain(&mut self, name: &str, chain: &Chain) {
+        self.message(msg::NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL, |w, table| {
+            w.attr_str(1, table); // NFTA_CHAIN_TABLE
+            w.attr_str(3, name); // NFTA_CHAIN_NAME
+            if let Some(hook) = chain.hook {
+                // NFTA_CHAIN_HOOK
+                w.nest(4, |w| {
+                    w.attr_be32(1, hook.hook as u32); // NFTA_HOOK_HOOKNUM
+                    w.attr_be32(2, hook.priority as u32); // NFTA_HOOK_PRIORITY
+                });
+                w.attr_be32(5, 1); // NFTA_CHAIN_POLICY: NF_ACCEPT
+                w.attr_str(7, if hook.nat { "nat" } else { "filter" }); // NFTA_CHAIN_TYPE
+            }
+            if !chain.comment.is_empty() {
+                w.attr(12, &udata_comment(0, &chain.comment)); // NFTA_CHAIN_USERDATA
+            }
+        });
+    }
+
+    fn flush_chain(&mut self, name: &str) {
+        self.message(msg::DELRULE, 0, |w, table| {
+            w.attr_str(1, table).attr_str(2, name);
+        });
+    }
+
+    fn rules(&mut self, name: &str, chain: &Chain) {
+        for rule in &chain.rules {
+            let (settings, generation) = (self.settings, self.generation);
+            self.message(msg::NEWRULE, NLM_F_CREATE | NLM_F_APPEND, |w, table| {
+                w.attr_str(1, table); // NFTA_RULE_TABLE
+                w.attr_str(2, name); // NFTA_RULE_CHAIN
+                // NFTA_RULE_EXPRESSIONS
+                w.nest(4, |w| {
+                    let mut writer = Expressions { w, settings, generation };
+                    for statement in &rule.statements {
+                        writer.statement(statement);
+                    }
+                });
+                w.attr(7, &rule_udata(rule, generation)); // NFTA_RULE_USERDATA
+            });
+        }
+    }
+}
+
+fn nft_type(parts: &[KeyType]) -> u32 {
+    parts.iter().fold(0, |all, part| all << 6 | part.nft_type())
+}
+
+fn key_len(parts: &[KeyType]) -> u32 {
+    match parts {
+        [one] => one.len() as u32,
+        several => several.iter().map(|p| p.padded() as u32).sum(),
+    }
+}
+
+fn element(w: &mut Writer<'_>, set: &SetKind, key: &Key, data: &Data) {
+    let value = |w: &mut Writer<'_>, kind, bytes: &[u8]| _ = w.nest(kind, |w| _ = w.attr(1, bytes));
+    // NFTA_LIST_ELEM; NFTA_SET_ELEM_KEY 1, NFTA_SET_ELEM_DATA 2, NFTA_SET_ELEM_FLAGS 3, NFTA_SET_ELEM_KEY_END 10
+    let concat = set.key.len() > 1;
+    w.nest(1, |w| {
+        value(w, 1, key.bytes());
+        if concat && set.interval {
+            value(w, 10, key.upper());
+        }
+        match data {
+            Data::None => {}
+            Data::Verdict(v) => _ = w.nest(2, |w| verdict(w, v)),
+            Data::Value(v) => value(w, 2, v.bytes()),
+        }
+    });
+    // A range of one part is two elements: its start, and the first value after it, unless there is none.
+    if set.interval && !concat {
+        let mut end = key.upper().to_vec();
+        if increment(&mut end) {
+            w.nest(1, |w| {
+                value(w, 1, &end);
+                w.attr_be32(3, 1); // NFT_SET_ELEM_INTERVAL_END
+            });
+        }
+    }
+}
+
+/// Adds one to a number in network order; false if it overflowed.
+fn increment(bytes: &mut [u8]) -> bool {
+    for byte in bytes.iter_mut().rev() {
+        *byte = byte.wrapping_add(1);
+        if *byte != 0 {
+            return true;
+        }
+    }
+    false
+}
+
+/// `NFTA_DATA_VERDICT` with its code and chain.
+fn verdict(w: &mut Writer<'_>, verdict: &Verdict) {
+    let (code, chain): (i32, Option<&Name>) = match verdict {
+        Verdict::Drop => (0, None),
+        Verdict::Accept => (1, None),
+        Verdict::Jump(name) => (-3, Some(name)),
+        Verdict::Goto(name) => (-4, Some(name)),
+        Verdict::Return => (-5, None),
+    };
+    w.nest(2, |w| {
+        w.attr_be32(1, code as u32); // NFTA_VERDICT_CODE
+        if let Some(chain) = chain {
+            w.attr_str(2, chain); // NFTA_VERDICT_CHAIN
+        }
+    });
+}
+
+/// One entry of user data: type, length, value.
+fn udata(kind: u8, value: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(value.len()).unwrap_or(u8::MAX);
+    let mut out = vec![kind, len];
+    out.extend_from_slice(value.get(..usize::from(len)).unwrap_or_default());
+    out
+}
+
+fn udata_comment(kind: u8, text: &str) -> Vec<u8> {
+    let mut bytes = comment(text).into_bytes();
+    bytes.push(0);
+    udata(kind, &bytes)
+}
+
+/// What nft needs to print the set: in which byte order keys and values are, and the comment.
+fn set_udata(set: &Set) -> Vec<u8> {
+    let order = |parts: &[KeyType]| match parts {
+        [KeyType::Ipv4 | KeyType::Ipv6 | KeyType::Port] => 2u32,
+        [KeyType::Interface | KeyType::CtState | KeyType::CtStatus | KeyType::FibType] => 1,
+        _ => 0,
+    };
+    let mut out = udata(0, &order(&set.kind.key).to_ne_bytes());
+    if let Some(DataType::Parts(parts)) = &set.kind.data {
+        out.extend(udata(1, &order(parts).to_ne_bytes()));
+    }
+    if !set.comment.is_empty() {
+        out.extend(udata_comment(7, &set.comment));
+    }
+    out
+}
+
+/// The comment, and what tells us later that the rule is the one we made.
+fn rule_udata(rule: &Rule, generation: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    if !rule.comment.is_empty() {
+        out.extend(udata_comment(0, &rule.comment));
+    }
+    out.extend(udata(UDATA_DIGEST, &rule_digest(rule)));
+    if mentions_generation(rule) {
+        out.extend(udata(UDATA_GENERATION, &generation.to_be_bytes()));
+    }
+    out
+}
+
+/// Eight bytes that differ for different rules.
+pub(super) fn rule_digest(rule: &Rule) -> [u8; 8] {
+    use std::hash::{Hash, Hasher};
+    let mut hasher = rustc_hash::FxHasher::default();
+    rule.hash(&mut hasher);
+    hasher.finish().to_be_bytes()
+}
+
+/// Whether a rule reads or writes the generation.
+pub(super) fn mentions_generation(rule: &Rule) -> bool {
+    rule.statements.iter().any(|s| matches!(s, Statement::GenerationIsCurrent | Statement::StampGeneration))
+}
+
+struct Expressions<'a, 'b> {
+    w: &'a mut Writer<'b>,
+    settings: &'a Settings,
+    generation: u32,
+}
+
+impl Expressions<'_, '_> {
+    /// One expression: `NFTA_LIST_ELEM { NFTA_EXPR_NAME, NFTA_EXPR_DATA { … } }`.
+    fn expression(&mut self, name: &str, fill: impl FnOnce(&mut Writer<'_>)) {
+        self.w.nest(1, |w| {
+            w.attr_str(1, name);
+            w.nest(2, fill);
+        });
+    }
+
+    fn statement(&mut self, statement: &Statement) {
+        match statement {
+            Statement::Compare { field, mask, negate, value } => {
+                self.load(*field, REG_1);
+                if let Some(mask) = mask {
+                    self.bitwise(mask.bytes(), &vec![0; mask.bytes().len()]);
+                }
+                self.compare(value.bytes(), *negate);
+            }
+            Statement::Range(field, low, high) => {
+                self.load(*field, REG_1);
+                self.expression("range", |w| {
+                    w.attr_be32(1, REG_1); // NFTA_RANGE_SREG
+                    w.attr_be32(2, 0); // NFTA_RANGE_OP: NFT_RANGE_EQ
+                    w.nest(3, |w| _ = w.attr(1, low.bytes())); // NFTA_RANGE_FROM_DATA
+                    w.nest(4, |w| _ = w.attr(1, high.bytes())); // NFTA_RANGE_TO_DATA
+                });
+            }
+            Statement::Lookup { fields, set, negate } => {
+                let register = self.load_all(fields);
+                self.lookup(set, register, None, *negate);
+            }
+            Statement::Vmap(fields, map) => {
+                let register = self.load_all(fields);
+                self.lookup(map, register, Some(REG_VERDICT), false);
+            }
+            Statement::Counter => self.expression("counter", |_| {}),
+            Statement::Limit(rate) => self.expression("limit", |w| {
+                w.attr_be64(1, rate.events.into()); // NFTA_LIMIT_RATE
+                w.attr_be64(2, rate.per.into()); // NFTA_LIMIT_UNIT, in seconds
+                w.attr_be32(3, rate.burst); // NFTA_LIMIT_BURST
+                w.attr_be32(4, 0); // NFTA_LIMIT_TYPE: packets
+                w.attr_be32(5, 0); // NFTA_LIMIT_FLAGS
+            }),
+            Statement::Log(prefix) => {
+                let group = self.settings.log_group;
+                self.expression("log", |w| {
+                    w.attr_be16(1, group); // NFTA_LOG_GROUP
+                    w.attr_str(2, &comment(prefix)); // NFTA_LOG_PREFIX
+                });
+            }
+            Statement::Reject { tcp_reset } => self.expression("reject", |w| {
+                if *tcp_reset {
+                    w.attr_be32(1, 1); // NFTA_REJECT_TYPE: NFT_REJECT_TCP_RST
+                } else {
+                    w.attr_be32(1, 2); // NFT_REJECT_ICMPX_UNREACH
+                    w.attr_u8(2, 3); // NFTA_REJECT_ICMP_CODE: NFT_REJECT_ICMPX_ADMIN_PROHIBITED
+                }
+            }),
+            Statement::GenerationIsCurrent => {
+                self.load_mark();
+                self.bitwise(&self.settings.mark_mask.to_ne_bytes(), &[0; 4]);
+                self.compare(&self.settings.stamp(self.generation).to_ne_bytes(), false);
+            }
+            Statement::StampGeneration => {
+                self.load_mark();
+                let stamp = self.settings.stamp(self.generation);
+                self.bitwise(&(!self.settings.mark_mask).to_ne_bytes(), &stamp.to_ne_bytes());
+                self.expression("ct", |w| {
+                    w.attr_be32(2, 3); // NFTA_CT_KEY: NFT_CT_MARK
+                    w.attr_be32(4, REG_1); // NFTA_CT_SREG
+                });
+            }
+            Statement::Masquerade => self.expression("masq", |_| {}),
+            Statement::DnatMap { ipv6, fields, map } => {
+                let register = self.load_all(fields);
+                self.lookup(map, register, Some(REG_1), false);
+                // The address is first in the value, the port in the register after it.
+                let port = REG32 + if *ipv6 { 4 } else { 1 };
+                self.expression("nat", |w| {
+                    w.attr_be32(1, 1); // NFTA_NAT_TYPE: NFT_NAT_DNAT
+                    w.attr_be32(2, if *ipv6 { 10 } else { 2 }); // NFTA_NAT_FAMILY
+                    w.attr_be32(3, REG_1); // NFTA_NAT_REG_ADDR_MIN
+                    w.attr_be32(5, port); // NFTA_NAT_REG_PROTO_MIN
+                });
+            }
+            Statement::Verdict(v) => self.expression("immediate", |w| {
+                w.attr_be32(1, REG_VERDICT); // NFTA_IMMEDIATE_DREG
+                w.nest(2, |w| verdict(w, v)); // NFTA_IMMEDIATE_DATA
+            }),
+        }
+    }
+
+    /// Loads one or several fields for a lookup; the answer is the register they start at.
+    fn load_all(&mut self, fields: &[Field]) -> u32 {
+        if let [one] = fields {
+            self.load(*one, REG_1);
+            return REG_1;
+        }
+        let mut at = REG32;
+        for field in fields {
+            self.load(*field, at);
+            at += field.key_type().padded() as u32 / 4;
+        }
+        REG32
+    }
+
+    fn load(&mut self, field: Field, register: u32) {
+        // NFTA_META_DREG, NFTA_META_KEY
+        let meta = |me: &mut Self, key: u32| {
+            me.expression("meta", |w| _ = w.attr_be32(1, register).attr_be32(2, key));
+        };
+        // NFTA_CT_DREG, NFTA_CT_KEY, NFTA_CT_DIRECTION
+        let ct = |me: &mut Self, key: u32, direction: Option<u8>| {
+            me.expression("ct", |w| {
+                w.attr_be32(1, register).attr_be32(2, key);
+                if let Some(direction) = direction {
+                    w.attr_u8(3, direction);
+                }
+            });
+        };
+        // NFTA_PAYLOAD_DREG, BASE (1 network, 2 transport), OFFSET, LEN
+        let payload = |me: &mut Self, base: u32, offset: u32, len: u32| {
+            me.expression("payload", |w| {
+                w.attr_be32(1, register).attr_be32(2, base).attr_be32(3, offset).attr_be32(4, len);
+            });
+        };
+        const ORIGINAL: Option<u8> = Some(0);
+        const REPLY: Option<u8> = Some(1);
+        match field {
+            Field::IifName => meta(self, 6),
+            Field::OifName => meta(self, 7),
+            Field::NfProto => meta(self, 15),
+            Field::L4Proto => meta(self, 16),
+            Field::CtState => ct(self, 0, None),
+            Field::CtDirection => ct(self, 1, None),
+            Field::CtStatus => ct(self, 2, None),
+            Field::SourceV4 => ct(self, 19, ORIGINAL),
+            Field::SourceV6 => ct(self, 21, ORIGINAL),
+            // The source of replies is the destination after translation.
+            Field::DestinationV4 => ct(self, 19, REPLY),
+            Field::DestinationV6 => ct(self, 21, REPLY),
+            Field::DestinationPort => ct(self, 11, REPLY),
+            Field::IcmpTypeCode => ct(self, 12, ORIGINAL),
+            Field::HeaderSourceV4 => payload(self, 1, 12, 4),
+            Field::HeaderDestinationV4 => payload(self, 1, 16, 4),
+            Field::HeaderSourceV6 => payload(self, 1, 8, 16),
+            Field::HeaderDestinationV6 => payload(self, 1, 24, 16),
+            Field::HeaderDestinationPort => payload(self, 2, 2, 2),
+            Field::Icmpv6Type => payload(self, 2, 0, 1),
+            // NFTA_FIB_DREG; RESULT: NFT_FIB_RESULT_ADDRTYPE; FLAGS: NFTA_FIB_F_DADDR
+            Field::DestinationKind => {
+                self.expression("fib", |w| _ = w.attr_be32(1, register).attr_be32(2, 3).attr_be32(3, 2));
+            }
+        }
+    }
+
+    fn load_mark(&mut self) {
+        self.expression("ct", |w| _ = w.attr_be32(1, REG_1).attr_be32(2, 3)); // NFT_CT_MARK
+    }
+
+    fn bitwise(&mut self, mask: &[u8], xor: &[u8]) {
+        self.expression("bitwise", |w| {
+            w.attr_be32(1, REG_1); // NFTA_BITWISE_SREG
+            w.attr_be32(2, REG_1); // NFTA_BITWISE_DREG
+            w.attr_be32(3, mask.len() as u32); // NFTA_BITWISE_LEN
+            w.nest(4, |w| _ = w.attr(1, mask)); // NFTA_BITWISE_MASK
+            w.nest(5, |w| _ = w.attr(1, xor)); // NFTA_BITWISE_XOR
+        });
+    }
+
+    fn compare(&mut self, value: &[u8], negate: bool) {
+        self.expression("cmp", |w| {
+            w.attr_be32(1, REG_1); // NFTA_CMP_SREG
+            w.attr_be32(2, negate.into()); // NFTA_CMP_OP: NFT_CMP_EQ or NFT_CMP_NEQ
+            w.nest(3, |w| _ = w.attr(1, value)); // NFTA_CMP_DATA
+        });
+    }
+
+    fn lookup(&mut self, set: &str, source: u32, destination: Option<u32>, negate: bool) {
+        self.expression("lookup", |w| {
+            w.attr_str(1, set); // NFTA_LOOKUP_SET
+            w.attr_be32(2, source); // NFTA_LOOKUP_SREG
+            if let Some(register) = destination {
+                w.attr_be32(3, register); // NFTA_LOOKUP_DREG
+            }
+            if negate {
+                w.attr_be32(5, 1); // NFTA_LOOKUP_FLAGS: NFT_LOOKUP_F_INV
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_up() {
+        let mut bytes = [0, 255];
+        assert!(increment(&mut bytes));
+        assert_eq!(bytes, [1, 0]);
+        assert!(!increment(&mut [255, 255]));
+    }
+}

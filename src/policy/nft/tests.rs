@@ -1,0 +1,236 @@
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use super::*;
+use crate::{
+    model::{EndpointId, Identity, Labels},
+    netlink::ns::testing::private,
+    policy::{
+        engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig},
+        ir::Ruleset,
+        language,
+    },
+};
+
+/// Everything the language can say, at once.
+const KITCHEN_SINK: &str = r#"
+    [[tier]]
+    name = "security"
+    order = 10
+    default = "pass"
+    [[network_set]]
+    name = "partners"
+    cidr = ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"]
+    except = ["192.0.2.128/25"]
+    [[named_port]]
+    name = "http"
+    select = 'role == "web"'
+    port = 8080
+    [[policy]]
+    name = "first"
+    tier = "security"
+    select = "all()"
+    ingress = [
+      { action = "deny", from = { cidr = ["10.9.0.0/16"], except = ["10.9.1.0/24"] }, log = true },
+      { action = "pass", protocol = ["tcp", "udp"], ports = [80, 443, "8000-8080"], limit = "100/second burst 50" },
+    ]
+    egress = []
+    staged = true
+    [[policy]]
+    name = "quarantine"
+    tier = "security"
+    select = "has(bad)"
+    ingress = [{ action = "pass", from = "self" }, { action = "reject" }]
+    egress = [{ action = "allow", to = "host", protocol = "udp", ports = 53 }, { action = "deny", to = { set = "partners", selector = "has(x)" } }, { action = "log" }]
+    [[policy]]
+    name = "web"
+    select = 'role == "web"'
+    ingress = [
+      { action = "allow", from = { selector = 'role == "lb" && env != "dev"' }, protocol = "tcp", ports = [80, "http"] },
+      { action = "allow", from = ["world", { set = "partners" }], protocol = "tcp", ports = [443, 8443] },
+      { action = "allow", protocol = "icmp", icmp_type = 8 },
+      { action = "allow", protocol = ["icmpv6", 47, "sctp"] },
+      { action = "deny", not_protocol = ["tcp", "udp"] },
+      { action = "deny", protocol = "tcp", not_protocol = "tcp", not_ports = ["0-1023", 8080] },
+    ]
+    egress = [{ action = "allow", to = { cidr = ["0.0.0.0/0"] } }, { action = "allow", to = { except = ["fd00::/8"] } }]
+    [[profile]]
+    name = "closed"
+    select = "has(secret)"
+    ingress = "deny"
+    [[host_policy]]
+    name = "ssh"
+    interfaces = ["eth*", "lan0"]
+    ingress = [{ action = "allow", from = { selector = "has(admin)" }, protocol = "tcp", ports = [22, 9100] }, { action = "reject", from = "world" }]
+    [[host_policy]]
+    name = "watch"
+    ingress = [{ action = "deny", protocol = "udp" }]
+    staged = true
+"#;
+
+pub(crate) fn endpoint(id: &str, addresses: &[&str], labels: &[(&str, &str)]) -> LocalEndpoint {
+    let mut all = Labels::new();
+    for (k, v) in labels {
+        all.insert(*k, *v).unwrap();
+    }
+    LocalEndpoint {
+        id: EndpointId(id.into()),
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        labels: all,
+    }
+}
+
+fn sink() -> Engine {
+    let pool = |cidr: &str| PoolConfig { cidr: cidr.parse().unwrap(), nat_outgoing: true };
+    let config = EngineConfig {
+        pools: vec![pool("10.32.0.0/16"), pool("fd00:32::/48")],
+        infrastructure: vec!["192.0.2.1/32".parse().unwrap(), "fe80::1/128".parse().unwrap()],
+        trace: true,
+        ..EngineConfig::default()
+    };
+    let mut engine = Engine::new(config);
+    engine.set_policies(Arc::new(language::parse(&[("sink.toml", KITCHEN_SINK)]).unwrap()));
+    engine.upsert_local(endpoint(
+        "s32aaaaaaaaaaa",
+        &["10.32.4.2", "fd00:32::2"],
+        &[("role", "web"), ("env", "x")],
+    ));
+    engine.upsert_local(endpoint(
+        "s32bbbbbbbbbbb",
+        &["10.32.4.3"],
+        &[("role", "lb"), ("bad", "y"), ("x", "y")],
+    ));
+    engine.upsert_local(endpoint("s32ccccccccccc", &["fd00:32::4"], &[("secret", "1")]));
+    for (addr, label) in [("10.32.5.9", "lb"), ("fd00:32:1::9", "lb"), ("10.32.5.10", "db")] {
+        let identity = Identity::of(&Labels::try_from([("role", label)]).unwrap());
+        assert!(engine.upsert_remote(addr.parse().unwrap(), Arc::new(identity)));
+    }
+    engine
+}
+
+/// Runs nft in the calling thread's namespace.
+pub(crate) fn nft(args: &[&str], input: &str) -> Result<String, String> {
+    let mut child = Command::new("nft")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("these tests compare with nft: install the package nftables");
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    if out.status.success() { Ok(text(out.stdout)) } else { Err(text(out.stderr)) }
+}
+
+/// What nft prints for a table, without counters' values and without what only the way of loading decides.
+fn normal(listing: &str) -> Vec<String> {
+    let mut chains: Vec<String> = Vec::new();
+    let squeezed = listing.replace("packets 0 bytes 0", "").replace('\t', "");
+    for line in squeezed.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")) {
+        if line.starts_with("set ") || line.starts_with("map ") || line.starts_with("chain ") {
+            chains.push(String::new());
+        }
+        if let Some(last) = chains.last_mut().filter(|_| !line.is_empty() && line != "}") {
+            last.push_str(&line);
+            last.push('\n');
+        }
+    }
+    chains.sort();
+    chains
+}
+
+#[test]
+fn netlink_and_nft_load_the_same() {
+    private(|| {
+        let rules = sink().snapshot();
+        let settings = Settings::default();
+        let text = Text::new(&rules, &settings, 1).to_string();
+        nft(&["-c", "-f", "-"], &text).unwrap_or_else(|e| panic!("{text}\n{e}"));
+        nft(&["-f", "-"], &text).unwrap();
+        let by_nft = nft(&["list", "table", "inet", "slash32"], "").unwrap();
+        nft(&["delete", "table", "inet", "slash32"], "").unwrap();
+        let mut driver = Driver::open(settings).unwrap();
+        driver.replace(&rules).unwrap();
+        let by_us = nft(&["list", "table", "inet", "slash32"], "").unwrap();
+        for (a, b) in normal(&by_nft).iter().zip(&normal(&by_us)) {
+            assert_eq!(a, b);
+        }
+        assert_eq!(normal(&by_nft).len(), normal(&by_us).len());
+    });
+}
+
+#[test]
+fn every_change_is_one_transaction_and_ends_where_a_full_load_does() {
+    private(|| {
+        let mut engine = sink();
+        let mut driver = Driver::open(Settings::default()).unwrap();
+        driver.replace(&engine.snapshot()).unwrap();
+        let listing = || normal(&nft(&["list", "table", "inet", "slash32"], "").unwrap());
+        let mut mirror: Ruleset = engine.compiled();
+        let mut step = |engine: &mut Engine, driver: &mut Driver, what: &str| {
+            let delta = engine.changes();
+            mirror.apply(&delta).unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert_eq!(mirror, engine.compiled(), "{what}");
+            driver.apply(&delta).unwrap_or_else(|e| panic!("{what}: {e}\n{delta:#?}"));
+        };
+        engine.upsert_local(endpoint(
+            "s32ddddddddddd",
+            &["10.32.4.5", "fd00:32::5"],
+            &[("role", "web"), ("env", "x")],
+        ));
+        step(&mut engine, &mut driver, "one more of a known class");
+        engine.upsert_local(endpoint("s32ddddddddddd", &["10.32.4.5", "fd00:32::5"], &[("bad", "x")]));
+        step(&mut engine, &mut driver, "a relabelled endpoint");
+        engine.remove_remote("10.32.5.9".parse().unwrap());
+        step(&mut engine, &mut driver, "a remote endpoint gone");
+        engine.set_policies(Arc::new(
+            language::parse(&[(
+                "b.toml",
+                "[[policy]]\nname='p'\nselect='has(bad)'\ningress=[{action='allow',from={selector='role == \"lb\"'}}]",
+            )])
+            .unwrap(),
+        ));
+        step(&mut engine, &mut driver, "other policies");
+        engine.remove_local(&EndpointId("s32aaaaaaaaaaa".into()));
+        engine.set_config(EngineConfig { default_ingress: false, ..EngineConfig::default() });
+        step(&mut engine, &mut driver, "another configuration");
+        assert_eq!(driver.generation(), 5, "a new endpoint revokes nothing, each of the others does");
+        let by_steps = listing();
+        driver.replace(&engine.snapshot()).unwrap();
+        let by_replacement = listing();
+        let chains = |list: &[String]| -> Vec<String> {
+            let stamped = |c: &String| c.starts_with("chain stamp") || c.starts_with("chain established");
+            list.iter().filter(|c| !stamped(c)).cloned().collect()
+        };
+        assert_eq!(chains(&by_steps), chains(&by_replacement));
+        assert_eq!(
+            Driver::open(Settings::default()).unwrap().generation(),
+            6,
+            "the next agent goes on from here"
+        );
+        driver.remove().unwrap();
+        assert_eq!(nft(&["list", "ruleset"], "").unwrap(), "");
+    });
+}
+
+#[test]
+fn stamps_stay_in_the_mask_and_are_never_zero() {
+    for mask in [0xffff_ff00, 0xffff_ffff, 0x00ff_0000, 0x0000_ffff, 0xff00_0000] {
+        let settings = Settings { mark_mask: mask, ..Settings::default() };
+        assert!(settings.mask_is_usable());
+        for generation in [0, 1, 2, 254, 255, 256, 65535, 65536, 0x00ff_ffff, 0x0100_0000, u32::MAX] {
+            let stamp = settings.stamp(generation);
+            assert!(stamp != 0 && stamp & !mask == 0, "{mask:x} {generation}");
+        }
+    }
+    let settings = Settings { mark_mask: 0x0000_ff00, ..Settings::default() };
+    assert_eq!((settings.next_generation(254), settings.stamp(255)), (255, 0xff00));
+    assert_eq!((settings.next_generation(255), settings.stamp(1)), (1, 0x0100));
+    for mask in [0, 1, 0x7f00, 0xff0f, 0xff00_ff00] {
+        assert!(!Settings { mark_mask: mask, ..Settings::default() }.mask_is_usable(), "{mask:x}");
+    }
+}

@@ -195,6 +195,12 @@ impl Attacher {
         made
     }
 
+    /// Makes what is missing on the host's side of a living endpoint: routes, the gateway's address, settings.
+    pub fn repair_host_side(&mut self, attachment: &Attachment) -> Result<(), AttachError> {
+        self.gateways.ensure(attachment.gateway, self.config, &mut self.socket)?;
+        Ok(self.host_side(attachment)?)
+    }
+
     /// Takes the endpoint out of service: its interface down, its routes gone. Deletion follows in the background.
     /// Nothing to do is no error.
     pub fn detach(&mut self, id: &EndpointId) -> Result<(), AttachError> {
@@ -271,7 +277,8 @@ impl Attacher {
         }
         self.push_host_routes(&mut steps, attachment);
         let errors = steps.errors(&mut self.socket)?;
-        let Some(first) = errors.into_iter().next() else { return Ok(()) };
+        // What exists already is well: this also repairs.
+        let Some(first) = errors.into_iter().find(|e| !e.source.is_exists()) else { return Ok(()) };
         if attachment.endpoint.ipv6.is_none() || first.source.errno() != Some(libc::EACCES) {
             return Err(first);
         }

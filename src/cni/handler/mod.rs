@@ -1,5 +1,255 @@
 //! The agent's side of every CNI verb.
+//!
+//! ```text
+//!  ADD: parse -> addresses -> file -> policy -> kernel -> BGP -> result
+//!  DEL: BGP -> kernel (link down) -> policy -> address to rest, file away
+//! ```
+//!
+//! Policy comes before the interface exists and the file before the kernel is touched: there is no moment at which a
+//! container is unprotected, and none at which something is in the kernel that no file tells of. Whatever fails is
+//! undone in the opposite order. One verb at a time; each takes well under a millisecond of our own.
 
+mod add;
+mod audit;
+mod check;
 mod host;
+mod labels;
+mod recover;
+mod remove;
 
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Instant, SystemTime},
+};
+
+use serde_json::Value;
+
+use super::{
+    attach::{AttachConfig, Attacher},
+    attachment::Attachment,
+    ipam::{Ipam, IpamConfig},
+    store::{Store, StoreError, micros},
+    types::{CniError, SpecVersion, code},
+};
+use crate::{
+    api::{CniAnswer, CniFailure, CniRequest},
+    model::{EndpointId, Labels},
+    netlink,
+};
+pub use audit::{Problem, ProblemKind};
 pub use host::Host;
+pub use labels::{LabelRule, glob};
+pub use recover::Recovery;
+
+/// What the handler is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandlerConfig {
+    /// Where the files are.
+    pub run_dir: PathBuf,
+    /// How endpoints are wired.
+    pub attach: AttachConfig,
+    /// What addresses there are.
+    pub ipam: IpamConfig,
+    /// The MTU of networks that say none; none: the uplink's.
+    pub mtu: Option<u32>,
+    /// Labels by name.
+    pub label_rules: Vec<LabelRule>,
+}
+
+/// The time, by both clocks: durations by the monotonic one, names of incarnations by the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Does not jump.
+    pub mono: Instant,
+    /// Comparable between hosts.
+    pub wall: SystemTime,
+}
+
+impl Now {
+    /// Reads both clocks.
+    pub fn read() -> Self {
+        Self { mono: Instant::now(), wall: SystemTime::now() }
+    }
+}
+
+/// Why the handler cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The run directory is not usable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No netlink socket or helper thread.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+}
+
+/// Owner of endpoints and addresses.
+#[derive(Debug)]
+pub struct Handler {
+    config: HandlerConfig,
+    attacher: Attacher,
+    ipam: Ipam,
+    store: Store,
+    attachments: BTreeMap<EndpointId, Attachment>,
+    /// Adopted at start, but the agent's side of them has failed so far.
+    unfinished: Vec<EndpointId>,
+    last_sequence: u64,
+    /// The uplink's MTU, once it has been asked for.
+    uplink_mtu: Option<u32>,
+    last_sweep: Option<Instant>,
+}
+
+impl Handler {
+    /// Opens the files and the kernel's sockets, in the network namespace of the calling thread. The next thing to
+    /// call is [`Handler::recover`].
+    pub fn start(config: HandlerConfig) -> Result<Self, StartError> {
+        Ok(Self {
+            attacher: Attacher::start(config.attach)?,
+            ipam: Ipam::new(&config.ipam),
+            store: Store::open(&config.run_dir)?,
+            attachments: BTreeMap::new(),
+            unfinished: Vec::new(),
+            last_sequence: 0,
+            uplink_mtu: None,
+            last_sweep: None,
+            config,
+        })
+    }
+
+    /// Takes a new configuration; what exists stays. The run directory and the wiring need a restart to change.
+    pub fn reconfigure(&mut self, config: HandlerConfig) {
+        self.ipam.reconfigure(&config.ipam);
+        self.uplink_mtu = None;
+        self.config =
+            HandlerConfig { run_dir: self.config.run_dir.clone(), attach: self.config.attach, ..config };
+    }
+
+    /// Answers a CNI verb.
+    ///
+    /// `alive` says whether the plugin still waits. Runtimes kill a plugin that takes too long and send DEL at once:
+    /// an ADD whose caller is gone must not be begun any more, as its DEL may have been served already.
+    pub fn handle(
+        &mut self,
+        host: &mut impl Host,
+        request: &CniRequest,
+        alive: &dyn Fn() -> bool,
+        now: Now,
+    ) -> CniAnswer {
+        let result = match request.command.as_str() {
+            "ADD" => self.add(host, request, alive, now),
+            "DEL" => self.del(host, request, now).map(|()| Value::Null),
+            "CHECK" => self.check(host, request).map(|()| Value::Null),
+            "GC" => self.gc(host, request, now).map(|()| Value::Null),
+            "STATUS" => self.status(host, request, now).map(|()| Value::Null),
+            other => Err(CniError::new(code::INVALID_ENVIRONMENT, format!("unknown CNI_COMMAND {other:?}"))),
+        };
+        match result {
+            Ok(value) => CniAnswer::Success(value),
+            Err(error) => {
+                let (verb, container) = (&request.command, &request.container_id);
+                tracing::warn!(verb, container, ifname = request.ifname, %error, "CNI request failed");
+                CniAnswer::Failure(CniFailure { code: error.code, msg: error.msg, details: error.details })
+            }
+        }
+    }
+
+    /// All attachments, by their identifiers.
+    pub fn attachments(&self) -> impl ExactSizeIterator<Item = &Attachment> {
+        self.attachments.values()
+    }
+
+    /// One attachment.
+    pub fn attachment(&self, id: &EndpointId) -> Option<&Attachment> {
+        self.attachments.get(id)
+    }
+
+    /// The addresses.
+    pub fn ipam(&self) -> &Ipam {
+        &self.ipam
+    }
+
+    /// Says that routes or interfaces of the host have changed, so that the MTU of the way out is looked up anew.
+    pub fn uplink_changed(&mut self) {
+        self.uplink_mtu = None;
+    }
+
+    /// Changes the labels of a living endpoint, with everything that follows from them.
+    pub fn set_labels(
+        &mut self,
+        host: &mut impl Host,
+        id: &EndpointId,
+        set: &Labels,
+        remove: &[String],
+    ) -> Result<(), CniError> {
+        let unknown = || CniError::new(code::UNKNOWN_CONTAINER, format!("there is no endpoint {id}"));
+        let old = self.attachments.get(id).ok_or_else(unknown)?;
+        let mut new = old.clone();
+        for key in remove {
+            new.endpoint.labels.remove(key);
+        }
+        new.endpoint.labels.extend(set);
+        self.store.put(&new)?;
+        let changed = host.enforce(&new).and_then(|()| host.announce(&new));
+        match changed {
+            Ok(()) => {
+                self.attachments.insert(id.clone(), new);
+                Ok(())
+            }
+            Err(error) => {
+                let old = old.clone();
+                let mut failures = Vec::new();
+                let mut note = |what: &str, result: Result<(), CniError>| {
+                    if let Err(error) = result {
+                        failures.push(format!("{what}: {error}"));
+                    }
+                };
+                note("announce the old labels", host.announce(&old));
+                note("enforce the old labels", host.enforce(&old));
+                note("write the old labels", self.store.put(&old).map_err(Into::into));
+                Err(error.and_rollback(&failures))
+            }
+        }
+    }
+
+    /// What has to be done now and then: tombstones, files of addresses that have rested, and what failed at start.
+    /// Call it every few seconds.
+    pub fn tick(&mut self, host: &mut impl Host, now: Now) {
+        self.honour_tombstones(host, now);
+        self.finish_adoptions(host);
+        let rest = self.config.ipam.quarantine;
+        if self.last_sweep.is_none_or(|last| now.mono.saturating_duration_since(last) > rest) {
+            self.last_sweep = Some(now.mono);
+            if let Err(error) = self.store.sweep(rest, now.wall) {
+                tracing::warn!(%error, "cannot remove files of released addresses");
+            }
+        }
+    }
+
+    /// Deletes what waits to be deleted. For the end of the agent.
+    pub fn finish(&mut self) {
+        if let Err(error) = self.attacher.reap() {
+            tracing::warn!(%error, "retired interfaces stay until the next start");
+        }
+    }
+
+    /// A number for a new incarnation, larger than all before.
+    fn next_sequence(&mut self, now: Now) -> u64 {
+        self.last_sequence = micros(now.wall).max(self.last_sequence + 1);
+        self.last_sequence
+    }
+}
+
+/// Refuses a verb that the configuration's version does not have.
+fn needs(version: SpecVersion, least: SpecVersion, verb: &str) -> Result<(), CniError> {
+    if version >= least {
+        return Ok(());
+    }
+    Err(CniError::new(
+        code::INCOMPATIBLE_VERSION,
+        format!("{verb} needs cniVersion {least} or later, the network configuration has {version}"),
+    ))
+}

@@ -17,6 +17,8 @@ use crate::model::{Family, Labels, Prefix};
 const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 /// The key under `args`, and the annotation, that carries labels.
 pub(crate) const LABELS_KEY: &str = "slash32.io/labels";
+/// The key under which our plugin hands a delegated IPAM plugin's result to the agent.
+pub(crate) const IPAM_RESULT_KEY: &str = "slash32.io/ipam-result";
 /// The smallest MTU with IPv6 (RFC 8200 section 5), and the largest of a veth.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 1280..=65535;
 
@@ -52,6 +54,8 @@ pub struct NetConf {
     pub runtime: RuntimeConf,
     /// The result of the plugin before (ADD), or of ADD (DEL, CHECK).
     pub prev_result: Option<AddResult>,
+    /// What a delegated IPAM plugin gave. The plugin runs it and adds this; no runtime sends it.
+    pub ipam_result: Option<AddResult>,
     /// GC: the attachments that live, by container and interface. None when the key is absent, which is not the
     /// same as an empty list.
     pub valid_attachments: Option<Vec<(String, String)>>,
@@ -171,6 +175,7 @@ impl NetConf {
             args: root.read("args", ArgsConf::read)?.unwrap_or_default(),
             runtime,
             prev_result: root.read("prevResult", AddResult::read)?,
+            ipam_result: root.read(IPAM_RESULT_KEY, AddResult::read)?,
             valid_attachments: read_valid_attachments(&root)?,
         })
     }

@@ -1,0 +1,288 @@
+//! ADD.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::{Handler, Host, Now, labels};
+use crate::{
+    api::CniRequest,
+    cni::{
+        attach::AttachError,
+        attachment::Attachment,
+        ipam::{Grant, IpamError, Wish},
+        types::{AddResult, CniArgs, CniError, Dns, Mac, NetConf, Route, code, names},
+    },
+    model::{Endpoint, EndpointId, EndpointKey},
+    netlink::ns::{Netns, NetnsId},
+};
+
+/// How many interface indices are tried before giving up.
+const INDEX_ATTEMPTS: usize = 16;
+
+impl Handler {
+    pub(super) fn add(
+        &mut self,
+        host: &mut impl Host,
+        request: &CniRequest,
+        alive: &dyn Fn() -> bool,
+        now: Now,
+    ) -> Result<Value, CniError> {
+        let conf = NetConf::parse(&request.stdin)?;
+        let args = CniArgs::parse(&request.args)?;
+        names::container_id(&request.container_id)?;
+        names::ifname(&request.ifname)?;
+        if request.netns.is_empty() {
+            return Err(CniError::new(code::INVALID_ENVIRONMENT, "CNI_NETNS is not set"));
+        }
+        if conf.prev_result.as_ref().is_some_and(|r| !r.ips.is_empty() || !r.interfaces.is_empty()) {
+            return Err(CniError::new(
+                code::INVALID_CONFIG,
+                "slash32 makes the container's interface, so it must come first in the list of plugins",
+            ));
+        }
+        let key = EndpointKey {
+            network: conf.name.clone(),
+            container_id: request.container_id.clone(),
+            ifname: request.ifname.clone(),
+        };
+        let labels = labels::collect(&conf, &args, &key, &self.config.label_rules)?;
+        let id = EndpointId::of(&key);
+        let ns = self.attacher.open(&request.netns)?;
+        if !alive() {
+            return Err(CniError::new(code::TRY_AGAIN_LATER, "the caller has gone away"));
+        }
+
+        // Nomad repeats an ADD without a DEL between.
+        let mut earlier = Vec::new();
+        if let Some(old) = self.attachments.get(&id).cloned() {
+            if old.netns_id == ns.id() && self.attacher.check(&old)?.is_empty() {
+                return Ok(old.result().to_json(conf.version));
+            }
+            tracing::info!(endpoint = %key, "ADD of an endpoint that is not intact: making it anew");
+            earlier = old.endpoint.addresses().collect();
+            self.remove(host, &old, now)?;
+        }
+
+        let (grant, routes, dns) = self.addresses(&conf, &args, &id, &earlier, now)?;
+        let attachment = Attachment {
+            endpoint: Endpoint {
+                ipv4: grant.ipv4,
+                ipv6: grant.ipv6,
+                netns: request.netns.clone(),
+                labels,
+                id: id.clone(),
+                key,
+            },
+            netns_id: ns.id(),
+            ifindex: self.attacher.next_index(),
+            mac: requested_mac(&conf, &args)?.unwrap_or_else(|| mac_of(&id)),
+            mtu: conf.mtu.or(self.config.mtu).unwrap_or_else(|| self.way_out()),
+            gateway: self.free_gateway(ns.id()),
+            routes,
+            dns,
+            sysctls: conf.sysctls,
+            allow_spoofing: conf.allow_spoofing,
+            forwarding: conf.forwarding,
+            port_mappings: conf.runtime.port_mappings,
+            bandwidth: conf.runtime.bandwidth,
+            aliases: conf.runtime.aliases,
+            moved: grant.moved,
+            delegate: conf.ipam.delegate,
+            sequence: self.next_sequence(now),
+        };
+        let attachment = self.make(host, attachment, &ns, now)?;
+        let result = attachment.result().to_json(conf.version);
+        self.attachments.insert(id, attachment);
+        Ok(result)
+    }
+
+    /// Makes an attachment whose addresses are leased, or undoes everything, the leases included.
+    fn make(
+        &mut self,
+        host: &mut impl Host,
+        mut attachment: Attachment,
+        ns: &Netns,
+        now: Now,
+    ) -> Result<Attachment, CniError> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            if let Err(error) = self.store.put(&attachment) {
+                return Err(self.undo(host, &attachment, Undo::Enforced, error.into(), now));
+            }
+            if let Err(error) = host.enforce(&attachment) {
+                return Err(self.undo(host, &attachment, Undo::Enforced, error, now));
+            }
+            match self.attacher.attach(&attachment, ns) {
+                Ok(()) => break,
+                Err(AttachError::IndexTaken(_)) if attempts < INDEX_ATTEMPTS => {
+                    attachment.ifindex = self.attacher.next_index();
+                }
+                Err(error) => {
+                    return Err(self.undo(host, &attachment, Undo::Enforced, error.into(), now));
+                }
+            }
+        }
+        if let Err(error) = host.announce(&attachment) {
+            return Err(self.undo(host, &attachment, Undo::Announced, error, now));
+        }
+        Ok(attachment)
+    }
+
+    /// Undoes a half-made attachment in the opposite order and goes on past failures, which end up in the error.
+    fn undo(
+        &mut self,
+        host: &mut impl Host,
+        attachment: &Attachment,
+        from: Undo,
+        error: CniError,
+        now: Now,
+    ) -> CniError {
+        let id = &attachment.endpoint.id;
+        let mut failures = Vec::new();
+        let mut note = |what: &str, result: Result<(), CniError>| {
+            if let Err(error) = result {
+                failures.push(format!("{what}: {error}"));
+            }
+        };
+        if matches!(from, Undo::Announced) {
+            note("withdraw", host.withdraw(attachment));
+            note("detach", self.attacher.detach(id).map_err(Into::into));
+            // At once, so that the container's interface name is free for another try.
+            note("delete the interface", self.attacher.reap().map_err(Into::into));
+        }
+        note("lift the policy", host.unenforce(attachment));
+        if matches!(from, Undo::Announced) {
+            // Others may have seen it.
+            self.ipam.release(id, now.mono);
+            note("remove the file", self.store.release(attachment).map_err(Into::into));
+        } else {
+            self.ipam.give_back(id, now.mono);
+            note("remove the file", self.store.forget(id).map_err(Into::into));
+        }
+        error.and_rollback(&failures)
+    }
+
+    /// Addresses, routes and name servers: ours, or what a delegated plugin gave.
+    fn addresses(
+        &mut self,
+        conf: &NetConf,
+        args: &CniArgs,
+        id: &EndpointId,
+        earlier: &[IpAddr],
+        now: Now,
+    ) -> Result<(Grant, Option<Vec<Route>>, Dns), CniError> {
+        let mut dns = conf.dns.clone();
+        if conf.ipam.delegate.is_some() {
+            let result = conf.ipam_result.as_ref().ok_or_else(|| {
+                CniError::new(code::INTERNAL, "the plugin did not bring the delegated plugin's addresses")
+            })?;
+            let grant = self.adopt_delegated(id, result, now)?;
+            if dns.is_empty() {
+                dns.extend(&result.dns);
+            }
+            // The other plugin's gateway does not exist here; only where its routes lead to matters.
+            let theirs: Vec<_> = result.routes.iter().map(|r| Route { gw: None, ..r.clone() }).collect();
+            let routes = conf.routes.clone().or(Some(theirs).filter(|r| !r.is_empty()));
+            return Ok((grant, routes, dns));
+        }
+        let requested = requested_ips(conf, args)?;
+        let wish =
+            Wish { owner: id, pools: &conf.ipam.pools, families: &conf.ipam.families, requested: &requested };
+        if requested.is_empty() && !earlier.is_empty() {
+            // The addresses it had, if they are still to be had.
+            if let Ok(grant) = self.ipam.allocate(Wish { requested: earlier, ..wish }, now.mono) {
+                return Ok((grant, conf.routes.clone(), dns));
+            }
+        }
+        let grant = self.ipam.allocate(wish, now.mono).map_err(ipam_error)?;
+        Ok((grant, conf.routes.clone(), dns))
+    }
+
+    fn adopt_delegated(&mut self, id: &EndpointId, result: &AddResult, now: Now) -> Result<Grant, CniError> {
+        let mut grant = Grant::default();
+        for ip in &result.ips {
+            match ip.address.0 {
+                IpAddr::V4(addr) if grant.ipv4.is_none() => grant.ipv4 = Some(addr),
+                IpAddr::V6(addr) if grant.ipv6.is_none() => grant.ipv6 = Some(addr),
+                // One of each family is what an endpoint has.
+                _ => {}
+            }
+        }
+        if grant.ipv4.is_none() && grant.ipv6.is_none() {
+            return Err(CniError::new(code::DELEGATE_FAILED, "the delegated IPAM plugin gave no address"));
+        }
+        let addrs: Vec<_> = grant.addresses().collect();
+        if let Some(error) = addrs.iter().find_map(|addr| self.ipam.adopt(id, *addr).err()) {
+            // Not to rest: the other plugin decides about its addresses.
+            self.ipam.give_back(id, now.mono);
+            return Err(ipam_error(error));
+        }
+        Ok(grant)
+    }
+
+    fn way_out(&mut self) -> u32 {
+        if let Some(mtu) = self.uplink_mtu {
+            return mtu;
+        }
+        let mtu = self.attacher.uplink_mtu();
+        self.uplink_mtu = Some(mtu);
+        mtu
+    }
+
+    /// The lowest gateway number that no other attachment of the same container uses.
+    fn free_gateway(&self, ns: NetnsId) -> u8 {
+        let used: Vec<u8> =
+            self.attachments.values().filter(|a| a.netns_id == ns).map(|a| a.gateway).collect();
+        (1..=254).find(|n| !used.contains(n)).unwrap_or(255)
+    }
+}
+
+enum Undo {
+    /// Policy was put in force, or that failed; the kernel's side does not exist.
+    Enforced,
+    /// Everything was made, and announcing it failed.
+    Announced,
+}
+
+/// The addresses asked for. `CNI_ARGS` outranks `args`, which outranks `runtimeConfig`.
+fn requested_ips(conf: &NetConf, args: &CniArgs) -> Result<Vec<IpAddr>, CniError> {
+    let from_args = args.ips()?;
+    Ok([from_args, conf.args.ips.clone(), conf.runtime.ips.clone()]
+        .into_iter()
+        .find(|ips| !ips.is_empty())
+        .unwrap_or_default())
+}
+
+/// The MAC asked for, by the same precedence.
+fn requested_mac(conf: &NetConf, args: &CniArgs) -> Result<Option<Mac>, CniError> {
+    match args.get("MAC").filter(|m| !m.is_empty()) {
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|e| CniError::new(code::INVALID_ENVIRONMENT, format!("CNI_ARGS: MAC: {e}"))),
+        None => Ok(conf.args.mac.or(conf.runtime.mac)),
+    }
+}
+
+/// A MAC that stays the same for an endpoint that is made again, so that neighbours need not learn a new one.
+pub(super) fn mac_of(id: &EndpointId) -> Mac {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(id.as_str().as_bytes());
+    let mut first = [0; 6];
+    first.copy_from_slice(&digest[..6]);
+    Mac::from_hash(first)
+}
+
+pub(super) fn ipam_error(error: IpamError) -> CniError {
+    let number = match &error {
+        IpamError::Exhausted { retry: Some(_), .. } => code::TRY_AGAIN_LATER,
+        IpamError::Exhausted { retry: None, .. } | IpamError::NoBlock { .. } => code::OUT_OF_ADDRESSES,
+        IpamError::NoSuchPool(_) => code::INVALID_CONFIG,
+        IpamError::Outside(_) | IpamError::Excluded(_) | IpamError::InUse { .. } | IpamError::TooMany(_) => {
+            code::ADDRESS_REFUSED
+        }
+    };
+    CniError::new(number, error.to_string())
+}

@@ -1,0 +1,95 @@
+//! `slash32 ipam check`: leases, files, namespaces, links and routes compared, and repaired if asked.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Handler, Host, Now};
+use crate::{cni::types::CniError, model::EndpointId};
+
+/// Something that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind.
+    pub kind: ProblemKind,
+    /// Which endpoint it concerns.
+    pub endpoint: EndpointId,
+    /// In words.
+    pub text: String,
+    /// Whether it has been repaired.
+    pub fixed: bool,
+}
+
+/// Kinds of problems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemKind {
+    /// An endpoint whose interface is gone still holds addresses. Repair: release them.
+    Leaked,
+    /// An interface or route of a living endpoint is not as ADD made it. Repair: what is on the host's side.
+    Changed,
+    /// An interface of ours that belongs to no endpoint. Repair: remove it.
+    StrayLink,
+    /// A lease without an endpoint. Repair: release it.
+    StrayLease,
+}
+
+impl Handler {
+    /// Compares everything that should agree. With `fix`, repairs what can be repaired without harm.
+    pub fn audit(&mut self, host: &mut impl Host, fix: bool, now: Now) -> Result<Vec<Problem>, CniError> {
+        let mut problems = Vec::new();
+        let ends = self.attacher.list_ours()?;
+        let mut note = |kind, endpoint: &EndpointId, text: String, fixed: bool| {
+            problems.push(Problem { kind, endpoint: endpoint.clone(), text, fixed });
+        };
+        for attachment in self.attachments.values().cloned().collect::<Vec<_>>() {
+            let endpoint = &attachment.endpoint;
+            let lives = ends.iter().any(|e| e.id == endpoint.id && !e.retired);
+            if !lives {
+                let fixed = fix && self.remove(host, &attachment, now).is_ok();
+                note(
+                    ProblemKind::Leaked,
+                    &endpoint.id,
+                    format!("{}: its interface is gone", endpoint.key),
+                    fixed,
+                );
+                continue;
+            }
+            for addr in endpoint.addresses() {
+                if self.ipam.owner(addr) != Some(&endpoint.id) {
+                    let fixed = fix && self.ipam.adopt(&endpoint.id, addr).is_ok();
+                    note(ProblemKind::Changed, &endpoint.id, format!("{addr} is not reserved for it"), fixed);
+                }
+            }
+            let findings = self.attacher.check(&attachment)?;
+            if findings.is_empty() {
+                continue;
+            }
+            if fix && let Err(error) = self.attacher.repair_host_side(&attachment) {
+                tracing::warn!(endpoint = %endpoint.key, %error, "cannot repair");
+            }
+            let left = if fix { self.attacher.check(&attachment)? } else { findings.clone() };
+            for finding in findings {
+                let fixed = !left.contains(&finding);
+                note(ProblemKind::Changed, &endpoint.id, format!("{}: {finding}", endpoint.key), fixed);
+            }
+        }
+        for end in ends.iter().filter(|e| !e.retired && !self.attachments.contains_key(&e.id)) {
+            let fixed = fix && self.attacher.detach(&end.id).is_ok();
+            note(ProblemKind::StrayLink, &end.id, "the interface belongs to no endpoint".to_owned(), fixed);
+        }
+        let strays: HashSet<EndpointId> = self
+            .ipam
+            .leases()
+            .map(|(_, owner)| owner.clone())
+            .filter(|owner| !self.attachments.contains_key(owner))
+            .collect();
+        for owner in strays {
+            if fix {
+                self.ipam.release(&owner, now.mono);
+            }
+            note(ProblemKind::StrayLease, &owner, "a lease without an endpoint".to_owned(), fix);
+        }
+        Ok(problems)
+    }
+}

@@ -1,0 +1,68 @@
+//! CHECK and STATUS.
+
+use super::{Handler, Host, Now, add::ipam_error, needs};
+use crate::{
+    api::CniRequest,
+    cni::types::{CniError, NetConf, SpecVersion, code, names},
+    model::{EndpointId, EndpointKey},
+};
+
+impl Handler {
+    pub(super) fn check(&mut self, host: &mut impl Host, request: &CniRequest) -> Result<(), CniError> {
+        let conf = NetConf::parse(&request.stdin)?;
+        needs(conf.version, SpecVersion::V0_4_0, "CHECK")?;
+        names::container_id(&request.container_id)?;
+        names::ifname(&request.ifname)?;
+        let key = EndpointKey {
+            network: conf.name,
+            container_id: request.container_id.clone(),
+            ifname: request.ifname.clone(),
+        };
+        let previous = conf
+            .prev_result
+            .ok_or_else(|| CniError::new(code::INVALID_CONFIG, "CHECK needs `prevResult`"))?;
+        let attachment = self
+            .attachments
+            .get(&EndpointId::of(&key))
+            .ok_or_else(|| CniError::new(code::UNKNOWN_CONTAINER, format!("{key} is not attached")))?;
+        let failed = |details: String| {
+            CniError::new(code::CHECK_FAILED, format!("{key} is not as ADD made it")).details(details)
+        };
+        for addr in attachment.endpoint.addresses() {
+            if !previous.ips.iter().any(|ip| ip.address.0 == addr) {
+                return Err(failed(format!("prevResult lacks the address {addr}")));
+            }
+        }
+        if !request.netns.is_empty() && self.attacher.open(&request.netns)?.id() != attachment.netns_id {
+            return Err(failed(format!("{} is another namespace than at ADD", request.netns)));
+        }
+        let findings = self.attacher.check(attachment)?;
+        if !findings.is_empty() {
+            let texts: Vec<_> = findings.iter().map(ToString::to_string).collect();
+            return Err(failed(texts.join("; ")));
+        }
+        for addr in attachment.endpoint.addresses() {
+            if self.ipam.owner(addr) != Some(&attachment.endpoint.id) {
+                return Err(failed(format!("the address {addr} is not reserved for it")));
+            }
+        }
+        host.check(attachment)
+    }
+
+    pub(super) fn status(
+        &mut self,
+        host: &mut impl Host,
+        request: &CniRequest,
+        now: Now,
+    ) -> Result<(), CniError> {
+        let conf = NetConf::parse(&request.stdin)?;
+        needs(conf.version, SpecVersion::V1_1_0, "STATUS")?;
+        if conf.ipam.delegate.is_none() {
+            self.ipam.available(&conf.ipam.pools, &conf.ipam.families, now.mono).map_err(|error| {
+                let error = ipam_error(error);
+                CniError::new(code::NOT_AVAILABLE, error.msg)
+            })?;
+        }
+        host.ready()
+    }
+}

@@ -1,0 +1,216 @@
+//! The agent's start: what lives is adopted, what does not is cleaned.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use serde::Serialize;
+
+use super::{Handler, Host, Now, StartError, add::mac_of};
+use crate::{
+    cni::{
+        attach::{ALIAS_PREFIX, AttachError, HostEnd},
+        attachment::Attachment,
+        types::Dns,
+    },
+    model::{Endpoint, EndpointId, EndpointKey, Labels},
+    netlink::ns::NetnsId,
+};
+
+/// What was found and done at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Recovery {
+    /// Endpoints that live.
+    pub adopted: usize,
+    /// Endpoints whose container has gone, or whose DEL came while the agent was down.
+    pub cleaned: usize,
+    /// Living endpoints whose file was lost or damaged: known again from the kernel, but without their labels.
+    pub rebuilt: Vec<EndpointId>,
+    /// Files that could not be read, and everything else that a person should know.
+    pub problems: Vec<String>,
+}
+
+/// What the kernel and the files say, as one list.
+#[derive(Debug, Default)]
+struct Found {
+    living: Vec<Attachment>,
+    gone: Vec<Attachment>,
+    strangers: Vec<EndpointId>,
+}
+
+impl Handler {
+    /// Brings files, kernel and agent into agreement. Endpoints that live are handed to the host again (`enforce`,
+    /// `announce`); nothing of them changes in the kernel unless it is missing there.
+    pub fn recover(&mut self, host: &mut impl Host, now: Now) -> Result<Recovery, StartError> {
+        let mut report = Recovery::default();
+        let loaded = self.store.load(now.wall)?;
+        for (id, why) in &loaded.damaged {
+            report.problems.push(format!("the file of {id} was damaged and has been set aside: {why}"));
+        }
+        for (attachment, age) in loaded.released {
+            self.last_sequence = self.last_sequence.max(attachment.sequence);
+            if let Some(since) = now.mono.checked_sub(age) {
+                attachment.endpoint.addresses().for_each(|addr| self.ipam.rest(addr, since));
+            }
+        }
+        match self.compare(loaded.attachments, &mut report) {
+            Ok(found) => self.settle(host, found, &mut report, now),
+            Err(error) => report.problems.push(format!("cannot read the kernel's state: {error}")),
+        }
+        if let Err(error) = self.attacher.reap() {
+            report.problems.push(format!("cannot delete retired interfaces: {error}"));
+        }
+        report.adopted = self.attachments.len();
+        Ok(report)
+    }
+
+    fn compare(&mut self, mut files: Vec<Attachment>, report: &mut Recovery) -> Result<Found, AttachError> {
+        let mut ends: HashMap<EndpointId, HostEnd> =
+            self.attacher.list_ours()?.into_iter().map(|end| (end.id.clone(), end)).collect();
+        let tombstones = self.store.tombstones().unwrap_or_else(|error| {
+            report.problems.push(error.to_string());
+            Vec::new()
+        });
+        // The newest first: should two hold one address, the newer keeps it.
+        files.sort_by_key(|a| std::cmp::Reverse(a.sequence));
+        let mut found = Found::default();
+        for attachment in files {
+            self.last_sequence = self.last_sequence.max(attachment.sequence);
+            let lives = match ends.remove(&attachment.endpoint.id) {
+                // A retired link is as good as a tombstone: DEL has begun.
+                Some(end) => !end.retired && end.link.index == attachment.ifindex,
+                None => false,
+            };
+            if lives && !tombstones.iter().any(|t| t.means(&attachment)) {
+                found.living.push(attachment);
+            } else {
+                found.gone.push(attachment);
+            }
+        }
+        if ends.values().any(|end| !end.retired) {
+            let routes = self.attacher.host_routes()?;
+            for end in ends.into_values().filter(|end| !end.retired) {
+                match rebuild(&end, &routes) {
+                    Some(attachment) => {
+                        report.rebuilt.push(end.id);
+                        found.living.push(attachment);
+                    }
+                    None => found.strangers.push(end.id),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn settle(&mut self, host: &mut impl Host, found: Found, report: &mut Recovery, now: Now) {
+        let mut gone = found.gone;
+        for attachment in found.living {
+            let id = attachment.endpoint.id.clone();
+            let taken = attachment.endpoint.addresses().find_map(|addr| self.ipam.adopt(&id, addr).err());
+            if let Some(error) = taken {
+                report.problems.push(format!("{} is removed: {error}", attachment.endpoint.key));
+                self.ipam.give_back(&id, now.mono);
+                gone.push(attachment);
+                continue;
+            }
+            if report.rebuilt.contains(&id)
+                && let Err(error) = self.store.put(&attachment)
+            {
+                report.problems.push(error.to_string());
+            }
+            if let Err(error) = self.attacher.repair_host_side(&attachment) {
+                report.problems.push(format!("{}: {error}", attachment.endpoint.key));
+            }
+            self.attachments.insert(id.clone(), attachment);
+            self.unfinished.push(id);
+        }
+        for attachment in gone {
+            let id = &attachment.endpoint.id;
+            // A rebuilt or newer attachment of the same name lives on.
+            if self.attachments.contains_key(id) {
+                continue;
+            }
+            report.cleaned += 1;
+            let had_lease: Vec<IpAddr> =
+                attachment.endpoint.addresses().filter(|a| self.ipam.owner(*a).is_none()).collect();
+            if let Err(error) = self.remove(host, &attachment, now) {
+                report.problems.push(format!("cannot clean {}: {error}", attachment.endpoint.key));
+            }
+            if attachment.delegate.is_none() {
+                had_lease.into_iter().for_each(|addr| self.ipam.rest(addr, now.mono));
+            }
+        }
+        for id in found.strangers {
+            report.cleaned += 1;
+            if let Err(error) = self.attacher.detach(&id) {
+                report.problems.push(format!("cannot remove the interface {id}: {error}"));
+            }
+        }
+        self.honour_tombstones(host, now);
+        for problem in self.finish_adoptions(host) {
+            report.problems.push(problem);
+        }
+    }
+
+    /// Hands adopted endpoints to the agent's side; those that fail are tried again at the next tick.
+    pub(super) fn finish_adoptions(&mut self, host: &mut impl Host) -> Vec<String> {
+        let mut problems = Vec::new();
+        for id in std::mem::take(&mut self.unfinished) {
+            let Some(attachment) = self.attachments.get(&id) else { continue };
+            if let Err(error) = host.enforce(attachment).and_then(|()| host.announce(attachment)) {
+                tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot take the endpoint up again");
+                problems.push(format!("{}: {error}", attachment.endpoint.key));
+                self.unfinished.push(id);
+            }
+        }
+        problems
+    }
+}
+
+/// What the kernel alone tells of an endpoint; none when that is too little to keep it.
+fn rebuild(end: &HostEnd, routes: &[(u32, IpAddr)]) -> Option<Attachment> {
+    let mut parts = end.link.alias.as_deref()?.strip_prefix(ALIAS_PREFIX)?.splitn(3, '/');
+    let key = EndpointKey {
+        network: parts.next()?.to_owned(),
+        container_id: parts.next()?.to_owned(),
+        ifname: parts.next()?.to_owned(),
+    };
+    // An alias that was too long for the kernel does not give the name back.
+    if EndpointId::of(&key) != end.id {
+        return None;
+    }
+    let mut endpoint = Endpoint {
+        key,
+        id: end.id.clone(),
+        netns: String::new(),
+        ipv4: None,
+        ipv6: None,
+        labels: Labels::new(),
+    };
+    for (_, addr) in routes.iter().filter(|(index, _)| *index == end.link.index) {
+        match addr {
+            IpAddr::V4(addr) => endpoint.ipv4 = Some(*addr),
+            IpAddr::V6(addr) => endpoint.ipv6 = Some(*addr),
+        }
+    }
+    if endpoint.ipv4.is_none() && endpoint.ipv6.is_none() {
+        return None;
+    }
+    Some(Attachment {
+        mac: mac_of(&end.id),
+        endpoint,
+        netns_id: NetnsId { dev: 0, inode: 0 },
+        ifindex: end.link.index,
+        mtu: end.link.mtu,
+        gateway: 1,
+        routes: None,
+        dns: Dns::default(),
+        sysctls: std::collections::BTreeMap::new(),
+        allow_spoofing: Vec::new(),
+        forwarding: false,
+        port_mappings: Vec::new(),
+        bandwidth: None,
+        aliases: Vec::new(),
+        moved: Vec::new(),
+        delegate: None,
+        sequence: 0,
+    })
+}

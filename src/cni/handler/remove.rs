@@ -1,0 +1,160 @@
+//! DEL and GC.
+
+use super::{Handler, Host, Now, needs};
+use crate::{
+    api::CniRequest,
+    cni::{
+        attachment::Attachment,
+        types::{CniError, NetConf, SpecVersion, code, names},
+    },
+    model::{EndpointId, EndpointKey},
+};
+
+impl Handler {
+    /// DEL: by network, container and interface, never by address. Needs no namespace, no previous result and no
+    /// configuration that ADD would accept; nothing to do is success.
+    pub(super) fn del(
+        &mut self,
+        host: &mut impl Host,
+        request: &CniRequest,
+        now: Now,
+    ) -> Result<(), CniError> {
+        let (_, network) = NetConf::essentials(&request.stdin)?;
+        names::container_id(&request.container_id)?;
+        names::ifname(&request.ifname)?;
+        let key = EndpointKey {
+            network,
+            container_id: request.container_id.clone(),
+            ifname: request.ifname.clone(),
+        };
+        self.remove_key(host, &key, now)
+    }
+
+    pub(super) fn remove_key(
+        &mut self,
+        host: &mut impl Host,
+        key: &EndpointKey,
+        now: Now,
+    ) -> Result<(), CniError> {
+        let id = EndpointId::of(key);
+        match self.attachments.get(&id).cloned() {
+            Some(attachment) => self.remove(host, &attachment, now),
+            // What an attachment that we know nothing of has left in the kernel.
+            None => self.attacher.detach(&id).map_err(Into::into),
+        }
+    }
+
+    /// Takes an endpoint out of the world. Failures of the agent's side do not stop it: policy and BGP hold what
+    /// should be against what is and will catch up. A link that cannot be taken down does: its address must not be
+    /// given to another, so the attachment stays and DEL must come again.
+    pub(super) fn remove(
+        &mut self,
+        host: &mut impl Host,
+        attachment: &Attachment,
+        now: Now,
+    ) -> Result<(), CniError> {
+        let id = &attachment.endpoint.id;
+        if let Err(error) = host.withdraw(attachment) {
+            tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot withdraw the addresses");
+        }
+        self.attacher.detach(id)?;
+        if let Err(error) = host.unenforce(attachment) {
+            tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot lift the policy");
+        }
+        if attachment.delegate.is_some() {
+            // The plugin that manages them decides when they are given again.
+            self.ipam.give_back(id, now.mono);
+        } else {
+            self.ipam.release(id, now.mono);
+        }
+        // A file that stays (a read-only file system) does no harm: without its link it is dropped at the next start.
+        if let Err(error) = self.store.release(attachment) {
+            tracing::warn!(endpoint = %attachment.endpoint.key, %error, "the endpoint's file stays");
+        }
+        self.attachments.remove(id);
+        self.unfinished.retain(|other| other != id);
+        Ok(())
+    }
+
+    /// GC: removes the network's attachments that the runtime does not list. Without the list, only those whose
+    /// interface is gone.
+    pub(super) fn gc(
+        &mut self,
+        host: &mut impl Host,
+        request: &CniRequest,
+        now: Now,
+    ) -> Result<(), CniError> {
+        let conf = NetConf::parse(&request.stdin)?;
+        needs(conf.version, SpecVersion::V1_1_0, "GC")?;
+        let ours = self.attachments.values().filter(|a| a.endpoint.key.network == conf.name);
+        let doomed: Vec<Attachment> = match &conf.valid_attachments {
+            Some(valid) => ours
+                .filter(|a| {
+                    let key = &a.endpoint.key;
+                    !valid.iter().any(|(c, i)| *c == key.container_id && *i == key.ifname)
+                })
+                .cloned()
+                .collect(),
+            None => {
+                let ours: Vec<Attachment> = ours.cloned().collect();
+                let mut gone = Vec::new();
+                for attachment in ours {
+                    if !self.attacher.is_alive(&attachment)? {
+                        gone.push(attachment);
+                    }
+                }
+                gone
+            }
+        };
+        let mut failures = Vec::new();
+        for attachment in doomed {
+            tracing::info!(endpoint = %attachment.endpoint.key, "removed by GC");
+            if let Err(error) = self.remove(host, &attachment, now) {
+                failures.push(format!("{}: {error}", attachment.endpoint.key));
+            }
+        }
+        if failures.is_empty() {
+            return Ok(());
+        }
+        Err(CniError::new(code::ATTACH_FAILED, "some stale attachments could not be removed")
+            .details(failures.join("; ")))
+    }
+
+    /// Says that a host end has disappeared without a DEL: its container's namespace is gone, and the kernel has
+    /// taken the link along. The address is released, as nobody can use it any more.
+    pub fn link_gone(&mut self, host: &mut impl Host, id: &EndpointId, now: Now) {
+        let Some(attachment) = self.attachments.get(id).cloned() else { return };
+        // The notification may be about an earlier link of the same name.
+        if self.attacher.is_alive(&attachment).unwrap_or(true) {
+            return;
+        }
+        tracing::info!(endpoint = %attachment.endpoint.key, "the container's namespace is gone: released");
+        if let Err(error) = self.remove(host, &attachment, now) {
+            tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot release");
+        }
+    }
+
+    /// Does what plugins asked for while the agent did not answer.
+    pub(super) fn honour_tombstones(&mut self, host: &mut impl Host, now: Now) {
+        let tombstones = match self.store.tombstones() {
+            Ok(tombstones) => tombstones,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read tombstones");
+                return;
+            }
+        };
+        for tombstone in tombstones {
+            let id = EndpointId::of(&tombstone.key);
+            let meant = self.attachments.get(&id).filter(|a| tombstone.means(a)).cloned();
+            let done = meant.map_or(Ok(()), |attachment| self.remove(host, &attachment, now));
+            match done {
+                Ok(()) => {
+                    if let Err(error) = self.store.bury(&tombstone) {
+                        tracing::warn!(%error, "a tombstone stays");
+                    }
+                }
+                Err(error) => tracing::warn!(endpoint = %tombstone.key, %error, "cannot honour a tombstone"),
+            }
+        }
+    }
+}

@@ -1,0 +1,623 @@
+//! Every verb against the real kernel, with an agent that only takes notes.
+
+use std::{
+    collections::HashSet,
+    fs,
+    net::IpAddr,
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    cni::{
+        attach::prepare,
+        ipam::PoolConfig,
+        store::Tombstone,
+        types::{NetConf, SpecVersion},
+    },
+    model::EndpointKey,
+    netlink::{
+        Socket, addr, link,
+        ns::testing::{NamedNetns, private},
+    },
+};
+
+/// An agent that notes what it is asked, and fails where it is told to.
+#[derive(Debug, Default)]
+struct Notes {
+    log: Vec<String>,
+    enforced: HashSet<EndpointId>,
+    announced: HashSet<IpAddr>,
+    fail: Option<&'static str>,
+}
+
+impl Notes {
+    fn step(&mut self, what: &'static str, attachment: &Attachment) -> Result<(), CniError> {
+        self.log.push(format!("{what} {}", attachment.endpoint.key));
+        if self.fail == Some(what) {
+            return Err(CniError::new(code::POLICY_FAILED, format!("{what} was told to fail")));
+        }
+        Ok(())
+    }
+}
+
+impl Host for Notes {
+    fn enforce(&mut self, a: &Attachment) -> Result<(), CniError> {
+        self.step("enforce", a)?;
+        self.enforced.insert(a.endpoint.id.clone());
+        Ok(())
+    }
+    fn unenforce(&mut self, a: &Attachment) -> Result<(), CniError> {
+        self.enforced.remove(&a.endpoint.id);
+        self.step("unenforce", a)
+    }
+    fn announce(&mut self, a: &Attachment) -> Result<(), CniError> {
+        self.step("announce", a)?;
+        self.announced.extend(a.endpoint.addresses());
+        Ok(())
+    }
+    fn withdraw(&mut self, a: &Attachment) -> Result<(), CniError> {
+        for addr in a.endpoint.addresses() {
+            self.announced.remove(&addr);
+        }
+        self.step("withdraw", a)
+    }
+    fn check(&mut self, a: &Attachment) -> Result<(), CniError> {
+        self.step("check", a)
+    }
+}
+
+/// A host with the handler, in the private namespace of the calling thread.
+struct World {
+    dir: tempfile::TempDir,
+    handler: Handler,
+    host: Notes,
+}
+
+fn config(dir: &Path) -> HandlerConfig {
+    let pool = |cidr: &str, block: &str| PoolConfig {
+        name: "default".into(),
+        cidr: cidr.parse().unwrap(),
+        blocks: vec![block.parse().unwrap()],
+        exclude: vec![],
+    };
+    HandlerConfig {
+        run_dir: dir.to_owned(),
+        attach: AttachConfig::default(),
+        ipam: IpamConfig {
+            quarantine: Duration::from_secs(30),
+            pools: vec![pool("10.32.0.0/16", "10.32.4.0/28"), pool("fd00:32::/64", "fd00:32::4:0/112")],
+        },
+        mtu: None,
+        label_rules: vec![],
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        prepare::enable_forwarding().unwrap();
+        addr::add(&mut Socket::route().unwrap(), 1, "192.0.2.1".parse().unwrap(), 32).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut handler = Handler::start(config(dir.path())).unwrap();
+        let mut host = Notes::default();
+        assert_eq!(handler.recover(&mut host, Now::read()).unwrap(), Recovery::default());
+        Self { dir, handler, host }
+    }
+
+    /// The agent dies and comes back.
+    fn restart(&mut self) -> Recovery {
+        self.handler = Handler::start(config(self.dir.path())).unwrap();
+        self.host = Notes::default();
+        self.handler.recover(&mut self.host, Now::read()).unwrap()
+    }
+
+    fn call_at(&mut self, now: Now, request: &CniRequest) -> Result<Value, CniFailure> {
+        match self.handler.handle(&mut self.host, request, &|| true, now) {
+            CniAnswer::Success(value) => Ok(value),
+            CniAnswer::Failure(failure) => Err(failure),
+        }
+    }
+
+    fn call(&mut self, request: &CniRequest) -> Result<Value, CniFailure> {
+        self.call_at(Now::read(), request)
+    }
+
+    /// Nothing is left of anything.
+    fn assert_clean(&mut self) {
+        assert_eq!(self.handler.attachments().len(), 0);
+        assert_eq!(self.handler.ipam().leases().count(), 0);
+        assert_eq!((self.host.enforced.len(), self.host.announced.len()), (0, 0));
+        assert_eq!(fs::read_dir(self.dir.path().join("endpoints")).unwrap().count(), 0);
+        assert_eq!(self.handler.attacher.host_routes().unwrap(), []);
+        self.handler.finish();
+        let links = link::list(&mut Socket::route().unwrap()).unwrap();
+        assert_eq!(links.iter().filter(|l| l.name.starts_with("s32")).count(), 0);
+    }
+}
+
+fn request(command: &str, container: &str, ns: &NamedNetns) -> CniRequest {
+    CniRequest {
+        command: command.into(),
+        container_id: container.into(),
+        netns: ns.path().to_str().unwrap().into(),
+        ifname: "eth0".into(),
+        args: String::new(),
+        path: String::new(),
+        stdin: json!({"cniVersion": "1.1.0", "name": "net", "type": "slash32"}),
+    }
+}
+
+fn with(mut request: CniRequest, key: &str, value: Value) -> CniRequest {
+    request.stdin[key] = value;
+    request
+}
+
+fn container() -> NamedNetns {
+    NamedNetns::create("s32h").unwrap()
+}
+
+fn first_ip(result: &Value) -> String {
+    result["ips"][0]["address"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_life_of_a_container() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let result = world.call(&request("ADD", "c1", &ns)).unwrap();
+        let id = EndpointId::of(&EndpointKey {
+            network: "net".into(),
+            container_id: "c1".into(),
+            ifname: "eth0".into(),
+        });
+        assert_eq!(result["cniVersion"], "1.1.0");
+        assert_eq!(result["interfaces"][0]["name"], id.as_str());
+        assert_eq!(result["interfaces"][0].get("sandbox"), None);
+        assert_eq!(result["interfaces"][1]["name"], "eth0");
+        assert_eq!(result["interfaces"][1]["sandbox"], ns.path().to_str().unwrap());
+        assert_eq!(result["ips"][0]["interface"], 1);
+        assert_eq!(first_ip(&result), "10.32.4.0/32");
+        assert_eq!(result["ips"][1]["address"], "fd00:32::4:1/128");
+        assert_eq!(result["ips"][0]["gateway"], "169.254.1.1");
+        assert_eq!(world.host.log, ["enforce net/c1/eth0", "announce net/c1/eth0"]);
+        // What the result says is what the container has.
+        let mac = ns.run(|| link::by_name(&mut Socket::route().unwrap(), "eth0").unwrap().address);
+        let text = mac.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":");
+        assert_eq!(result["interfaces"][1]["mac"], text);
+
+        let check = with(request("CHECK", "c1", &ns), "prevResult", result.clone());
+        world.call(&check).unwrap();
+        assert_eq!(world.call(&request("CHECK", "c1", &ns)).unwrap_err().code, 7);
+        assert_eq!(
+            world.call(&with(request("CHECK", "c2", &ns), "prevResult", result.clone())).unwrap_err().code,
+            3
+        );
+        world.call(&request("STATUS", "", &ns)).unwrap();
+
+        // containerd: once with everything, once with nothing.
+        world.host.log.clear();
+        world.call(&with(request("DEL", "c1", &ns), "prevResult", result)).unwrap();
+        assert_eq!(world.host.log, ["withdraw net/c1/eth0", "unenforce net/c1/eth0"]);
+        let mut bare = request("DEL", "c1", &ns);
+        bare.netns.clear();
+        world.call(&bare).unwrap();
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn results_in_every_version() {
+    private(|| {
+        let mut world = World::new();
+        for version in SpecVersion::ALL {
+            let ns = container();
+            let id = version.as_str();
+            let add = with(request("ADD", id, &ns), "cniVersion", version.as_str().into());
+            let result = world.call(&add).unwrap();
+            assert_eq!(result["cniVersion"], version.as_str());
+            assert_eq!(result.get("ip4").is_some(), version < SpecVersion::V0_3_0);
+            let check = with(with(add.clone(), "prevResult", result.clone()), "x", Value::Null);
+            let check = CniRequest { command: "CHECK".into(), ..check };
+            match world.call(&check) {
+                Ok(_) => assert!(version >= SpecVersion::V0_4_0),
+                Err(error) => assert!(version < SpecVersion::V0_4_0 && error.code == 1, "{error:?}"),
+            }
+            world.call(&CniRequest { command: "DEL".into(), ..check }).unwrap();
+        }
+        world.assert_clean();
+        let ns = container();
+        for verb in ["GC", "STATUS"] {
+            let old = with(request(verb, "", &ns), "cniVersion", "1.0.0".into());
+            assert_eq!(world.call(&old).unwrap_err().code, 1);
+        }
+        assert_eq!(
+            world.call(&with(request("ADD", "c", &ns), "cniVersion", "9.0".into())).unwrap_err().code,
+            1
+        );
+        assert_eq!(world.call(&request("FROB", "c", &ns)).unwrap_err().code, 4);
+        assert_eq!(world.call(&request("ADD", "../c", &ns)).unwrap_err().code, 4);
+        let add = CniRequest { netns: String::new(), ..request("ADD", "c", &ns) };
+        assert_eq!(world.call(&add).unwrap_err().code, 4);
+        let add = CniRequest { netns: "/run/netns/s32-nowhere".into(), ..request("ADD", "c", &ns) };
+        assert_eq!(world.call(&add).unwrap_err().code, 3);
+        let add = CniRequest { netns: "/proc/thread-self/ns/net".into(), ..request("ADD", "c", &ns) };
+        assert_eq!(world.call(&add).unwrap_err().code, 8);
+        let add = with(request("ADD", "c", &ns), "prevResult", json!({"ips": [{"address": "10.0.0.1/24"}]}));
+        assert_eq!(world.call(&add).unwrap_err().code, 7);
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn add_again_without_del() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let first = world.call(&request("ADD", "c1", &ns)).unwrap();
+        world.host.log.clear();
+        assert_eq!(world.call(&request("ADD", "c1", &ns)).unwrap(), first);
+        assert_eq!(world.call(&request("ADD", "c1", &ns)).unwrap(), first);
+        assert_eq!(world.host.log, Vec::<String>::new());
+        // Broken: made anew, with the address it had.
+        ns.run(|| link::set_down(&mut Socket::route().unwrap(), 2.max(eth0_index())).unwrap());
+        let again = world.call(&request("ADD", "c1", &ns)).unwrap();
+        assert_eq!(first_ip(&again), first_ip(&first));
+        world.call(&with(request("CHECK", "c1", &ns), "prevResult", again)).unwrap();
+        // The container was made anew with another namespace.
+        let other = container();
+        let moved = world.call(&request("ADD", "c1", &other)).unwrap();
+        assert_eq!(first_ip(&moved), first_ip(&first));
+        world.call(&with(request("CHECK", "c1", &other), "prevResult", moved)).unwrap();
+        world.call(&request("DEL", "c1", &other)).unwrap();
+        world.assert_clean();
+    });
+}
+
+fn eth0_index() -> u32 {
+    link::by_name(&mut Socket::route().unwrap(), "eth0").unwrap().index
+}
+
+#[test]
+fn failures_are_undone() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        for step in ["enforce", "announce"] {
+            world.host.fail = Some(step);
+            let error = world.call(&request("ADD", "c1", &ns)).unwrap_err();
+            assert_eq!(error.msg, format!("{step} was told to fail"));
+            world.host.fail = None;
+            world.assert_clean();
+        }
+        // The kernel refuses.
+        let bad = with(request("ADD", "c1", &ns), "sysctls", json!({"net.ipv4.no_such": "1"}));
+        assert_eq!(world.call(&bad).unwrap_err().code, code::ATTACH_FAILED);
+        world.assert_clean();
+        // No file can be written: nothing is done at all.
+        fs::remove_dir(world.dir.path().join("endpoints")).unwrap();
+        world.host.log.clear();
+        assert_eq!(world.call(&request("ADD", "c1", &ns)).unwrap_err().code, code::IO_FAILURE);
+        fs::create_dir(world.dir.path().join("endpoints")).unwrap();
+        world.assert_clean();
+        // The caller has gone.
+        let request_gone = request("ADD", "c1", &ns);
+        let answer = world.handler.handle(&mut world.host, &request_gone, &|| false, Now::read());
+        assert!(matches!(answer, CniAnswer::Failure(f) if f.code == 11));
+        world.assert_clean();
+        // And all the same it works afterwards. Only what was announced has to rest.
+        let usage = world.handler.ipam().usage(Instant::now());
+        assert_eq!((usage[0].resting, usage[0].free), (1, 15));
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn a_del_that_fails_can_be_repeated() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        // The agent's side failing does not hold a DEL up.
+        world.host.fail = Some("withdraw");
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        world.host.fail = None;
+        world.assert_clean();
+        // A configuration that ADD would refuse is no obstacle, and neither are strange arguments.
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        let mut del = with(request("DEL", "c1", &ns), "mtu", "nonsense".into());
+        del.args = "nonsense".into();
+        world.call(&del).unwrap();
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn requested_addresses_and_their_precedence() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let asked = |level: u8, ns: &NamedNetns, id: &str| {
+            let mut request = request("ADD", id, ns);
+            if level >= 1 {
+                request.stdin["runtimeConfig"] = json!({"ips": ["10.32.4.5/32"], "mac": "02:00:00:00:00:05"});
+            }
+            if level >= 2 {
+                request.stdin["args"] = json!({"cni": {"ips": ["10.32.4.6"]}});
+            }
+            if level >= 3 {
+                request.args = "IgnoreUnknown=1;IP=10.32.4.7,fd00:32::7:7;MAC=02:00:00:00:00:07".into();
+            }
+            request
+        };
+        for (level, expected) in [(1, "10.32.4.5/32"), (2, "10.32.4.6/32"), (3, "10.32.4.7/32")] {
+            let result = world.call(&asked(level, &ns, "c1")).unwrap();
+            assert_eq!(first_ip(&result), expected);
+            let mac = if level == 3 { "02:00:00:00:00:07" } else { "02:00:00:00:00:05" };
+            assert_eq!(result["interfaces"][1]["mac"], mac);
+            let endpoint = world.handler.attachments().next().unwrap();
+            // Only the last one asks for an address outside of our block.
+            assert_eq!(endpoint.moved.len(), usize::from(level == 3));
+            world.call(&request("DEL", "c1", &ns)).unwrap();
+        }
+        world.call(&asked(1, &ns, "c1")).unwrap();
+        let other = container();
+        assert_eq!(world.call(&asked(1, &other, "c2")).unwrap_err().code, code::ADDRESS_REFUSED);
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn addresses_rest_across_a_restart_and_run_out_clearly() {
+    private(|| {
+        let mut world = World::new();
+        let containers: Vec<_> = (0..17).map(|_| container()).collect();
+        for (i, ns) in containers.iter().take(16).enumerate() {
+            world.call(&request("ADD", &format!("c{i}"), ns)).unwrap();
+        }
+        let one_more = request("ADD", "c16", &containers[16]);
+        let error = world.call(&one_more).unwrap_err();
+        assert_eq!(error.code, code::OUT_OF_ADDRESSES);
+        assert!(error.msg.contains("10.32.4.0/28: 16 in use, 0 resting"), "{}", error.msg);
+        let status = request("STATUS", "", &containers[0]);
+        assert_eq!(world.call(&status).unwrap_err().code, 50);
+        world.call(&request("DEL", "c3", &containers[3])).unwrap();
+        assert_eq!(world.call(&one_more).unwrap_err().code, code::TRY_AGAIN_LATER);
+        let recovery = world.restart();
+        assert_eq!((recovery.adopted, recovery.cleaned), (15, 0));
+        assert_eq!(world.call(&one_more).unwrap_err().code, code::TRY_AGAIN_LATER);
+        let later = Now {
+            mono: Instant::now() + Duration::from_secs(31),
+            wall: SystemTime::now() + Duration::from_secs(31),
+        };
+        assert_eq!(first_ip(&world.call_at(later, &one_more).unwrap()), "10.32.4.3/32");
+        world.handler.tick(&mut world.host, later);
+        assert_eq!(fs::read_dir(world.dir.path().join("released")).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_restart_adopts_what_lives_and_cleans_what_does_not() {
+    private(|| {
+        let mut world = World::new();
+        let (a, b, c, d, e) = (container(), container(), container(), container(), container());
+        for (id, ns) in [("a", &a), ("b", &b), ("c", &c), ("d", &d), ("e", &e)] {
+            let mut add = request("ADD", id, ns);
+            add.args = "S32_LABELS=role=web".into();
+            world.call(&add).unwrap();
+        }
+        let of = |world: &World, id: &str| {
+            world.handler.attachments().find(|x| x.endpoint.key.container_id == id).unwrap().clone()
+        };
+        let [a0, b0, c0, d0, e0] = ["a", "b", "c", "d", "e"].map(|id| of(&world, id));
+        // b is gone with its link; c has a tombstone; d's file is damaged; e's DEL was begun by the plugin.
+        let mut socket = Socket::route().unwrap();
+        link::delete(&mut socket, b0.ifindex).unwrap();
+        Tombstone::leave(world.dir.path(), &c0.endpoint.key, SystemTime::now()).unwrap();
+        fs::write(world.dir.path().join(format!("endpoints/{}.json", d0.endpoint.id)), "{\"endpo").unwrap();
+        crate::cni::attach::retire(&mut socket, &e0.endpoint.id).unwrap();
+        // A host route that somebody removed comes back.
+        let key = crate::netlink::route::Key {
+            prefix: crate::model::Prefix::host(a0.endpoint.ipv4.unwrap().into()),
+            table: 254,
+            protocol: 32,
+            metric: 0,
+        };
+        let mut batch = netlink::Batch::new();
+        crate::netlink::route::push_delete(&mut batch, &key, crate::netlink::route::RouteKind::Unicast, None);
+        socket.execute(&mut batch).unwrap();
+
+        let recovery = world.restart();
+        assert_eq!((recovery.adopted, recovery.cleaned), (2, 3), "{recovery:?}");
+        assert_eq!(recovery.rebuilt, [d0.endpoint.id.clone()]);
+        assert_eq!(recovery.problems.len(), 1, "{recovery:?}");
+        assert_eq!(of(&world, "a"), a0);
+        let rebuilt = of(&world, "d");
+        assert_eq!(
+            (rebuilt.endpoint.ipv4, rebuilt.endpoint.key.clone()),
+            (d0.endpoint.ipv4, d0.endpoint.key.clone())
+        );
+        assert_eq!(world.handler.attacher.check(&a0).unwrap(), []);
+        assert_eq!(world.host.announced.len(), 4);
+        assert_eq!(world.handler.ipam().leases().count(), 4);
+        assert_eq!(world.handler.ipam().resting(Instant::now()).len(), 6);
+        assert_eq!(fs::read_dir(world.dir.path().join("tombstones")).unwrap().count(), 0);
+        // Nothing changes when nothing happened, and the runtime can still delete everything.
+        let recovery = world.restart();
+        assert_eq!((recovery.adopted, recovery.cleaned, recovery.problems.len()), (2, 0, 0));
+        for (id, ns) in [("a", &a), ("b", &b), ("c", &c), ("d", &d), ("e", &e)] {
+            world.call(&request("DEL", id, ns)).unwrap();
+        }
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn what_fails_at_start_is_tried_again() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        world.handler = Handler::start(config(world.dir.path())).unwrap();
+        world.host = Notes { fail: Some("announce"), ..Notes::default() };
+        let recovery = world.handler.recover(&mut world.host, Now::read()).unwrap();
+        assert_eq!((recovery.adopted, recovery.problems.len()), (1, 1));
+        world.handler.tick(&mut world.host, Now::read());
+        assert_eq!(world.host.announced.len(), 0);
+        world.host.fail = None;
+        world.handler.tick(&mut world.host, Now::read());
+        assert_eq!(world.host.announced.len(), 2);
+        world.host.log.clear();
+        world.handler.tick(&mut world.host, Now::read());
+        assert!(world.host.log.is_empty());
+    });
+}
+
+#[test]
+fn a_late_tombstone_is_honoured_and_not_twice() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        let key = world.handler.attachments().next().unwrap().endpoint.key.clone();
+        // The agent hung; the plugin gave up waiting. Then the agent did the DEL after all, and a new ADD came.
+        Tombstone::leave(world.dir.path(), &key, SystemTime::now()).unwrap();
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        world.handler.tick(&mut world.host, Now::read());
+        assert_eq!(world.handler.attachments().len(), 1);
+        Tombstone::leave(world.dir.path(), &key, SystemTime::now()).unwrap();
+        world.handler.tick(&mut world.host, Now::read());
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn gc_knows_absent_from_empty() {
+    private(|| {
+        let mut world = World::new();
+        let containers: Vec<_> = (0..4).map(|_| container()).collect();
+        for (i, ns) in containers.iter().enumerate() {
+            world.call(&request("ADD", &format!("c{i}"), ns)).unwrap();
+        }
+        let other = with(request("ADD", "c0", &containers[0]), "name", "other".into());
+        world.call(&CniRequest { ifname: "net1".into(), ..other }).unwrap();
+        let names = |world: &World| {
+            let mut names: Vec<_> = world.handler.attachments().map(|a| a.endpoint.key.to_string()).collect();
+            names.sort();
+            names.join(" ")
+        };
+        let gc = request("GC", "", &containers[0]);
+        world.call(&gc).unwrap();
+        assert_eq!(world.handler.attachments().len(), 5);
+        let doomed =
+            world.handler.attachments().find(|a| a.endpoint.key.container_id == "c3").unwrap().ifindex;
+        link::delete(&mut Socket::route().unwrap(), doomed).unwrap();
+        world.call(&gc).unwrap();
+        assert_eq!(names(&world), "net/c0/eth0 net/c1/eth0 net/c2/eth0 other/c0/net1");
+        let valid = json!([{"containerID": "c1", "ifname": "eth0"}, {"containerID": "c2", "ifname": "eth7"}]);
+        world.call(&with(gc.clone(), "cni.dev/valid-attachments", valid)).unwrap();
+        assert_eq!(names(&world), "net/c1/eth0 other/c0/net1");
+        world.call(&with(gc.clone(), "cni.dev/valid-attachments", json!([]))).unwrap();
+        assert_eq!(names(&world), "other/c0/net1");
+        world.call(&with(with(gc, "name", "other".into()), "cni.dev/valid-attachments", json!([]))).unwrap();
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn a_namespace_that_dies_releases_its_address() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        let attachment = world.handler.attachments().next().unwrap().clone();
+        world.handler.link_gone(&mut world.host, &attachment.endpoint.id, Now::read());
+        assert_eq!(world.handler.attachments().len(), 1, "it is alive");
+        link::delete(&mut Socket::route().unwrap(), attachment.ifindex).unwrap();
+        world.handler.link_gone(&mut world.host, &attachment.endpoint.id, Now::read());
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn labels_change_while_it_lives() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        let id = world.handler.attachments().next().unwrap().endpoint.id.clone();
+        let set = Labels::try_from([("role", "web")]).unwrap();
+        world.handler.set_labels(&mut world.host, &id, &set, &[]).unwrap();
+        world.host.fail = Some("announce");
+        let other = Labels::try_from([("role", "db")]).unwrap();
+        assert!(world.handler.set_labels(&mut world.host, &id, &other, &[]).is_err());
+        world.restart();
+        assert_eq!(world.handler.attachment(&id).unwrap().endpoint.labels.to_string(), "role=web");
+        world.handler.set_labels(&mut world.host, &id, &Labels::new(), &["role".into()]).unwrap();
+        assert!(world.handler.attachment(&id).unwrap().endpoint.labels.is_empty());
+        let unknown = EndpointId("s32x".into());
+        assert_eq!(world.handler.set_labels(&mut world.host, &unknown, &set, &[]).unwrap_err().code, 3);
+    });
+}
+
+#[test]
+fn delegated_addresses() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let delegate = with(request("ADD", "c1", &ns), "ipam", json!({"type": "host-local"}));
+        assert_eq!(world.call(&delegate).unwrap_err().code, code::INTERNAL);
+        world.assert_clean();
+        let given = json!({"ips": [{"address": "10.99.0.5/24", "gateway": "10.99.0.1"}], "routes": [{"dst": "10.0.0.0/8", "gw": "10.99.0.1"}], "dns": {"nameservers": ["10.99.0.2"]}});
+        let delegate = with(delegate, crate::cni::types::IPAM_RESULT_KEY, given);
+        let result = world.call(&delegate).unwrap();
+        assert_eq!(first_ip(&result), "10.99.0.5/32");
+        assert_eq!(result["routes"], json!([{"dst": "10.0.0.0/8", "gw": "169.254.1.1"}]));
+        assert_eq!(result["dns"]["nameservers"][0], "10.99.0.2");
+        let other = container();
+        let twice = CniRequest {
+            container_id: "c2".into(),
+            netns: other.path().to_str().unwrap().into(),
+            ..delegate.clone()
+        };
+        assert_eq!(world.call(&twice).unwrap_err().code, code::ADDRESS_REFUSED);
+        world.call(&CniRequest { command: "DEL".into(), ..delegate }).unwrap();
+        world.assert_clean();
+        assert!(NetConf::parse(&json!({"name": "x"})).is_ok());
+    });
+}
+
+#[test]
+fn audit_finds_and_repairs() {
+    private(|| {
+        let mut world = World::new();
+        let (a, b) = (container(), container());
+        world.call(&request("ADD", "a", &a)).unwrap();
+        world.call(&request("ADD", "b", &b)).unwrap();
+        let now = Now::read();
+        assert_eq!(world.handler.audit(&mut world.host, false, now).unwrap(), []);
+        let of = |world: &World, id: &str| {
+            world.handler.attachments().find(|x| x.endpoint.key.container_id == id).unwrap().clone()
+        };
+        let (a0, b0) = (of(&world, "a"), of(&world, "b"));
+        let mut socket = Socket::route().unwrap();
+        link::delete(&mut socket, a0.ifindex).unwrap();
+        link::set_down(&mut socket, b0.ifindex).unwrap();
+        world.handler.ipam.adopt(&EndpointId("s32gone".into()), "10.32.4.9".parse().unwrap()).unwrap();
+        let mut kinds: Vec<_> =
+            world.handler.audit(&mut world.host, false, now).unwrap().iter().map(|p| p.kind).collect();
+        kinds.dedup();
+        assert_eq!(kinds, [ProblemKind::Leaked, ProblemKind::Changed, ProblemKind::StrayLease]);
+        let problems = world.handler.audit(&mut world.host, true, now).unwrap();
+        assert!(problems.iter().all(|p| p.fixed), "{problems:?}");
+        assert_eq!(world.handler.audit(&mut world.host, false, now).unwrap(), []);
+        assert_eq!(world.handler.attacher.check(&b0).unwrap(), []);
+    });
+}

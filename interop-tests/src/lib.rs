@@ -34,7 +34,9 @@ mod ping;
 mod probe;
 mod programs;
 mod rack;
+mod reach;
 mod router;
+mod timed;
 #[doc(hidden)]
 pub mod tool;
 
@@ -48,10 +50,12 @@ pub use link::Port;
 #[doc(hidden)]
 pub use machine::serve as init;
 pub use machine::{Cmd, Exit, Machine, Output, Process, Signal};
-pub use probe::{Flow, FlowReport, Probe, ProbeReport};
+pub use probe::{Flow, FlowReport, Probe, ProbeReport, Watcher};
 pub use programs::slash32;
 pub use rack::{Rack, Running, Switch, example};
+pub use reach::{forgotten, labelled, reach, reach_each_other, unreachable};
 pub use router::Router;
+pub use timed::TimedPlugin;
 
 /// The last `lines` lines of `text`.
 pub(crate) fn tail(text: &str, lines: usize) -> String {

@@ -1,6 +1,6 @@
 //! Traffic that counts what it loses, and connections that notice being cut.
 
-use std::io::{BufRead, BufReader, PipeReader, PipeWriter};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -54,7 +54,13 @@ pub struct Flow {
     helper: Helper,
 }
 
-struct Helper {
+/// A process that waits for addresses to come alive, started ahead of what is measured.
+pub struct Watcher {
+    helper: Helper,
+}
+
+/// A `lab-tool` that is talked to by lines.
+pub(crate) struct Helper {
     process: Process,
     stdin: PipeWriter,
     stdout: BufReader<PipeReader>,
@@ -94,6 +100,13 @@ impl Container {
         Ok(Flow { helper })
     }
 
+    /// Starts a process that pings what [`Watcher::wait`] names.
+    pub fn watcher(&self) -> Result<Watcher> {
+        let helper =
+            Helper::start(self.command("lab-tool").arg("first-answer"), &format!("watcher-{}", self.name()))?;
+        Ok(Watcher { helper })
+    }
+
     /// Opens a TCP connection; an error says whether it was refused or never answered.
     pub fn connect(&self, to: &str, port: u16) -> Result<()> {
         self.command("lab-tool").args(["connect", to, &port.to_string()]).run().map(drop)
@@ -114,9 +127,18 @@ impl Flow {
     }
 }
 
+impl Watcher {
+    /// Pings an address every half millisecond until it answers.
+    pub fn wait(&mut self, address: &str) -> Result<()> {
+        let answer = self.helper.ask(address)?;
+        ensure!(answer == address, "{address}: {answer} {}", self.helper.process.log_tail(3));
+        Ok(())
+    }
+}
+
 impl Helper {
     /// Starts a helper and waits for its line "ready".
-    fn start(command: Cmd, log: &str) -> Result<Self> {
+    pub(crate) fn start(command: Cmd, log: &str) -> Result<Self> {
         let (process, stdin, stdout) = command.spawn_piped(log)?;
         let mut helper = Self { process, stdin, stdout: BufReader::new(stdout) };
         let line = helper.line()?;
@@ -124,6 +146,14 @@ impl Helper {
             bail!("the helper said {line:?}: {}", helper.process.log_tail(5));
         }
         Ok(helper)
+    }
+
+    /// Writes a line and reads one.
+    pub(crate) fn ask(&mut self, line: &str) -> Result<String> {
+        writeln!(self.stdin, "{line}").context("write to the helper")?;
+        let answer = self.line()?;
+        ensure!(!answer.is_empty(), "the helper ended: {}", self.process.log_tail(5));
+        Ok(answer)
     }
 
     /// Closes its stdin, which ends it, and reads its report.

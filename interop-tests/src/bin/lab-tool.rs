@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
-use interop_tests::tool::{connect, echo, first_answer, flow, hold, probe};
+use interop_tests::tool::{cni_call, connect, echo, first_answer, flow, hold, probe};
 
 /// Helpers that the interop-tests library runs inside its machines.
 #[derive(Parser)]
@@ -21,6 +21,8 @@ enum Tool {
     Connect { to: IpAddr, port: u16 },
     /// Pings each address on stdin until it answers.
     FirstAnswer,
+    /// Calls a CNI plugin for each line of stdin and times it.
+    CniCall,
     /// Makes a lab in which a process sleeps for SECONDS, and waits to be killed.
     Hold { seconds: String },
 }
@@ -33,6 +35,7 @@ fn main() -> anyhow::Result<()> {
         Tool::Flow { to, port } => flow::run(to, port),
         Tool::Connect { to, port } => connect::run(to, port),
         Tool::FirstAnswer => first_answer::run(),
+        Tool::CniCall => cni_call::run(),
         Tool::Hold { seconds } => hold::run(&seconds),
     }
 }

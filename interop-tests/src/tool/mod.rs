@@ -1,5 +1,6 @@
 //! The subcommands of `lab-tool`, which the library runs inside machines.
 
+pub mod cni_call;
 pub mod connect;
 pub mod echo;
 pub mod first_answer;

@@ -74,10 +74,10 @@ fn bird(dir: &Path, options: &Options) -> anyhow::Result<(Command, String)> {
     let mut conf = format!("router id {ROUTER};\nprotocol device {{}}\n");
     for n in 0..=options.feeders {
         let export = if n == 0 { "all" } else { "none" };
-        write!(
+        writeln!(
             conf,
             "protocol bgp p{n} {{ local {ROUTER} port {PORT} as {ASN}; neighbor {} as {ASN}; multihop; passive; rr client; \
-             hold time 0; ipv4 {{ import all; export {export}; }}; }}\n",
+             hold time 0; ipv4 {{ import all; export {export}; }}; }}",
             peer::address(n)
         )?;
     }
@@ -149,7 +149,7 @@ fn frr(dir: &Path, options: &Options) -> anyhow::Result<(Command, String)> {
         let peer = peer::address(n);
         write!(conf, "  neighbor {peer} activate\n  neighbor {peer} route-reflector-client\n")?;
         if n != 0 {
-            write!(conf, "  neighbor {peer} route-map none out\n")?;
+            writeln!(conf, "  neighbor {peer} route-map none out")?;
         }
     }
     conf.push_str(" exit-address-family\nroute-map none deny 10\n");

@@ -11,6 +11,7 @@
 
 mod enforcer;
 pub mod engine;
+pub mod explain;
 pub mod ir;
 pub mod language;
 pub mod nft;
@@ -21,5 +22,7 @@ mod set;
 pub use enforcer::{Commits, Enforcer};
 pub use set::*;
 
+#[cfg(test)]
+mod oracle_tests;
 #[cfg(test)]
 mod packet_tests;

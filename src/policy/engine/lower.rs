@@ -6,7 +6,7 @@
 //! Endpoints reach the first chain of their class by `goto`, so `return` leads out of the whole class: it is how a
 //! chain says *allowed*. A pass is a `goto` to the chain of the next tier.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     config::EngineConfig,
@@ -93,7 +93,16 @@ fn finish(kind: &str, lower: Lower<'_>, comment: String) -> Arc<CompiledChain> {
     let chain = Chain { hook: None, rules: lower.rules, comment };
     // Debug output shows all of a chain's content, so it serves as the canonical text of it.
     let name = format!("{kind}_{}", short_hash(&format!("{chain:?}")));
-    Arc::new(CompiledChain { name: name.into(), chain: Arc::new(chain), sets: lower.sets })
+    let sets = used_sets(&chain.rules, lower.sets);
+    Arc::new(CompiledChain { name: name.into(), chain: Arc::new(chain), sets })
+}
+
+/// The sets that rules mention after all: an alternative that cannot hold leaves no rule behind.
+fn used_sets(rules: &[Rule], mut sets: Vec<SetUse>) -> Vec<SetUse> {
+    let names: HashSet<&Name> =
+        rules.iter().flat_map(|r| &r.statements).filter_map(Statement::refers_to).collect();
+    sets.retain(|used| names.contains(&used.set.name));
+    sets
 }
 
 /// Rules for host policies, to be put into the chain for traffic to the host. `end` is what becomes of the rest.
@@ -116,7 +125,8 @@ pub(super) fn host_rules(
         let label = format!("host {name} {}", index + 1);
         lower.rule(rule, &label, staged, &Verdict::Goto("stamp".into()));
     }
-    (lower.rules, lower.sets)
+    let sets = used_sets(&lower.rules, lower.sets);
+    (lower.rules, sets)
 }
 
 /// One way in which a rule can match, in one family or in both.

@@ -557,12 +557,18 @@ impl Engine {
     }
 
     /// Whose labels count for an address: a local endpoint's before a remote one's.
-    fn identity_of(&self, prefix: Prefix) -> Option<&Arc<Identity>> {
+    pub(in crate::policy) fn identity_of(&self, prefix: Prefix) -> Option<&Arc<Identity>> {
         let owner = self.owners.get(&prefix).and_then(|owners| owners.first());
         match owner {
             Some(id) => self.locals.get(id).map(|l| &l.identity),
             None => self.remotes.get(&prefix),
         }
+    }
+
+    /// The local endpoint with an address.
+    pub(in crate::policy) fn owner_of(&self, prefix: Prefix) -> Option<(&EndpointId, &Labels)> {
+        let id = self.owners.get(&prefix)?.first()?;
+        self.locals.get(id).map(|l| (&l.endpoint.id, &l.endpoint.labels))
     }
 
     fn sets_of(&self, prefix: Prefix) -> Vec<Name> {

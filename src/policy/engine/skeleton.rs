@@ -171,6 +171,7 @@ impl Builder {
         self.chain(
             "guard_reply",
             vec![
+                Rule::new([to_endpoint(), verdict(jump("infra_guard"))]),
                 Rule::new([to_endpoint(), verdict(jump("from_ep_reply"))]),
                 Rule::new([from_endpoint(), verdict(jump("to_ep_reply"))]),
                 Rule::new([verdict(goto("stamp"))]),

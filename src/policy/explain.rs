@@ -1,0 +1,398 @@
+//! Why a connection is allowed or refused: a direct interpreter of the policies, step by step.
+//!
+//! It reads policies as they are written, without the compiled form, so it is also the oracle that the compiled form
+//! is tested against.
+
+use std::{net::IpAddr, sync::Arc};
+
+use serde::Serialize;
+
+use super::{
+    Action, Direction, Entity, Flow, Origin, Peer, Policy, PolicySet, Ports, Protocol, Rule, Service,
+    TierDefault, engine::Engine,
+};
+use crate::model::{EndpointId, Identity, Labels, Prefix};
+
+/// The whole answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explanation {
+    /// The connection in question.
+    pub flow: Flow,
+    /// Who opens it.
+    pub source: Party,
+    /// Where it leads.
+    pub destination: Party,
+    /// Whether it is allowed, as far as this host can tell.
+    pub allowed: bool,
+    /// What decided, in one line.
+    pub reason: String,
+    /// The source's side, if the source is an endpoint.
+    pub egress: Option<Side>,
+    /// The destination's side, if the destination is an endpoint.
+    pub ingress: Option<Side>,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Party {
+    /// An endpoint of this host.
+    Local {
+        /// Its interface.
+        id: EndpointId,
+        /// Its labels.
+        labels: Labels,
+    },
+    /// An endpoint of another host, known by the hashes of its labels.
+    Remote {
+        /// How many hashes are known.
+        hashes: usize,
+    },
+    /// This host.
+    Host,
+    /// Inside of a pool, but nobody announced who it is: it matches no selector.
+    Unknown,
+    /// Outside of all pools.
+    World,
+}
+
+/// What the policies of one endpoint say.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Side {
+    /// The direction as the endpoint sees it.
+    pub direction: Direction,
+    /// Whether this host enforces it. Otherwise the endpoint's own host does, by the same policies; what is said
+    /// here is then a prediction from the labels' hashes.
+    pub enforced_here: bool,
+    /// The result.
+    pub allowed: bool,
+    /// What decided: a rule, a tier's default, or the profile.
+    pub decided_by: String,
+    /// The tiers with a policy that selects the endpoint, up to the one that decided.
+    pub tiers: Vec<TierStep>,
+}
+
+/// What happened in a tier.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TierStep {
+    /// The tier.
+    pub tier: String,
+    /// The rules in turn, up to the one that decided.
+    pub rules: Vec<RuleStep>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// What happened at a rule.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RuleStep {
+    /// The policy, with its tier.
+    pub policy: String,
+    /// The rule's number, from 1.
+    pub rule: usize,
+    /// What it does.
+    pub action: Action,
+    /// Whether it matched.
+    pub matched: bool,
+    /// Why not, or empty.
+    pub because: &'static str,
+    /// Whether it only counts.
+    pub staged: bool,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+/// How a tier ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A rule allowed it.
+    Allowed,
+    /// A rule refused it.
+    Denied,
+    /// A rule passed it on.
+    Passed,
+    /// No rule matched and the default of the tier allowed it.
+    DefaultAllowed,
+    /// No rule matched and the default of the tier refused it.
+    DefaultDenied,
+    /// No rule matched and the default of the tier passed it on, or all of its policies are staged.
+    DefaultPassed,
+}
+
+/// What an address is to the policies.
+struct Known<'a> {
+    addr: IpAddr,
+    local: Option<(&'a EndpointId, &'a Labels)>,
+    identity: Option<&'a Arc<Identity>>,
+    host: bool,
+}
+
+impl Engine {
+    /// Why a new connection is allowed or refused. `host` tells this host's own addresses.
+    pub fn explain(&self, flow: &Flow, host: impl Fn(IpAddr) -> bool) -> Explanation {
+        let source = self.known(flow.source, &host);
+        let destination = self.known(flow.destination, &host);
+        let mut answer = Explanation {
+            flow: *flow,
+            source: self.party(&source),
+            destination: self.party(&destination),
+            allowed: true,
+            reason: String::new(),
+            egress: None,
+            ingress: None,
+        };
+        if source.host {
+            answer.reason = "the host opens it, and a host always reaches everything".into();
+            return answer;
+        }
+        answer.egress = self.side(Direction::Egress, &source, &destination, flow);
+        answer.ingress =
+            if destination.host { None } else { self.side(Direction::Ingress, &destination, &source, flow) };
+        let (allowed, reason) = self.conclude(&answer, &source, &destination, flow);
+        answer.allowed = allowed;
+        answer.reason = reason;
+        answer
+    }
+
+    fn conclude(
+        &self,
+        answer: &Explanation,
+        source: &Known<'_>,
+        destination: &Known<'_>,
+        flow: &Flow,
+    ) -> (bool, String) {
+        let protected = self.config().protected.iter().any(|s| covers(s, flow));
+        if source.local.is_some() && protected {
+            let infrastructure = &self.config().infrastructure;
+            if destination.host {
+                return (false, "endpoints never reach this port of their host".into());
+            }
+            if infrastructure.iter().any(|p| p.contains_addr(flow.destination)) {
+                return (false, "endpoints never reach this port of the infrastructure".into());
+            }
+        }
+        for side in [&answer.egress, &answer.ingress].into_iter().flatten() {
+            if !side.allowed {
+                return (false, format!("{}: {}", side.direction.as_str(), side.decided_by));
+            }
+        }
+        if source.local.is_some()
+            && destination.host
+            && !self.config().endpoint_to_host.iter().any(|s| covers(s, flow))
+        {
+            return (false, "endpoint to host: not in `endpoint_to_host`".into());
+        }
+        let sides: Vec<_> = [&answer.egress, &answer.ingress]
+            .into_iter()
+            .flatten()
+            .map(|s| format!("{}: {}", s.direction.as_str(), s.decided_by))
+            .collect();
+        let reason = if sides.is_empty() { "no endpoint is concerned".into() } else { sides.join("; ") };
+        (true, reason)
+    }
+
+    fn known(&self, addr: IpAddr, host: &impl Fn(IpAddr) -> bool) -> Known<'_> {
+        let prefix = Prefix::host(addr);
+        Known { addr, local: self.owner_of(prefix), identity: self.identity_of(prefix), host: host(addr) }
+    }
+
+    fn party(&self, known: &Known<'_>) -> Party {
+        match (known.local, known.identity) {
+            _ if known.host => Party::Host,
+            (Some((id, labels)), _) => Party::Local { id: id.clone(), labels: labels.clone() },
+            (None, Some(identity)) => Party::Remote { hashes: identity.hashes().len() },
+            (None, None) if self.config().pools.iter().any(|p| p.cidr.contains_addr(known.addr)) => {
+                Party::Unknown
+            }
+            (None, None) => Party::World,
+        }
+    }
+
+    /// What the policies of one endpoint say of a connection with another address.
+    fn side(&self, direction: Direction, me: &Known<'_>, other: &Known<'_>, flow: &Flow) -> Option<Side> {
+        if me.host {
+            return None;
+        }
+        let identity = me.identity?;
+        let set = self.policies();
+        let selects = |policy: &Policy| match me.local {
+            Some((_, labels)) => policy.select.matches(labels),
+            None => policy.select.matches_identity(identity),
+        };
+        let mut side = Side {
+            direction,
+            enforced_here: me.local.is_some(),
+            allowed: false,
+            decided_by: String::new(),
+            tiers: Vec::new(),
+        };
+        for index in 0..set.tiers.len() {
+            let policies: Vec<&Policy> = set
+                .policies
+                .iter()
+                .map(|p| &**p)
+                .filter(|p| p.tier == index && p.rules(direction).is_some() && selects(p))
+                .collect();
+            if policies.is_empty() {
+                continue;
+            }
+            let (step, decided_by) = self.tier(direction, index, &policies, me, other, flow);
+            let outcome = step.outcome;
+            side.tiers.push(step);
+            match outcome {
+                Outcome::Passed | Outcome::DefaultPassed => {}
+                Outcome::Allowed | Outcome::DefaultAllowed => {
+                    return Some(Side { allowed: true, decided_by, ..side });
+                }
+                Outcome::Denied | Outcome::DefaultDenied => return Some(Side { decided_by, ..side }),
+            }
+        }
+        side.allowed = match me.local {
+            Some((_, labels)) => self.default_allow(direction, labels),
+            // Profiles are asked by full labels; of a remote endpoint assume what holds for most.
+            None => self.default_allow(direction, &Labels::new()),
+        };
+        let what = if side.tiers.is_empty() { "no policy selects the endpoint" } else { "no tier decided" };
+        side.decided_by = format!("{what}, default {}", if side.allowed { "allow" } else { "deny" });
+        Some(side)
+    }
+
+    fn tier(
+        &self,
+        direction: Direction,
+        index: usize,
+        policies: &[&Policy],
+        me: &Known<'_>,
+        other: &Known<'_>,
+        flow: &Flow,
+    ) -> (TierStep, String) {
+        let set = self.policies();
+        let tier = &set.tiers[index];
+        let mut step =
+            TierStep { tier: tier.name.clone(), rules: Vec::new(), outcome: Outcome::DefaultPassed };
+        for policy in policies {
+            for (n, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
+                let miss = self.mismatch(rule, direction, me, other, flow);
+                step.rules.push(RuleStep {
+                    policy: set.full_name(policy),
+                    rule: n + 1,
+                    action: rule.action,
+                    matched: miss.is_none(),
+                    because: miss.unwrap_or_default(),
+                    staged: policy.staged,
+                    origin: rule.origin.clone(),
+                });
+                if miss.is_some() || policy.staged {
+                    // A staged policy that has matched is done with.
+                    if miss.is_none() && rule.action != Action::Log {
+                        break;
+                    }
+                    continue;
+                }
+                step.outcome = match rule.action {
+                    Action::Allow => Outcome::Allowed,
+                    Action::Deny | Action::Reject => Outcome::Denied,
+                    Action::Pass => Outcome::Passed,
+                    Action::Log => continue,
+                };
+                let by = format!("rule {} of {} ({})", n + 1, set.full_name(policy), rule.origin);
+                return (step, by);
+            }
+        }
+        if policies.iter().any(|p| !p.staged) {
+            step.outcome = match tier.default {
+                TierDefault::Allow => Outcome::DefaultAllowed,
+                TierDefault::Deny => Outcome::DefaultDenied,
+                TierDefault::Pass => Outcome::DefaultPassed,
+            };
+        }
+        (step, format!("default of tier {}", tier.name))
+    }
+
+    /// Why a rule does not match; none if it does.
+    fn mismatch(
+        &self,
+        rule: &Rule,
+        direction: Direction,
+        me: &Known<'_>,
+        other: &Known<'_>,
+        flow: &Flow,
+    ) -> Option<&'static str> {
+        let destination = if direction == Direction::Ingress { me } else { other };
+        let set = self.policies();
+        if !rule.services.is_empty() && !rule.services.iter().any(|s| serves(set, s, flow, destination)) {
+            return Some("another protocol or port");
+        }
+        if rule.not_services.iter().any(|s| serves(set, s, flow, destination)) {
+            return Some("an excluded protocol or port");
+        }
+        if !rule.peers.is_empty() && !rule.peers.iter().any(|p| self.is_peer(p, direction, me, other)) {
+            return Some("another peer");
+        }
+        None
+    }
+
+    fn is_peer(&self, peer: &Peer, direction: Direction, me: &Known<'_>, other: &Known<'_>) -> bool {
+        let selected = peer.selector.as_ref().is_none_or(|s| {
+            other.identity.is_some_and(|identity| !identity.is_empty() && s.matches_identity(identity))
+        });
+        let inside = peer.ranges.as_ref().is_none_or(|r| r.contains(other.addr));
+        let there = peer.entity.is_none_or(|entity| match entity {
+            Entity::World => !self.config().pools.iter().any(|p| p.cidr.contains_addr(other.addr)),
+            Entity::Host => direction == Direction::Egress && other.host,
+            Entity::Myself => match (me.local, other.local) {
+                (Some((a, _)), Some((b, _))) => a == b,
+                _ => false,
+            },
+        });
+        selected && inside && there
+    }
+}
+
+/// Whether a service with numbers covers a connection.
+fn covers(service: &Service, flow: &Flow) -> bool {
+    service.protocol == flow.protocol
+        && match service.ports {
+            Ports::Any => true,
+            Ports::Range(low, high) => (low..=high).contains(&flow.port),
+            Ports::Icmp(kind, code) => {
+                let [found, found_code] = flow.port.to_be_bytes();
+                found == kind && code.is_none_or(|c| c == found_code)
+            }
+            Ports::Named(_) => false,
+        }
+}
+
+/// The same, with names looked up at the destination.
+fn serves(set: &PolicySet, service: &Service, flow: &Flow, destination: &Known<'_>) -> bool {
+    let Ports::Named(name) = &service.ports else { return covers(service, flow) };
+    service.protocol == flow.protocol
+        && set.named_ports.iter().any(|port| {
+            port.name == *name
+                && port.protocol == flow.protocol
+                && port.port == flow.port
+                && destination
+                    .identity
+                    .is_some_and(|identity| !identity.is_empty() && port.select.matches_identity(identity))
+        })
+}
+
+impl Flow {
+    /// A connection from a text such as `tcp/80`, `icmp` or `udp/53`: protocol and port. ICMP without more is an echo
+    /// request.
+    pub fn parse_service(text: &str) -> Option<(Protocol, u16)> {
+        let (name, port) = match text.split_once('/') {
+            Some((name, port)) => (name, Some(port.parse().ok()?)),
+            None => (text, None),
+        };
+        let protocol = Protocol::parse(name)?;
+        let port = match (protocol, port) {
+            (Protocol::ICMP, None) => 8 << 8,
+            (Protocol::ICMPV6, None) => 128 << 8,
+            (p, None) if p.has_ports() => return None,
+            (_, port) => port.unwrap_or(0),
+        };
+        Some((protocol, port))
+    }
+}

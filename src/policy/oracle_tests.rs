@@ -1,0 +1,515 @@
+//! The compiled form against the direct interpreter: random policies, endpoints, identities, connections, orders of
+//! events and changes.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use proptest::prelude::*;
+
+use super::{
+    Action, Entity, Flow, HostPolicy, NamedPort, Origin, Peer, Policy, PolicySet, Ports, Profile, Protocol,
+    Rule, Service, Tier, TierDefault,
+    engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig},
+    ir::{Connection, HookPoint, Packet, Ruleset},
+    ranges::Ranges,
+    selector::Selector,
+};
+use crate::model::{EndpointId, Identity, Labels, Prefix};
+
+const ADDRESSES: [&str; 18] = [
+    // Four that local endpoints may have, four that remote ones may have.
+    "10.32.4.2",
+    "10.32.4.3",
+    "10.32.4.4",
+    "10.32.4.5",
+    "10.32.5.2",
+    "10.32.5.3",
+    "fd00:32::2",
+    "fd00:32::3",
+    "fd00:32::4",
+    "fd00:32::5",
+    "fd00:32:1::2",
+    "fd00:32:1::3",
+    // Inside of a pool but unknown, outside, infrastructure.
+    "10.32.6.1",
+    "192.0.2.9",
+    "192.0.2.1",
+    "fd00:32:2::1",
+    "2001:db8::9",
+    "2001:db8::1",
+];
+const HOST: [&str; 2] = ["203.0.113.1", "2001:db8:ffff::1"];
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn labels() -> impl Strategy<Value = Labels> {
+    let one = |values: &'static [&'static str]| prop::option::of(prop::sample::select(values));
+    (one(&["a", "b", "c"]), one(&["x", "y"])).prop_map(|(role, env)| {
+        let mut labels = Labels::new();
+        for (key, value) in [("role", role), ("env", env)] {
+            if let Some(value) = value {
+                labels.insert(key, value).unwrap();
+            }
+        }
+        labels
+    })
+}
+
+fn selector() -> impl Strategy<Value = Selector> {
+    let texts = [
+        "all()",
+        "role == 'a'",
+        "role == 'b'",
+        "role != 'a'",
+        "role in {'a', 'c'}",
+        "role not in {'a', 'b'}",
+        "has(env)",
+        "!has(env)",
+        "role == 'a' && env == 'x'",
+        "role == 'b' || env != 'y'",
+        "!all()",
+        "!(role == 'a' && has(env))",
+    ];
+    prop::sample::select(texts.to_vec()).prop_map(|t| t.parse().unwrap())
+}
+
+fn ranges() -> impl Strategy<Value = Ranges> {
+    let prefixes = vec![
+        "10.32.0.0/16",
+        "10.32.4.0/24",
+        "10.32.4.2/31",
+        "10.32.5.2",
+        "0.0.0.0/0",
+        "::/0",
+        "192.0.2.0/24",
+        "fd00:32::/48",
+        "fd00:32::4",
+        "2001:db8::/32",
+        "10.32.4.3",
+        "203.0.113.0/24",
+    ];
+    let some = move || {
+        prop::collection::vec(prop::sample::select(prefixes.clone()), 1..4)
+            .prop_map(|l| l.iter().map(|t| t.parse::<Prefix>().unwrap()).collect::<Ranges>())
+    };
+    (some(), prop::option::of(some())).prop_map(|(a, b)| b.map_or(a.clone(), |b| a.minus(&b)))
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let entity = prop::sample::select(vec![Entity::Myself, Entity::Host, Entity::World]);
+    prop_oneof![
+        4 => selector().prop_map(|s| Peer { selector: Some(s), ..Peer::default() }),
+        3 => ranges().prop_map(|r| Peer { ranges: Some(r), ..Peer::default() }),
+        2 => entity.clone().prop_map(|e| Peer { entity: Some(e), ..Peer::default() }),
+        2 => (prop::option::of(selector()), prop::option::of(ranges()), prop::option::of(entity))
+            .prop_map(|(selector, ranges, entity)| Peer { selector, ranges, entity }),
+    ]
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    prop_oneof![
+        6 => numbered_service(),
+        1 => prop::sample::select(vec![Protocol::TCP, Protocol::UDP])
+            .prop_map(|protocol| Service { protocol, ports: Ports::Named("web".into()) }),
+    ]
+}
+
+fn numbered_service() -> impl Strategy<Value = Service> {
+    let port = prop::sample::select(vec![53u16, 80, 179, 8080]);
+    let protocol = prop::sample::select(vec![Protocol::TCP, Protocol::UDP]);
+    prop_oneof![
+        4 => (protocol.clone(), port.clone(), port.clone())
+            .prop_map(|(protocol, a, b)| Service { protocol, ports: Ports::Range(a.min(b), a.max(b)) }),
+        2 => protocol.prop_map(|protocol| Service { protocol, ports: Ports::Any }),
+        1 => prop::option::of(0u8..2).prop_map(|code| Service { protocol: Protocol::ICMP, ports: Ports::Icmp(8, code) }),
+        1 => Just(Service { protocol: Protocol(47), ports: Ports::Any }),
+    ]
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let action = prop::sample::select(vec![
+        Action::Allow,
+        Action::Allow,
+        Action::Allow,
+        Action::Deny,
+        Action::Reject,
+        Action::Pass,
+        Action::Log,
+    ]);
+    (
+        action,
+        prop::collection::vec(peer(), 0..3),
+        prop::collection::vec(service(), 0..4),
+        prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(numbered_service(), 1..3)],
+    )
+        .prop_map(|(action, peers, services, not_services)| Rule {
+            action,
+            peers,
+            services,
+            not_services,
+            log: None,
+            limit: None,
+            origin: Origin::default(),
+        })
+}
+
+fn policy(tiers: usize) -> impl Strategy<Value = Policy> {
+    let rules = || prop::option::weighted(0.7, prop::collection::vec(rule(), 0..4));
+    (0..tiers, selector(), rules(), rules(), prop::bool::weighted(0.15)).prop_map(
+        |(tier, select, ingress, egress, staged)| Policy {
+            name: String::new(),
+            tier,
+            order: 0,
+            select,
+            ingress,
+            egress,
+            staged,
+            origin: Origin::default(),
+        },
+    )
+}
+
+fn policy_set() -> impl Strategy<Value = PolicySet> {
+    let default = prop::sample::select(vec![
+        TierDefault::Deny,
+        TierDefault::Deny,
+        TierDefault::Pass,
+        TierDefault::Allow,
+    ]);
+    let tiers = prop::collection::vec(default, 1..4);
+    let verdict = || prop::option::of(any::<bool>());
+    let profiles = prop::collection::vec((selector(), verdict(), verdict()), 0..2);
+    let ports = prop::collection::vec((selector(), prop::sample::select(vec![80u16, 8080])), 0..3);
+    (tiers, prop::collection::vec(policy(3), 0..6), profiles, ports).prop_map(
+        |(tiers, mut policies, profiles, ports)| {
+            let last = tiers.len() - 1;
+            for (i, policy) in policies.iter_mut().enumerate() {
+                policy.tier = policy.tier.min(last);
+                policy.name = format!("p{i}");
+            }
+            policies.sort_by_key(|p| p.tier);
+            PolicySet {
+                tiers: tiers
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, default)| Tier { name: format!("t{i}"), order: i as i64, default })
+                    .collect(),
+                policies: policies.into_iter().map(Arc::new).collect(),
+                profiles: profiles
+                    .into_iter()
+                    .map(|(select, ingress, egress)| Profile { name: "p".into(), select, ingress, egress })
+                    .collect(),
+                named_ports: ports
+                    .into_iter()
+                    .map(|(select, port)| NamedPort {
+                        name: "web".into(),
+                        select,
+                        protocol: Protocol::TCP,
+                        port,
+                    })
+                    .collect(),
+                host_policies: Vec::new(),
+            }
+        },
+    )
+}
+
+fn config(default_ingress: bool, default_egress: bool) -> EngineConfig {
+    let pool = |cidr: &str| PoolConfig { cidr: cidr.parse().unwrap(), nat_outgoing: false };
+    EngineConfig {
+        default_ingress,
+        default_egress,
+        pools: vec![pool("10.32.0.0/16"), pool("fd00:32::/32")],
+        infrastructure: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        ..EngineConfig::default()
+    }
+}
+
+/// Something that happens to an engine.
+#[derive(Clone, Debug)]
+enum Event {
+    Local(u8, Labels),
+    LocalGone(u8),
+    Remote(u8, Labels),
+    RemoteGone(u8),
+    Policies(PolicySet),
+    Config(bool, bool),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (0u8..4, labels()).prop_map(|(i, l)| Event::Local(i, l)),
+        2 => (0u8..4).prop_map(Event::LocalGone),
+        6 => (0u8..12, labels()).prop_map(|(i, l)| Event::Remote(i, l)),
+        2 => (0u8..12).prop_map(Event::RemoteGone),
+        1 => policy_set().prop_map(Event::Policies),
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(a, b)| Event::Config(a, b)),
+    ]
+}
+
+fn interface(i: u8) -> EndpointId {
+    EndpointId(format!("s32{i:011x}"))
+}
+
+impl Event {
+    fn apply(&self, engine: &mut Engine) {
+        match self {
+            Self::Local(i, labels) => engine.upsert_local(LocalEndpoint {
+                id: interface(*i),
+                addresses: vec![addr(ADDRESSES[usize::from(*i)]), addr(ADDRESSES[usize::from(*i) + 6])],
+                labels: labels.clone(),
+            }),
+            Self::LocalGone(i) => _ = engine.remove_local(&interface(*i)),
+            // Remote identities may also claim a local address: the local endpoint wins.
+            Self::Remote(i, labels) => {
+                let prefix = Prefix::host(addr(ADDRESSES[usize::from(*i)]));
+                assert!(engine.upsert_remote(prefix, Arc::new(Identity::of(labels))));
+            }
+            Self::RemoteGone(i) => engine.remove_remote(Prefix::host(addr(ADDRESSES[usize::from(*i)]))),
+            Self::Policies(set) => engine.set_policies(Arc::new(set.clone())),
+            Self::Config(a, b) => engine.set_config(config(*a, *b)),
+        }
+    }
+
+    /// What the event is about: of several about the same, the last one counts.
+    fn subject(&self) -> (u8, u8) {
+        match self {
+            Self::Local(i, _) | Self::LocalGone(i) => (0, *i),
+            Self::Remote(i, _) | Self::RemoteGone(i) => (1, *i),
+            Self::Policies(_) => (2, 0),
+            Self::Config(..) => (3, 0),
+        }
+    }
+}
+
+fn flow() -> impl Strategy<Value = Flow> {
+    let what = prop::sample::select(vec![
+        (Protocol::TCP, 80),
+        (Protocol::TCP, 8080),
+        (Protocol::TCP, 179),
+        (Protocol::TCP, 443),
+        (Protocol::UDP, 53),
+        (Protocol::UDP, 3784),
+        (Protocol::ICMP, 8 << 8),
+        (Protocol::ICMP, 8 << 8 | 1),
+        (Protocol(47), 0),
+    ]);
+    let ends = |v6: bool| {
+        let all: Vec<IpAddr> =
+            ADDRESSES.iter().chain(&HOST).map(|t| addr(t)).filter(|a| a.is_ipv6() == v6).collect();
+        (prop::sample::select(all.clone()), prop::sample::select(all))
+    };
+    (any::<bool>().prop_flat_map(ends), what).prop_map(|((source, destination), (protocol, port))| Flow {
+        source,
+        destination,
+        protocol,
+        port,
+    })
+}
+
+const NOW: u32 = 7;
+
+/// Whether the kernel would pass a packet of a connection: its first, or a reply.
+fn passes(
+    engine: &Engine,
+    rules: &Ruleset,
+    flow: &Flow,
+    state: u32,
+    reply: bool,
+    stamp: u32,
+) -> Option<bool> {
+    let host = |a: IpAddr| HOST.iter().any(|h| addr(h) == a);
+    let interface_of = |a: IpAddr| match engine.owner_of(Prefix::host(a)) {
+        Some((id, _)) => id.as_str().to_owned(),
+        None if host(a) => String::new(),
+        None => "eth0".to_owned(),
+    };
+    let (from, to) = if reply { (flow.destination, flow.source) } else { (flow.source, flow.destination) };
+    let hook = match (host(from), host(to)) {
+        // What the host sends is not filtered.
+        (true, _) => return None,
+        (false, true) => HookPoint::Input,
+        (false, false) => HookPoint::Forward,
+    };
+    let packet = Packet {
+        iif: interface_of(from),
+        oif: interface_of(to),
+        source: from,
+        destination: to,
+        protocol: flow.protocol.0,
+        port: flow.port,
+        to_host: host(to),
+        connection: Some(Connection { state, reply, dnat: false, flow: *flow, stamp }),
+    };
+    let judgement = rules.judge(hook, &packet, NOW);
+    if judgement.accepted && !interface_of(from).starts_with("eth") {
+        assert_eq!(judgement.stamp, Some(NOW), "what passes is stamped");
+    }
+    Some(judgement.accepted)
+}
+
+fn check(engine: &Engine, flows: &[Flow]) -> Result<(), TestCaseError> {
+    let rules = engine.compiled();
+    let host = |a: IpAddr| HOST.iter().any(|h| addr(h) == a);
+    for flow in flows {
+        let explanation = engine.explain(flow, host);
+        // The other host's side is a prediction; this host's table does not enforce it.
+        let here =
+            |side: &Option<super::explain::Side>| side.as_ref().is_none_or(|s| !s.enforced_here || s.allowed);
+        let refused_elsewhere = here(&explanation.egress) && here(&explanation.ingress);
+        let elsewhere = [&explanation.egress, &explanation.ingress]
+            .into_iter()
+            .flatten()
+            .any(|s| !s.enforced_here && !s.allowed);
+        let want =
+            explanation.allowed || (elsewhere && refused_elsewhere && reason_is_a_side(&explanation.reason));
+        for (state, reply, stamp) in
+            [(8, false, 0), (2, false, 0), (2, false, NOW - 1), (2, true, NOW - 1), (2, true, 0)]
+        {
+            if let Some(got) = passes(engine, &rules, flow, state, reply, stamp) {
+                // A reply to the host is to a connection that it opened; those are always allowed.
+                let want = want || host(flow.source);
+                prop_assert_eq!(got, want, "{} state {} reply {}\n{:#?}", flow, state, reply, explanation);
+            }
+        }
+        for reply in [false, true] {
+            if let Some(got) = passes(engine, &rules, flow, 2, reply, NOW) {
+                prop_assert!(got, "a connection with the present stamp passes: {}", flow);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn reason_is_a_side(reason: &str) -> bool {
+    reason.starts_with("egress: ") || reason.starts_with("ingress: ")
+}
+
+proptest! {
+    // `PROPTEST_CASES=20000 cargo test` digs deeper.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn compiled_and_interpreted_agree(
+        set in policy_set(),
+        events in prop::collection::vec(event(), 4..16),
+        flows in prop::collection::vec(flow(), 48),
+        defaults in any::<(bool, bool)>(),
+    ) {
+        let mut engine = Engine::new(config(defaults.0, defaults.1));
+        engine.set_policies(Arc::new(set));
+        for event in &events {
+            event.apply(&mut engine);
+        }
+        check(&engine, &flows)?;
+    }
+
+    #[test]
+    fn changes_lead_where_a_fresh_start_does(
+        set in policy_set(),
+        batches in prop::collection::vec(prop::collection::vec(event(), 1..6), 1..8),
+    ) {
+        let mut engine = Engine::new(config(true, true));
+        engine.set_policies(Arc::new(set.clone()));
+        let mut mirror = engine.snapshot();
+        let mut last: BTreeMap<(u8, u8), Event> = BTreeMap::new();
+        last.insert((2, 0), Event::Policies(set));
+        for batch in &batches {
+            for event in batch {
+                event.apply(&mut engine);
+                last.insert(event.subject(), event.clone());
+            }
+            let delta = engine.changes();
+            let applied = mirror.apply(&delta);
+            prop_assert!(applied.is_ok(), "{applied:?}\n{delta:#?}");
+            prop_assert_eq!(&mirror, &engine.compiled());
+            prop_assert!(engine.changes().is_empty());
+        }
+        // The same inputs in another order, without any history, give the same form.
+        let mut fresh = Engine::new(config(true, true));
+        for event in last.values().rev() {
+            event.apply(&mut fresh);
+        }
+        prop_assert_eq!(&fresh.compiled(), &mirror);
+        // From nothing, one change makes all of it.
+        let mut nothing = Ruleset::default();
+        prop_assert_eq!(nothing.apply(&fresh.changes()), Ok(()));
+        prop_assert_eq!(&nothing, &mirror);
+    }
+
+    /// What was allowed and is so no longer must be judged anew: the change says so.
+    #[test]
+    fn revocations_are_announced(
+        set in policy_set(),
+        before in prop::collection::vec(event(), 4..12),
+        change in event(),
+        flows in prop::collection::vec(flow(), 32),
+    ) {
+        let mut engine = Engine::new(config(true, true));
+        engine.set_policies(Arc::new(set));
+        for event in &before {
+            event.apply(&mut engine);
+        }
+        let old_rules = engine.snapshot();
+        let old: Vec<_> = flows.iter().map(|f| passes(&engine, &old_rules, f, 8, false, 0)).collect();
+        change.apply(&mut engine);
+        let delta = engine.changes();
+        if !delta.revokes {
+            let rules = engine.compiled();
+            for (flow, old) in flows.iter().zip(old) {
+                if old == Some(true) {
+                    let new = passes(&engine, &rules, flow, 8, false, 0);
+                    // An endpoint that is new at an address was not there before, so no connection was its own.
+                    let arrived = matches!(&change, Event::Local(..));
+                    prop_assert!(arrived || new == Some(true), "{flow} was revoked silently by {change:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn host_policies_compile() {
+    let rule = |action, services| Rule {
+        action,
+        peers: Vec::new(),
+        services,
+        not_services: Vec::new(),
+        log: None,
+        limit: None,
+        origin: Origin::default(),
+    };
+    let tcp = |port| vec![Service { protocol: Protocol::TCP, ports: Ports::Range(port, port) }];
+    let set = PolicySet {
+        host_policies: vec![Arc::new(HostPolicy {
+            name: "web".into(),
+            order: 0,
+            interfaces: vec!["eth*".into()],
+            ingress: vec![rule(Action::Allow, tcp(443))],
+            staged: false,
+            origin: Origin::default(),
+        })],
+        ..PolicySet::default()
+    };
+    let mut engine = Engine::new(config(true, true));
+    engine.set_policies(Arc::new(set));
+    let rules = engine.compiled();
+    for (interface, port, want) in
+        [("eth0", 443, true), ("eth0", 80, false), ("eth0", 22, true), ("wan", 80, true), ("lo", 80, true)]
+    {
+        let flow =
+            Flow { source: addr("192.0.2.9"), destination: addr(HOST[0]), protocol: Protocol::TCP, port };
+        let packet = Packet {
+            iif: interface.into(),
+            oif: String::new(),
+            source: flow.source,
+            destination: flow.destination,
+            protocol: 6,
+            port,
+            to_host: true,
+            connection: Some(Connection { state: 8, reply: false, dnat: false, flow, stamp: 0 }),
+        };
+        assert_eq!(rules.judge(HookPoint::Input, &packet, NOW).accepted, want, "{interface} {port}");
+    }
+}

@@ -126,3 +126,20 @@ fn the_shipped_file_and_each_of_its_options() {
     }
     assert!(options > 60, "{options}");
 }
+
+#[test]
+fn the_examples_load() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+    let mut read_files = 0;
+    for entry in std::fs::read_dir(folder).unwrap().flatten().filter(|e| e.path().is_dir()) {
+        for file in std::fs::read_dir(entry.path()).unwrap().flatten().map(|e| e.path()) {
+            // gobgpd.toml is GoBGP's own.
+            if file.extension().is_some_and(|e| e == "toml") && !file.ends_with("gobgpd.toml") {
+                read(&std::fs::read_to_string(&file).unwrap())
+                    .unwrap_or_else(|e| panic!("{}\n{e}", file.display()));
+                read_files += 1;
+            }
+        }
+    }
+    assert!(read_files >= 12, "{read_files}");
+}

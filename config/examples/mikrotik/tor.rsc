@@ -17,8 +17,6 @@
 #   ECMP           one path; multipath= on the instance. It compares attributes: two hosts with different AS numbers
 #                  that announce one anycast address may still give one path only.
 #   timers         hold time 3 min, keepalive a third of it.
-#
-# RouterOS passes the labels on; large tables of /32s on small models are limited by the CPU route cache, not by BGP.
 
 /system/identity/set name=tor1
 

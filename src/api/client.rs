@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -44,12 +44,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects; `timeout` bounds each later write and read.
+    /// Connects; `timeout` bounds that and each later write and read.
     pub fn connect(socket: &Path, timeout: Duration) -> Result<Self, ClientError> {
         let unreachable = |source| ClientError::Unreachable { path: socket.to_owned(), source };
-        let stream = UnixStream::connect(socket).map_err(unreachable)?;
+        let stream = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
         stream.set_read_timeout(Some(timeout))?;
+        // Also bounds connect: an agent that hangs accepts no more once its backlog is full (unix(7)).
         stream.set_write_timeout(Some(timeout))?;
+        stream
+            .connect(&socket2::SockAddr::unix(socket).map_err(unreachable)?)
+            .map_err(|e| if is_timeout(&e) { ClientError::Timeout(timeout) } else { unreachable(e) })?;
+        let stream = UnixStream::from(OwnedFd::from(stream));
         Ok(Self { stream: BufReader::new(stream), timeout })
     }
 

@@ -1,0 +1,138 @@
+//! Running another IPAM plugin (`host-local`, `static`, `dhcp`) by the CNI protocol.
+
+use std::{
+    env,
+    io::{self, Read, Write},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    api::CniRequest,
+    cni::types::{CniError, code},
+};
+
+/// The most that is read of a plugin's output, in bytes.
+const MAX_OUTPUT: u64 = 4 << 20;
+
+/// How long the output may go on after the plugin's end.
+const AFTER_EXIT: Duration = Duration::from_secs(1);
+
+/// An IPAM plugin to run for this call.
+#[derive(Debug)]
+pub(super) struct Delegate {
+    name: String,
+    path: PathBuf,
+    environment: Vec<(&'static str, String)>,
+    config: String,
+    wait: Duration,
+}
+
+impl Delegate {
+    /// The plugin that `ipam.type` names, found in `CNI_PATH`; none when addresses are ours.
+    pub(super) fn of(request: &CniRequest, wait: Duration) -> Result<Option<Self>, CniError> {
+        let kind = request.stdin.get("ipam").and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
+        let Some(name) = kind.filter(|kind| !kind.is_empty() && *kind != "slash32") else { return Ok(None) };
+        if name.contains('/') || name == "." || name == ".." {
+            return Err(CniError::new(code::INVALID_CONFIG, format!("ipam.type: {name:?} is not a plugin")));
+        }
+        let path = env::split_paths(&request.path)
+            .map(|dir| dir.join(name))
+            .find(|path| path.is_file())
+            .ok_or_else(|| {
+                CniError::new(
+                    code::INVALID_CONFIG,
+                    format!("ipam.type: there is no plugin {name:?} in CNI_PATH ({})", request.path),
+                )
+            })?;
+        let environment = vec![
+            ("CNI_CONTAINERID", request.container_id.clone()),
+            ("CNI_NETNS", request.netns.clone()),
+            ("CNI_IFNAME", request.ifname.clone()),
+            ("CNI_ARGS", request.args.clone()),
+            ("CNI_PATH", request.path.clone()),
+        ];
+        Ok(Some(Self { name: name.to_owned(), path, environment, config: request.stdin.to_string(), wait }))
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs it. The answer is what it printed, or its error with its own number.
+    pub(super) fn run(&self, command: &str) -> Result<Value, CniError> {
+        let failed =
+            |why: String| CniError::new(code::DELEGATE_FAILED, format!("{} {command}: {why}", self.name));
+        let mut child = Command::new(&self.path)
+            .env("CNI_COMMAND", command)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(|e| failed(e.to_string()))?;
+        let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let config = self.config.clone();
+        let (done, output) = mpsc::sync_channel(1);
+        // On threads, because pipes fill up in both directions; and threads that nobody has to wait for, because a
+        // child of the plugin's may keep them open for ever.
+        let threads = [
+            thread::Builder::new().spawn(move || {
+                // A plugin that fails early does not read its configuration.
+                let _ = stdin.as_mut().map(|pipe| pipe.write_all(config.as_bytes()));
+            }),
+            thread::Builder::new().spawn(move || {
+                let mut text = String::new();
+                let read = stdout.map(|pipe| pipe.take(MAX_OUTPUT).read_to_string(&mut text)).transpose();
+                // The receiver may have stopped waiting.
+                let _ = done.send(read.map(|_| text));
+            }),
+        ];
+        if let Some(error) = threads.into_iter().find_map(Result::err) {
+            let _ = child.kill().and_then(|()| child.wait());
+            return Err(failed(error.to_string()));
+        }
+        let status = wait(&mut child, self.wait).map_err(|e| failed(e.to_string()))?;
+        let Some(success) = status else {
+            return Err(failed(format!("no answer within {} s", self.wait.as_secs())));
+        };
+        let text = match output.recv_timeout(AFTER_EXIT) {
+            Ok(text) => text.map_err(|e| failed(e.to_string()))?,
+            Err(_) => return Err(failed("its output has no end".to_owned())),
+        };
+        let value = serde_json::from_str::<Value>(&text);
+        if !success {
+            let own = value.ok().as_ref().and_then(CniError::from_json);
+            return Err(own.unwrap_or_else(|| failed(text.trim().chars().take(500).collect())));
+        }
+        match value {
+            Ok(value) => Ok(value),
+            Err(_) if text.trim().is_empty() => Ok(Value::Null),
+            Err(error) => Err(failed(format!("its answer is not JSON: {error}"))),
+        }
+    }
+}
+
+/// Waits for the child's end, and ends it itself when that takes too long. None in that case, otherwise whether it
+/// succeeded.
+fn wait(child: &mut Child, wait: Duration) -> io::Result<Option<bool>> {
+    let until = Instant::now() + wait;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status.success()));
+        }
+        if Instant::now() >= until {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}

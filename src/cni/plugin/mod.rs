@@ -1,0 +1,295 @@
+//! The plugin: a thin client. Environment and standard input go to the agent as one request, the answer goes to
+//! standard output. Every wait has an end, and being killed at any moment leaves nothing that the agent does not know.
+//!
+//! What the plugin does itself: VERSION; running a delegated IPAM plugin (so that the agent never waits for one); and
+//! DEL while the agent does not answer, which must not fail: it takes the interface down and leaves a tombstone that
+//! the agent honours later.
+
+mod delegate;
+mod offline;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    env,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use super::types::{CniError, IPAM_RESULT_KEY, SpecVersion, answer_version, code};
+use crate::api::{
+    CniAnswer, CniRequest, DEFAULT_RUN_DIR, Request, SOCKET_NAME,
+    client::{Client, ClientError},
+};
+use delegate::Delegate;
+
+/// The most that is read from standard input, in bytes; a GC request lists every attachment of a host.
+const MAX_STDIN: u64 = 16 << 20;
+
+/// How long the plugin waits for others.
+#[derive(Clone, Copy, Debug)]
+struct Waits {
+    /// For the runtime to send the configuration.
+    stdin: Duration,
+    /// For the agent's answer; DEL waits half as long, as it can do without.
+    agent: Duration,
+    /// For a delegated IPAM plugin (DHCP takes seconds).
+    delegate: Duration,
+}
+
+/// Shorter than what runtimes allow a plugin (30 s and more), so that they get an answer and not a timeout.
+const WAITS: Waits = Waits {
+    stdin: Duration::from_secs(10),
+    agent: Duration::from_secs(15),
+    delegate: Duration::from_secs(25),
+};
+
+/// Whether a runtime calls us as a plugin.
+pub fn is_plugin_call() -> bool {
+    env::var_os("CNI_COMMAND").is_some()
+}
+
+/// What the binary says when it is started as a plugin would be, but without `CNI_COMMAND`. Nomad reads the version
+/// out of the first line.
+pub fn about() -> String {
+    format!(
+        "CNI slash32 plugin v{}\nCNI protocol versions supported: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        SpecVersion::ALL.map(SpecVersion::as_str).join(", ")
+    )
+}
+
+/// The plugin's `main`.
+pub fn plugin_main() -> ExitCode {
+    let output = match Call::from_environment() {
+        Ok(call) => call.answer(WAITS),
+        Err(error) => Output::error(&error, SpecVersion::LATEST),
+    };
+    let mut stdout = io::stdout();
+    // A runtime that does not read any more cannot be told so.
+    let _ = stdout.write_all(output.text.as_bytes()).and_then(|()| stdout.flush());
+    if output.success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What goes to standard output, errors too; standard error is for people.
+#[derive(Debug)]
+struct Output {
+    text: String,
+    success: bool,
+}
+
+impl Output {
+    fn error(error: &CniError, version: SpecVersion) -> Self {
+        Self { text: format!("{}\n", error.to_json(version)), success: false }
+    }
+}
+
+/// One call by a runtime.
+#[derive(Debug)]
+struct Call {
+    request: CniRequest,
+    run_dir: Option<PathBuf>,
+    stdin: Stdin,
+}
+
+/// Where the configuration comes from.
+#[derive(Debug)]
+enum Stdin {
+    Process,
+    #[cfg(test)]
+    Text(String),
+}
+
+impl Call {
+    fn from_environment() -> Result<Self, CniError> {
+        let var = |name: &str| match env::var(name) {
+            Ok(value) => Ok(value),
+            Err(env::VarError::NotPresent) => Ok(String::new()),
+            Err(env::VarError::NotUnicode(_)) => {
+                Err(CniError::new(code::INVALID_ENVIRONMENT, format!("{name} is not UTF-8")))
+            }
+        };
+        Ok(Self {
+            request: CniRequest {
+                command: var("CNI_COMMAND")?,
+                container_id: var("CNI_CONTAINERID")?,
+                netns: var("CNI_NETNS")?,
+                ifname: var("CNI_IFNAME")?,
+                args: var("CNI_ARGS")?,
+                path: var("CNI_PATH")?,
+                stdin: Value::Null,
+            },
+            run_dir: Some(var("SLASH32_RUN_DIR")?).filter(|d| !d.is_empty()).map(PathBuf::from),
+            stdin: Stdin::Process,
+        })
+    }
+
+    fn answer(mut self, waits: Waits) -> Output {
+        let text = match std::mem::replace(&mut self.stdin, Stdin::Process) {
+            Stdin::Process => read_stdin(waits.stdin),
+            #[cfg(test)]
+            Stdin::Text(text) => Ok(text),
+        };
+        if self.request.command == "VERSION" {
+            return version(&text.unwrap_or_default());
+        }
+        let config = text.and_then(|text| {
+            serde_json::from_str(&text).map_err(|error| {
+                CniError::new(code::DECODING_FAILURE, "the network configuration is not JSON")
+                    .details(error.to_string())
+            })
+        });
+        let config: Value = match config {
+            Ok(config) => config,
+            Err(error) => return Output::error(&error, SpecVersion::LATEST),
+        };
+        let version = answer_version(&config);
+        self.request.stdin = config;
+        match self.serve(waits) {
+            Ok(Value::Null) => Output { text: String::new(), success: true },
+            Ok(result) => Output { text: format!("{result}\n"), success: true },
+            Err(error) => Output::error(&error, version),
+        }
+    }
+
+    fn serve(mut self, waits: Waits) -> Result<Value, CniError> {
+        let delegate = Delegate::of(&self.request, waits.delegate);
+        match self.request.command.as_str() {
+            "ADD" => {
+                let Some(delegate) = delegate? else { return self.ask_agent(waits.agent) };
+                let given = delegate.run("ADD")?;
+                if let Value::Object(config) = &mut self.request.stdin {
+                    config.insert(IPAM_RESULT_KEY.to_owned(), given);
+                }
+                self.ask_agent(waits.agent).map_err(|error| match delegate.run("DEL") {
+                    Ok(_) => error,
+                    Err(failure) => error.and_rollback(&[format!("{}: {failure}", delegate.name())]),
+                })
+            }
+            "DEL" => {
+                self.del(waits)?;
+                // After the link is down, so that nobody else gets an address that is still in use. A plugin that is
+                // not there any more must not keep a container from being deleted.
+                match delegate {
+                    Ok(Some(delegate)) => delegate.run("DEL").map(|_| Value::Null),
+                    Ok(None) => Ok(Value::Null),
+                    Err(error) => {
+                        eprintln!("slash32: {error}");
+                        Ok(Value::Null)
+                    }
+                }
+            }
+            "GC" => {
+                self.ask_agent(waits.agent)?;
+                delegate?.map_or(Ok(Value::Null), |d| d.run("GC").map(|_| Value::Null))
+            }
+            "CHECK" | "STATUS" => {
+                if let Some(delegate) = delegate? {
+                    delegate.run(&self.request.command)?;
+                }
+                self.ask_agent(waits.agent)
+            }
+            other => Err(CniError::new(code::INVALID_ENVIRONMENT, format!("unknown CNI_COMMAND {other:?}"))),
+        }
+    }
+
+    fn del(&self, waits: Waits) -> Result<(), CniError> {
+        let socket = self.run_dir().join(SOCKET_NAME);
+        match call(&socket, &self.request, waits.agent / 2) {
+            Ok(answer) => answer.map(|_| ()),
+            Err(Trouble::Absent(why)) => {
+                eprintln!("slash32: {why}; deleting without the agent");
+                offline::del(&self.run_dir(), &self.request)
+            }
+            Err(Trouble::Refused(error)) => Err(error),
+        }
+    }
+
+    fn ask_agent(&self, wait: Duration) -> Result<Value, CniError> {
+        let socket = self.run_dir().join(SOCKET_NAME);
+        match call(&socket, &self.request, wait) {
+            Ok(answer) => answer,
+            Err(Trouble::Absent(why)) => {
+                let number = if self.request.command == "STATUS" {
+                    code::NOT_AVAILABLE
+                } else {
+                    code::TRY_AGAIN_LATER
+                };
+                Err(CniError::new(number, "the slash32 agent does not answer").details(why))
+            }
+            Err(Trouble::Refused(error)) => Err(error),
+        }
+    }
+
+    /// The configuration's directory, the environment's, or the usual one.
+    fn run_dir(&self) -> PathBuf {
+        let configured = self.request.stdin.get("run_dir").and_then(Value::as_str).filter(|d| !d.is_empty());
+        configured
+            .map(PathBuf::from)
+            .or_else(|| self.run_dir.clone())
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_RUN_DIR))
+    }
+}
+
+/// Why there is no CNI answer from the agent.
+enum Trouble {
+    /// It is not there, hangs, or died over it.
+    Absent(String),
+    /// It answered something else.
+    Refused(CniError),
+}
+
+fn call(socket: &Path, request: &CniRequest, wait: Duration) -> Result<Result<Value, CniError>, Trouble> {
+    let answer = Client::connect(socket, wait)
+        .and_then(|mut client| client.call_as::<CniAnswer>(&Request::Cni(request.clone())));
+    match answer {
+        Ok(CniAnswer::Success(value)) => Ok(Ok(value)),
+        Ok(CniAnswer::Failure(failure)) => {
+            Ok(Err(CniError { code: failure.code, msg: failure.msg, details: failure.details }))
+        }
+        Err(error @ (ClientError::Unreachable { .. } | ClientError::Timeout(_) | ClientError::Io(_))) => {
+            Err(Trouble::Absent(error.to_string()))
+        }
+        Err(ClientError::Failure(failure)) => {
+            Err(Trouble::Refused(CniError::new(code::TRY_AGAIN_LATER, failure.message).details(failure.hint)))
+        }
+        Err(error @ ClientError::Answer(_)) => {
+            Err(Trouble::Refused(CniError::new(code::INTERNAL, error.to_string())))
+        }
+    }
+}
+
+/// VERSION answers in the caller's version, whatever else standard input holds; some callers send nothing.
+fn version(stdin: &str) -> Output {
+    let version = serde_json::from_str(stdin).map_or(SpecVersion::LATEST, |v| answer_version(&v));
+    let answer = json!({
+        "cniVersion": version.as_str(),
+        "supportedVersions": SpecVersion::ALL.map(SpecVersion::as_str),
+    });
+    Output { text: format!("{answer}\n"), success: true }
+}
+
+/// Reads standard input to its end, but not for ever: a caller may have left a terminal or an open pipe there.
+fn read_stdin(wait: Duration) -> Result<String, CniError> {
+    let failed = |why: String| CniError::new(code::IO_FAILURE, "cannot read standard input").details(why);
+    let (done, result) = mpsc::sync_channel(1);
+    thread::Builder::new()
+        .spawn(move || {
+            let mut text = String::new();
+            let read = io::stdin().lock().take(MAX_STDIN).read_to_string(&mut text);
+            // The other side may have stopped waiting.
+            let _ = done.send(read.map(|_| text));
+        })
+        .map_err(|e| failed(e.to_string()))?;
+    match result.recv_timeout(wait) {
+        Ok(Ok(text)) => Ok(text),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed(format!("no end of file within {} s", wait.as_secs()))),
+    }
+}

@@ -1,0 +1,35 @@
+//! DEL without the agent.
+
+use std::{path::Path, time::SystemTime};
+
+use crate::{
+    api::CniRequest,
+    cni::{
+        attach,
+        store::Tombstone,
+        types::{CniError, NetConf, code, names},
+    },
+    model::{EndpointId, EndpointKey},
+    netlink::Socket,
+};
+
+/// Takes the interface down, in the namespace the plugin runs in, and leaves a tombstone. With the interface down
+/// the kernel drops the routes; the agent, when it starts, sees a retired link and releases the address even if the
+/// tombstone could not be written.
+pub(super) fn del(run_dir: &Path, request: &CniRequest) -> Result<(), CniError> {
+    let (_, network) = NetConf::essentials(&request.stdin)?;
+    names::container_id(&request.container_id)?;
+    names::ifname(&request.ifname)?;
+    let key =
+        EndpointKey { network, container_id: request.container_id.clone(), ifname: request.ifname.clone() };
+    let kernel = |error: String| CniError::new(code::ATTACH_FAILED, error);
+    let mut socket = Socket::route().map_err(|e| kernel(e.to_string()))?;
+    attach::retire(&mut socket, &EndpointId::of(&key)).map_err(|e| kernel(e.to_string()))?;
+    // Where no agent has ever run there is nothing to tell it.
+    if run_dir.is_dir()
+        && let Err(error) = Tombstone::leave(run_dir, &key, SystemTime::now())
+    {
+        eprintln!("slash32: {error}");
+    }
+    Ok(())
+}

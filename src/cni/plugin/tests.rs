@@ -1,0 +1,217 @@
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+};
+
+use super::*;
+use crate::{
+    api::Answer,
+    cni::{attachment::tests::sample, store::Store},
+    netlink::ns::testing::private,
+};
+
+const SHORT: Waits = Waits {
+    stdin: Duration::from_secs(10),
+    agent: Duration::from_millis(200),
+    delegate: Duration::from_secs(10),
+};
+
+fn call_of(dir: &Path, command: &str, stdin: Value) -> Call {
+    Call {
+        request: CniRequest {
+            command: command.into(),
+            container_id: "c1".into(),
+            netns: "/run/netns/x".into(),
+            ifname: "eth0".into(),
+            args: String::new(),
+            path: dir.to_str().unwrap().into(),
+            stdin: Value::Null,
+        },
+        run_dir: Some(dir.to_owned()),
+        stdin: Stdin::Text(if stdin.is_null() { String::new() } else { stdin.to_string() }),
+    }
+}
+
+fn conf() -> Value {
+    json!({"cniVersion": "1.1.0", "name": "net", "type": "slash32"})
+}
+
+fn code_of(output: &Output) -> u64 {
+    assert!(!output.success, "{output:?}");
+    serde_json::from_str::<Value>(&output.text).unwrap()["code"].as_u64().unwrap()
+}
+
+/// An agent that answers every request with what `answer` makes of it.
+fn agent(dir: &Path, answer: impl Fn(Request) -> String + Send + 'static) {
+    let listener = UnixListener::bind(dir.join(SOCKET_NAME)).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut line = String::new();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+            let text = answer(serde_json::from_str(&line).unwrap());
+            let _ = stream.write_all(text.as_bytes());
+        }
+    });
+}
+
+fn line(answer: CniAnswer) -> String {
+    serde_json::to_string(&Answer::Ok(serde_json::to_value(answer).unwrap())).unwrap() + "\n"
+}
+
+#[test]
+fn version_needs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    for (stdin, version) in [
+        (Value::Null, "1.1.0"),
+        (json!({"cniVersion": "0.4.0"}), "0.4.0"),
+        (json!({"cniVersion": "7"}), "1.1.0"),
+    ] {
+        let output = call_of(dir.path(), "VERSION", stdin).answer(SHORT);
+        let answer: Value = serde_json::from_str(&output.text).unwrap();
+        assert!(output.success);
+        assert_eq!(answer["cniVersion"], version);
+        assert_eq!(answer["supportedVersions"].as_array().unwrap().len(), 7);
+    }
+    assert!(about().starts_with("CNI slash32 plugin v0."));
+}
+
+#[test]
+fn requests_and_answers_pass_through() {
+    let dir = tempfile::tempdir().unwrap();
+    agent(dir.path(), |request| {
+        let Request::Cni(request) = request else { panic!("not a CNI request") };
+        match request.command.as_str() {
+            "ADD" => line(CniAnswer::Success(json!({"cniVersion": "1.1.0", "id": request.container_id}))),
+            "DEL" => line(CniAnswer::Success(Value::Null)),
+            _ => line(CniAnswer::Failure(crate::api::CniFailure {
+                code: 105,
+                msg: "no".into(),
+                details: "d".into(),
+            })),
+        }
+    });
+    let output = call_of(dir.path(), "ADD", conf()).answer(SHORT);
+    assert!(output.success);
+    assert_eq!(serde_json::from_str::<Value>(&output.text).unwrap()["id"], "c1");
+    let output = call_of(dir.path(), "DEL", conf()).answer(SHORT);
+    assert!(output.success && output.text.is_empty());
+    let output = call_of(dir.path(), "CHECK", conf()).answer(SHORT);
+    assert_eq!(code_of(&output), 105);
+    let error: Value = serde_json::from_str(&output.text).unwrap();
+    assert_eq!((&error["cniVersion"], &error["details"]), (&json!("1.1.0"), &json!("d")));
+    assert_eq!(code_of(&call_of(dir.path(), "NEW", conf()).answer(SHORT)), 4);
+    let mut call = call_of(dir.path(), "ADD", Value::Null);
+    call.stdin = Stdin::Text("{".into());
+    assert_eq!(code_of(&call.answer(SHORT)), 6);
+}
+
+#[test]
+fn without_an_agent() {
+    private(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let absent = |command: &str| call_of(dir.path(), command, conf()).answer(SHORT);
+        assert_eq!(code_of(&absent("ADD")), 11);
+        assert_eq!(code_of(&absent("CHECK")), 11);
+        assert_eq!(code_of(&absent("STATUS")), 50);
+        // An endpoint that the agent made before it went away.
+        let store = Store::open(dir.path()).unwrap();
+        let attachment = sample("c1", 77);
+        store.put(&attachment).unwrap();
+        let mut socket = crate::netlink::Socket::route().unwrap();
+        crate::netlink::link::create_veth(&mut socket, attachment.endpoint.id.as_str(), "peer", None)
+            .unwrap();
+        let end = crate::netlink::link::by_name(&mut socket, attachment.endpoint.id.as_str()).unwrap();
+        crate::netlink::link::set_up(&mut socket, end.index).unwrap();
+        for _ in 0..2 {
+            let output = absent("DEL");
+            assert!(output.success && output.text.is_empty(), "{output:?}");
+        }
+        let end = crate::netlink::link::by_name(&mut socket, attachment.endpoint.id.as_str()).unwrap();
+        assert!(!end.is_up());
+        assert_eq!(end.group, crate::cni::attach::RETIRED);
+        assert!(store.tombstones().unwrap()[0].means(&attachment));
+        // Even where there is no run directory at all.
+        let nowhere = dir.path().join("nowhere");
+        assert!(call_of(&nowhere, "DEL", conf()).answer(SHORT).success);
+        assert!(!nowhere.exists());
+        // But not for what cannot be meant.
+        assert_eq!(code_of(&call_of(dir.path(), "DEL", json!({"name": "../x"})).answer(SHORT)), 7);
+    });
+}
+
+#[test]
+fn a_hung_agent_costs_a_bounded_wait() {
+    private(|| {
+        let dir = tempfile::tempdir().unwrap();
+        // Nobody ever accepts.
+        let _listener = UnixListener::bind(dir.path().join(SOCKET_NAME)).unwrap();
+        let output = call_of(dir.path(), "ADD", conf()).answer(SHORT);
+        assert_eq!(code_of(&output), 11);
+        assert!(output.text.contains("did not answer within"), "{}", output.text);
+        assert!(call_of(dir.path(), "DEL", conf()).answer(SHORT).success);
+        // An agent that dies over it.
+        let dir = tempfile::tempdir().unwrap();
+        agent(dir.path(), |_| String::new());
+        assert_eq!(code_of(&call_of(dir.path(), "ADD", conf()).answer(SHORT)), 11);
+        assert!(call_of(dir.path(), "DEL", conf()).answer(SHORT).success);
+        // One that is not ready.
+        let dir = tempfile::tempdir().unwrap();
+        agent(dir.path(), |_| "{\"error\":{\"message\":\"starting\"}}\n".to_owned());
+        assert_eq!(code_of(&call_of(dir.path(), "ADD", conf()).answer(SHORT)), 11);
+        assert_eq!(code_of(&call_of(dir.path(), "DEL", conf()).answer(SHORT)), 11);
+    });
+}
+
+/// An IPAM plugin that notes its calls.
+fn fake_ipam(dir: &Path, body: &str) {
+    let path = dir.join("fake-ipam");
+    let script =
+        format!("#!/bin/sh\necho \"$CNI_COMMAND $CNI_CONTAINERID\" >> {}/calls\n{body}\n", dir.display());
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn calls(dir: &Path) -> String {
+    let text = fs::read_to_string(dir.join("calls")).unwrap_or_default().replace('\n', ";");
+    let _ = fs::remove_file(dir.join("calls"));
+    text
+}
+
+#[test]
+fn delegated_ipam_is_run_and_rolled_back() {
+    private(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut conf = conf();
+        conf["ipam"] = json!({"type": "fake-ipam"});
+        let run = |command: &str| call_of(dir.path(), command, conf.clone()).answer(SHORT);
+        assert_eq!(code_of(&run("ADD")), 7);
+        assert!(run("DEL").success, "a plugin that is gone does not hold up a DEL");
+        fake_ipam(
+            dir.path(),
+            r#"cat > /dev/null; [ "$CNI_COMMAND" = ADD ] && echo '{"ips":[{"address":"10.9.9.9/24"}]}'; exit 0"#,
+        );
+        // No agent: what the plugin gave is given back.
+        assert_eq!(code_of(&run("ADD")), 11);
+        assert_eq!(calls(dir.path()), "ADD c1;DEL c1;");
+        agent(dir.path(), |request| {
+            let Request::Cni(request) = request else { panic!("not a CNI request") };
+            line(CniAnswer::Success(request.stdin[IPAM_RESULT_KEY]["ips"][0]["address"].clone()))
+        });
+        let output = run("ADD");
+        assert!(output.success && output.text.contains("10.9.9.9/24"), "{output:?}");
+        assert!(run("DEL").success && run("CHECK").success && run("STATUS").success && run("GC").success);
+        assert_eq!(calls(dir.path()), "ADD c1;DEL c1;CHECK c1;STATUS c1;GC c1;");
+        // Its errors are ours, with its number; without one, ours.
+        fake_ipam(dir.path(), r#"echo '{"code":77,"msg":"no address"}'; exit 1"#);
+        assert_eq!(code_of(&run("ADD")), 77);
+        fake_ipam(dir.path(), "echo oops; exit 1");
+        assert_eq!(code_of(&run("ADD")), u64::from(code::DELEGATE_FAILED));
+        // One that hangs is ended.
+        fake_ipam(dir.path(), "exec sleep 60");
+        let waits = Waits { delegate: Duration::from_millis(50), ..SHORT };
+        let output = call_of(dir.path(), "ADD", conf.clone()).answer(waits);
+        assert!(output.text.contains("no answer within"), "{}", output.text);
+    });
+}

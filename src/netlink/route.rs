@@ -35,6 +35,9 @@ const RTM_F_CLONED: u32 = 0x200;
 /// `RT_TABLE_MAIN`.
 pub const TABLE_MAIN: u32 = 254;
 
+/// The metric of the routes to local containers: better than any learned route. Not 0, which IPv6 takes for 1024.
+pub const LOCAL_METRIC: u32 = 1;
+
 /// What a route does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RouteKind {

@@ -1,0 +1,147 @@
+//! The driver: a kernel, and what we want of it.
+
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+use super::{
+    Difference, FibConfig, Kernel,
+    state::State,
+    status::{RouteFilter, RouteStatus, Summary},
+};
+use crate::{
+    model::{Family, NextHopSet, Prefix},
+    netlink::{Error, watch::KernelEvent},
+};
+
+/// The routes of a kernel, wanted and actual.
+///
+/// Commands ([`Self::set`], [`Self::set_local`] …) and notifications ([`Self::handle_event`]) only note what is
+/// wanted or what happened, and queue what they touch; [`Self::step`] writes. First sync, changes, notifications and
+/// audits all end in the same queue, and the queue's only question is whether the kernel's route is the wanted one.
+#[derive(Debug)]
+pub struct Fib<K> {
+    kernel: K,
+    pub(super) state: State,
+}
+
+/// What a step left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Whether there is more to do right now.
+    pub more: bool,
+    /// When to come back at the latest if nothing else happens.
+    pub wakeup: Option<Instant>,
+}
+
+impl<K: Kernel> Fib<K> {
+    /// Reads the kernel. Routes of ours found there are kept as stale until [`Self::sweep_stale`].
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn new(config: FibConfig, mut kernel: K, now: Instant) -> Result<Self, Error> {
+        let objects = config.nexthop_objects && kernel.has_objects()?;
+        if config.nexthop_objects && !objects {
+            tracing::warn!(
+                "this kernel has no next-hop objects (they came with 5.3): routes carry their next hops inline, \
+                 and losing a next hop costs one message for every route instead of one in all"
+            );
+        }
+        let mut state = State::new(config, objects);
+        state.reconcile(&mut kernel, now)?;
+        Ok(Self { kernel, state })
+    }
+
+    /// The kernel driven.
+    pub fn kernel_mut(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// Wants a learned route. A set without next hops is as good as [`Self::remove`].
+    pub fn set(&mut self, prefix: Prefix, next_hops: &Arc<NextHopSet>) {
+        self.state.set(prefix, next_hops);
+    }
+
+    /// No longer wants a learned route.
+    pub fn remove(&mut self, prefix: Prefix) {
+        self.state.remove(prefix);
+    }
+
+    /// Wants the route to a local container: straight onto the device, better than any learned route. One that the
+    /// attachment wrote already (same protocol number, table and device) is taken as it is.
+    pub fn set_local(&mut self, prefix: Prefix, ifindex: u32) {
+        self.state.set_local(prefix, ifindex);
+    }
+
+    /// No longer wants the route to a local container.
+    pub fn remove_local(&mut self, prefix: Prefix) {
+        self.state.remove_local(prefix);
+    }
+
+    /// Wants traffic to a prefix dropped unless something more specific is known: the host's own block.
+    pub fn set_blackhole(&mut self, prefix: Prefix) {
+        self.state.set_blackhole(prefix);
+    }
+
+    /// No longer wants traffic to a prefix dropped.
+    pub fn remove_blackhole(&mut self, prefix: Prefix) {
+        self.state.remove_blackhole(prefix);
+    }
+
+    /// Stops using a next hop at once: its session or BFD session failed. Costs one message for each set of next
+    /// hops that contains it. An interface of 0 stands for any. Lasts until [`Self::mark_next_hop_up`].
+    pub fn mark_next_hop_down(&mut self, gateway: IpAddr, ifindex: u32) {
+        self.state.gateways.mark(gateway, ifindex, true);
+    }
+
+    /// Uses a next hop again.
+    pub fn mark_next_hop_up(&mut self, gateway: IpAddr, ifindex: u32) {
+        self.state.gateways.mark(gateway, ifindex, false);
+    }
+
+    /// Says that all wanted routes of a family (or of both) are known: those found in the kernel at the start and
+    /// not wanted since are deleted, now and from now on.
+    pub fn sweep_stale(&mut self, family: Option<Family>) {
+        self.state.sweep_stale(family);
+    }
+
+    /// No longer wants any learned or blackhole route, nor those found at the start.
+    pub fn clear(&mut self) {
+        self.state.clear();
+    }
+
+    /// The routes that pass a filter, in order of their prefixes.
+    pub fn routes(&self, filter: RouteFilter) -> Vec<RouteStatus> {
+        self.state.routes(filter)
+    }
+
+    /// Everything in numbers.
+    pub fn summary(&self) -> Summary {
+        self.state.summary()
+    }
+
+    /// Notes what happened in the kernel.
+    pub fn handle_event(&mut self, event: KernelEvent, now: Instant) {
+        self.state.handle_event(event, now);
+    }
+
+    /// Reads the kernel anew with the next step and writes the differences.
+    pub fn resync(&mut self, now: Instant) {
+        self.state.resync_at = Some(now);
+    }
+
+    /// Does a bounded part of what is to be done: next-hop objects first, then at most `budget` routes.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read or written at all; a resync is due soon, and later steps try again.
+    pub fn step(&mut self, now: Instant, budget: usize) -> Result<Step, Error> {
+        self.state.step(&mut self.kernel, now, budget)
+    }
+
+    /// Reads the kernel and tells how it differs from what is wanted, without changing anything. What waits to be
+    /// written counts as a difference, so let [`Self::step`] finish first.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn verify(&mut self) -> Result<Vec<Difference>, Error> {
+        self.state.verify(&mut self.kernel)
+    }
+}

@@ -1,0 +1,196 @@
+//! What the FIB asks of the kernel: reading, and writing in batches. The real one is netlink; tests have another.
+
+use std::net::IpAddr;
+
+use super::FibConfig;
+use crate::{
+    model::{Family, Prefix},
+    netlink::{
+        Batch, Error, KernelError, Socket,
+        addr::{self, Address},
+        feature,
+        link::{self, Link},
+        neigh::{self, Neighbour},
+        nexthop::{self, Via},
+        route::{self, Filter, LOCAL_METRIC, Mode, Route, RouteKind},
+    },
+};
+
+/// One message to the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Creates or changes a next-hop object.
+    Hop {
+        /// Its id.
+        id: u32,
+        /// What it is.
+        via: Via,
+    },
+    /// Creates or changes a next-hop group.
+    Group {
+        /// Its id.
+        id: u32,
+        /// Ids of objects and their weights.
+        members: Vec<(u32, u16)>,
+    },
+    /// Deletes a next-hop object or group and every route that refers to it.
+    DropObject {
+        /// Its id.
+        id: u32,
+    },
+    /// Writes a learned or blackhole route.
+    Route {
+        /// The destination.
+        prefix: Prefix,
+        /// Where it leads.
+        way: Way,
+        /// Whether it must be new or must exist.
+        mode: Mode,
+    },
+    /// Deletes a route of ours, of this metric.
+    DropRoute {
+        /// The destination.
+        prefix: Prefix,
+        /// The metric.
+        metric: u32,
+    },
+    /// Creates the route to a container.
+    Local {
+        /// The container's address.
+        prefix: Prefix,
+        /// The host end.
+        ifindex: u32,
+    },
+    /// Deletes the route of ours to a container on a device, of any metric.
+    DropLocal {
+        /// The container's address.
+        prefix: Prefix,
+        /// The host end.
+        ifindex: u32,
+    },
+    /// Asks for a neighbour.
+    Probe {
+        /// The device.
+        ifindex: u32,
+        /// The neighbour.
+        addr: IpAddr,
+    },
+}
+
+/// Where a route leads, as the kernel is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To a next-hop object.
+    Object(u32),
+    /// Through gateways.
+    Via(Vec<(Via, u16)>),
+    /// Nowhere.
+    Blackhole,
+}
+
+/// A kernel to read and write.
+pub trait Kernel {
+    /// Whether it has next-hop objects.
+    fn has_objects(&mut self) -> Result<bool, Error>;
+    /// All links.
+    fn links(&mut self) -> Result<Vec<Link>, Error>;
+    /// All addresses.
+    fn addresses(&mut self) -> Result<Vec<Address>, Error>;
+    /// All neighbours.
+    fn neighbours(&mut self) -> Result<Vec<Neighbour>, Error>;
+    /// All next-hop objects.
+    fn objects(&mut self) -> Result<Vec<nexthop::Object>, Error>;
+    /// All routes of a family in a table.
+    fn routes(&mut self, family: Family, table: u32, each: &mut dyn FnMut(Route)) -> Result<(), Error>;
+    /// Executes the operations in order, each for itself; answers those that failed. An `Err` leaves the outcome
+    /// unknown.
+    fn write(&mut self, config: &FibConfig, ops: &[Op]) -> Result<Vec<KernelError>, Error>;
+}
+
+/// The kernel of a network namespace, through netlink.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: Socket,
+    batch: Batch,
+}
+
+impl Netlink {
+    /// The kernel behind a routing socket.
+    pub fn new(socket: Socket) -> Self {
+        Self { socket, batch: Batch::new() }
+    }
+
+    /// The socket's port, to leave our own changes out of the notifications.
+    pub fn port(&self) -> Result<u32, Error> {
+        self.socket.port()
+    }
+}
+
+impl Kernel for Netlink {
+    fn has_objects(&mut self) -> Result<bool, Error> {
+        feature::nexthop_objects(&mut self.socket)
+    }
+
+    fn links(&mut self) -> Result<Vec<Link>, Error> {
+        link::list(&mut self.socket)
+    }
+
+    fn addresses(&mut self) -> Result<Vec<Address>, Error> {
+        addr::list(&mut self.socket)
+    }
+
+    fn neighbours(&mut self) -> Result<Vec<Neighbour>, Error> {
+        neigh::list(&mut self.socket)
+    }
+
+    fn objects(&mut self) -> Result<Vec<nexthop::Object>, Error> {
+        nexthop::list(&mut self.socket)
+    }
+
+    fn routes(&mut self, family: Family, table: u32, each: &mut dyn FnMut(Route)) -> Result<(), Error> {
+        route::visit(&mut self.socket, family, Filter { table: Some(table), protocol: None }, each)
+    }
+
+    fn write(&mut self, config: &FibConfig, ops: &[Op]) -> Result<Vec<KernelError>, Error> {
+        self.batch.clear();
+        for op in ops {
+            encode(&mut self.batch, config, op);
+        }
+        Ok(self.socket.transact(&mut self.batch)?.errors)
+    }
+}
+
+fn encode(batch: &mut Batch, config: &FibConfig, op: &Op) {
+    let key = |prefix: &Prefix, metric| route::Key {
+        prefix: *prefix,
+        table: config.table,
+        protocol: config.protocol,
+        metric,
+    };
+    match op {
+        Op::Hop { id, via } => nexthop::push_via(batch, *id, config.protocol, via, nexthop::Mode::Replace),
+        Op::Group { id, members } => {
+            nexthop::push_group(batch, *id, config.protocol, members, nexthop::Mode::Replace)
+        }
+        Op::DropObject { id } => nexthop::push_delete(batch, *id),
+        Op::Route { prefix, way, mode } => {
+            let target = match way {
+                Way::Object(id) => route::Target::Object(*id),
+                Way::Via(hops) => route::Target::Via(hops),
+                Way::Blackhole => route::Target::Blackhole,
+            };
+            route::push(batch, &key(prefix, config.metric), target, *mode)
+        }
+        Op::DropRoute { prefix, metric } => {
+            route::push_delete(batch, &key(prefix, *metric), RouteKind::Other(0), None)
+        }
+        Op::Local { prefix, ifindex } => {
+            let target = route::Target::Device(*ifindex);
+            route::push(batch, &key(prefix, LOCAL_METRIC), target, Mode::Create)
+        }
+        Op::DropLocal { prefix, ifindex } => {
+            route::push_delete(batch, &key(prefix, 0), RouteKind::Unicast, Some(*ifindex))
+        }
+        Op::Probe { ifindex, addr } => neigh::push_probe(batch, *ifindex, *addr),
+    };
+}

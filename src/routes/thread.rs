@@ -1,0 +1,311 @@
+//! The thread that owns the [`Fib`], its netlink socket and its notifications.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Difference, Fib, FibConfig, Netlink,
+    status::{RouteFilter, RouteStatus, Summary},
+};
+use crate::{
+    model::{Family, NextHopSet, Prefix},
+    netlink::{
+        Error, Socket,
+        watch::{Topic, Watch},
+    },
+};
+
+/// Commands on their way; a full channel makes the sender wait, which is how the kernel's pace reaches BGP.
+const CHANNEL: usize = 256;
+/// Routes a step; between steps commands and notifications are taken in.
+const BUDGET: usize = 512;
+/// Commands taken in between two steps at most.
+const COMMANDS: usize = 64;
+/// Notifications taken in between two steps at most.
+const EVENTS: usize = 4096;
+
+/// A change of a learned route: where it leads, or none when it is withdrawn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteChange {
+    /// The destination.
+    pub prefix: Prefix,
+    /// Where it leads.
+    pub next_hops: Option<Arc<NextHopSet>>,
+}
+
+/// What the thread is asked to do. See the methods of [`Fib`] of the same names.
+#[derive(Debug)]
+pub enum FibCommand {
+    /// Changes of learned routes, in order.
+    Routes(Vec<RouteChange>),
+    /// Wants the route to a local container.
+    SetLocal(Prefix, u32),
+    /// No longer wants it.
+    RemoveLocal(Prefix),
+    /// Wants a block of the host dropped.
+    SetBlackhole(Prefix),
+    /// No longer wants it dropped.
+    RemoveBlackhole(Prefix),
+    /// Stops using a next hop (address, interface or 0) at once.
+    NextHopDown(IpAddr, u32),
+    /// Uses it again.
+    NextHopUp(IpAddr, u32),
+    /// All wanted routes of the family are known.
+    SweepStale(Option<Family>),
+    /// Reads the kernel anew.
+    Resync,
+    /// Answers when everything asked for so far has been written, as far as the kernel lets it.
+    Settle(oneshot::Sender<()>),
+    /// Compares the kernel with what is wanted, after everything asked for so far has been written.
+    Verify(oneshot::Sender<Result<Vec<Difference>, Error>>),
+    /// Lists routes.
+    Show(RouteFilter, oneshot::Sender<Vec<RouteStatus>>),
+    /// Everything in numbers.
+    Summary(oneshot::Sender<Summary>),
+    /// Ends the thread. Routes stay in the kernel: traffic goes on while the agent is replaced. With `true`, learned
+    /// and blackhole routes are deleted first.
+    Stop(bool, oneshot::Sender<()>),
+}
+
+/// The thread has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the thread that writes routes has ended")]
+pub struct FibStopped;
+
+/// Talks to the thread. Every method waits while the thread has more than enough to do; those that answer something
+/// wait for the answer. In synchronous code, use [`Self::send_blocking`].
+#[derive(Clone, Debug)]
+pub struct FibHandle {
+    commands: mpsc::Sender<FibCommand>,
+}
+
+impl FibHandle {
+    /// Starts the thread in the caller's network namespace and reads the kernel.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read (no privilege, for instance).
+    pub fn start(config: FibConfig) -> Result<(Self, thread::JoinHandle<()>), Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| Error::Os { call: "tokio runtime", source })?;
+        let kernel = Netlink::new(Socket::route()?);
+        let watch = {
+            let _inside = runtime.enter();
+            // Before reading, so that no change falls between.
+            Watch::open(&Topic::ALL, &[kernel.port()?])?
+        };
+        let fib = Fib::new(config, kernel, Instant::now())?;
+        let (commands, queue) = mpsc::channel(CHANNEL);
+        let thread = thread::Builder::new()
+            .name("fib".into())
+            .spawn(move || runtime.block_on(Worker { fib, watch, queue, waiting: Vec::new() }.run()))
+            .map_err(|source| Error::Os { call: "spawn thread", source })?;
+        Ok((Self { commands }, thread))
+    }
+
+    /// Sends any command.
+    pub async fn send(&self, command: FibCommand) -> Result<(), FibStopped> {
+        self.commands.send(command).await.map_err(|_| FibStopped)
+    }
+
+    /// Sends any command from a thread that is not part of an async runtime.
+    pub fn send_blocking(&self, command: FibCommand) -> Result<(), FibStopped> {
+        self.commands.blocking_send(command).map_err(|_| FibStopped)
+    }
+
+    /// Changes learned routes.
+    pub async fn apply(&self, changes: Vec<RouteChange>) -> Result<(), FibStopped> {
+        self.send(FibCommand::Routes(changes)).await
+    }
+
+    /// Waits until everything asked for so far has been written, as far as the kernel lets it.
+    pub async fn settle(&self) -> Result<(), FibStopped> {
+        self.ask(FibCommand::Settle).await
+    }
+
+    /// Compares the kernel with what is wanted.
+    pub async fn verify(&self) -> Result<Result<Vec<Difference>, Error>, FibStopped> {
+        self.ask(FibCommand::Verify).await
+    }
+
+    /// Lists routes.
+    pub async fn routes(&self, filter: RouteFilter) -> Result<Vec<RouteStatus>, FibStopped> {
+        self.ask(|answer| FibCommand::Show(filter, answer)).await
+    }
+
+    /// Everything in numbers.
+    pub async fn summary(&self) -> Result<Summary, FibStopped> {
+        self.ask(FibCommand::Summary).await
+    }
+
+    /// Ends the thread; see [`FibCommand::Stop`].
+    pub async fn stop(&self, remove: bool) -> Result<(), FibStopped> {
+        self.ask(|answer| FibCommand::Stop(remove, answer)).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> FibCommand) -> Result<T, FibStopped> {
+        let (answer, result) = oneshot::channel();
+        self.send(command(answer)).await?;
+        result.await.map_err(|_| FibStopped)
+    }
+}
+
+/// Who waits until the queue is empty.
+enum Waiting {
+    Settle(oneshot::Sender<()>),
+    Verify(oneshot::Sender<Result<Vec<Difference>, Error>>),
+}
+
+struct Worker {
+    fib: Fib<Netlink>,
+    watch: Watch,
+    queue: mpsc::Receiver<FibCommand>,
+    waiting: Vec<Waiting>,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        loop {
+            let (more, wakeup) = match self.fib.step(Instant::now(), BUDGET) {
+                Ok(step) => (step.more, step.wakeup),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot write routes; trying again");
+                    // A resync is due by then.
+                    (false, Some(Instant::now() + Duration::from_millis(500)))
+                }
+            };
+            if more {
+                // Take in what is there, and go on.
+                if !self.take_in().await {
+                    return;
+                }
+                continue;
+            }
+            self.answer_waiting();
+            let sleep = tokio::time::sleep_until(wakeup.map_or_else(far, Into::into));
+            tokio::select! {
+                // In this order, so that a stream of commands cannot starve the notifications.
+                biased;
+                event = self.watch.next() => self.event(event).await,
+                command = self.queue.recv() => match command {
+                    Some(command) => if !self.command(command) { return },
+                    None => return,
+                },
+                () = sleep => {}
+            }
+            if !self.take_in().await {
+                return;
+            }
+        }
+    }
+
+    async fn event(&mut self, event: Result<crate::netlink::watch::KernelEvent, Error>) {
+        match event {
+            Ok(event) => self.fib.handle_event(event, Instant::now()),
+            Err(error) => {
+                tracing::error!(%error, "cannot read the kernel's notifications");
+                self.fib.resync(Instant::now() + Duration::from_secs(1));
+                // Do not spin.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+
+    /// Takes in notifications and commands that are there already. False when the thread is to end.
+    async fn take_in(&mut self) -> bool {
+        for _ in 0..EVENTS {
+            tokio::select! {
+                biased;
+                event = self.watch.next() => self.event(event).await,
+                () = std::future::ready(()) => break,
+            }
+        }
+        for _ in 0..COMMANDS {
+            match self.queue.try_recv() {
+                Ok(command) => {
+                    if !self.command(command) {
+                        return false;
+                    }
+                }
+                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Disconnected) => return false,
+            }
+        }
+        true
+    }
+
+    /// Does what a command says; false when it ends the thread.
+    fn command(&mut self, command: FibCommand) -> bool {
+        let fib = &mut self.fib;
+        match command {
+            FibCommand::Routes(changes) => {
+                for change in changes {
+                    match change.next_hops {
+                        Some(next_hops) => fib.set(change.prefix, &next_hops),
+                        None => fib.remove(change.prefix),
+                    }
+                }
+            }
+            FibCommand::SetLocal(prefix, ifindex) => fib.set_local(prefix, ifindex),
+            FibCommand::RemoveLocal(prefix) => fib.remove_local(prefix),
+            FibCommand::SetBlackhole(prefix) => fib.set_blackhole(prefix),
+            FibCommand::RemoveBlackhole(prefix) => fib.remove_blackhole(prefix),
+            FibCommand::NextHopDown(gateway, ifindex) => fib.mark_next_hop_down(gateway, ifindex),
+            FibCommand::NextHopUp(gateway, ifindex) => fib.mark_next_hop_up(gateway, ifindex),
+            FibCommand::SweepStale(family) => fib.sweep_stale(family),
+            FibCommand::Resync => fib.resync(Instant::now()),
+            FibCommand::Settle(answer) => self.waiting.push(Waiting::Settle(answer)),
+            FibCommand::Verify(answer) => self.waiting.push(Waiting::Verify(answer)),
+            FibCommand::Show(filter, answer) => reply(answer, fib.routes(filter)),
+            FibCommand::Summary(answer) => reply(answer, fib.summary()),
+            FibCommand::Stop(remove, answer) => {
+                if remove {
+                    self.remove_all();
+                }
+                reply(answer, ());
+                return false;
+            }
+        }
+        true
+    }
+
+    fn answer_waiting(&mut self) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting {
+                Waiting::Settle(answer) => reply(answer, ()),
+                Waiting::Verify(answer) => reply(answer, self.fib.verify()),
+            }
+        }
+    }
+
+    fn remove_all(&mut self) {
+        self.fib.clear();
+        loop {
+            match self.fib.step(Instant::now(), BUDGET) {
+                Ok(step) if step.more => {}
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot delete all routes");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Answers; that nobody waits for it any more is no error.
+fn reply<T>(answer: oneshot::Sender<T>, value: T) {
+    let _not_wanted = answer.send(value);
+}
+
+/// No deadline: the audit sets one long before.
+fn far() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(3600)
+}

@@ -1,0 +1,607 @@
+//! Steps: what is planned goes to the kernel in batches, and what the kernel answers is noted.
+
+use std::{cmp::Reverse, time::Instant};
+
+use super::{
+    Kernel, Op, Step,
+    checks::Reason,
+    sets::SetTrouble,
+    state::{Broken, State, Trouble},
+    table::{RouteRef, Target, flag},
+};
+use crate::{
+    model::Prefix,
+    netlink::{Error, KernelError, nexthop::Via, route::Mode},
+};
+
+/// How often neighbours that do not answer are asked again. Left out of the groups, they get no traffic that would.
+const PROBE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What a next-hop operation was for.
+enum ObjectOp {
+    Hop(u32),
+    Group(u32),
+    DropGroup(u32),
+    DropHop(u32),
+}
+
+impl State {
+    /// Does a bounded part of what is to be done: next-hop objects first, then at most `budget` routes.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read or written at all; everything stays queued, and later steps try again.
+    pub(super) fn step(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        now: Instant,
+        budget: usize,
+    ) -> Result<Step, Error> {
+        self.wake(kernel, now);
+        if self.resync_at.is_some_and(|at| at <= now) {
+            self.reconcile(kernel, now)?;
+        }
+        self.resolve_queued();
+        self.write_sets(kernel, now)?;
+        self.rescan();
+        self.promote();
+        self.write_locals(kernel, now)?;
+        self.write_routes(kernel, now, budget)?;
+        self.drop_leftovers(kernel, now)?;
+        if self.garbage && self.is_idle() {
+            self.collect_garbage(kernel, now)?;
+        }
+        Ok(Step { more: !self.is_idle(), wakeup: self.next_wakeup() })
+    }
+
+    /// Whether nothing waits to be written now.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+            && self.local_queue.is_empty()
+            && !self.gateways.has_queued()
+            && !self.sets.has_queued()
+    }
+
+    /// Queues what is due.
+    fn wake(&mut self, kernel: &mut dyn Kernel, now: Instant) {
+        while let Some(Reverse((at, route))) = self.retries.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.retries.pop();
+            // The slot may belong to another route by now; one comparison more does no harm.
+            if self.troubles.contains_key(&route) {
+                self.enqueue(route);
+            }
+        }
+        let due = |retry: Option<Instant>| retry.is_some_and(|at| at <= now);
+        if !self.troubled_sets.is_empty() {
+            for index in std::mem::take(&mut self.troubled_sets) {
+                let Some(set) = self.sets.get(index).filter(|s| !s.is_settled()) else { continue };
+                if set.trouble.as_ref().is_none_or(|t| t.retry <= now) {
+                    self.sets.enqueue(index);
+                } else {
+                    self.troubled_sets.insert(index);
+                }
+            }
+        }
+        if !self.broken.is_empty() {
+            let is_due = |b: &Broken| b.active && b.retry <= now;
+            let healed: Vec<Via> = self.broken.iter().filter(|(_, b)| is_due(b)).map(|(v, _)| *v).collect();
+            for via in healed {
+                if let Some(broken) = self.broken.get_mut(&via) {
+                    broken.active = false;
+                }
+                self.retarget_users(|v| *v == via);
+            }
+        }
+        if !self.troubled_locals.is_empty() {
+            for prefix in std::mem::take(&mut self.troubled_locals) {
+                match self.locals.get(&prefix).and_then(|l| l.retry) {
+                    Some(at) if at > now => drop(self.troubled_locals.insert(prefix)),
+                    Some(_) => self.local_queue.push(prefix),
+                    None => {}
+                }
+            }
+        }
+        if due(self.audit_at) {
+            self.resync_at = Some(now);
+        }
+        if due(self.probe_at) {
+            self.probe_at = None;
+            self.probe(kernel, now);
+        }
+    }
+
+    fn next_wakeup(&self) -> Option<Instant> {
+        let retry = self.retries.peek().map(|Reverse((at, _))| *at);
+        let sets =
+            self.troubled_sets.iter().filter_map(|i| Some(self.sets.get(*i)?.trouble.as_ref()?.retry)).min();
+        let broken = self.broken.values().filter(|b| b.active).map(|b| b.retry).min();
+        let locals = self.troubled_locals.iter().filter_map(|p| self.locals.get(p)?.retry).min();
+        [retry, sets, broken, locals, self.resync_at, self.audit_at, self.probe_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Writes a batch; when the outcome is unknown, reads the kernel anew.
+    fn write(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        now: Instant,
+        ops: &[Op],
+    ) -> Result<Vec<KernelError>, Error> {
+        match kernel.write(&self.config, ops) {
+            Ok(errors) => {
+                self.counters.refused += errors.len() as u64;
+                if let Some(error) = errors.last() {
+                    self.last_error = Some(error.to_string());
+                }
+                Ok(errors)
+            }
+            Err(error) => {
+                self.counters.overruns += u64::from(matches!(error, Error::Overrun));
+                self.last_error = Some(error.to_string());
+                self.schedule_resync(now);
+                Err(error)
+            }
+        }
+    }
+
+    // ---- next-hop objects -------------------------------------------------------------------------------------
+
+    /// Brings the queued sets' groups to what they should consist of.
+    fn write_sets(&mut self, kernel: &mut dyn Kernel, now: Instant) -> Result<(), Error> {
+        if !self.sets.has_queued() {
+            return Ok(());
+        }
+        let (mut ops, mut of) = (Vec::new(), Vec::new());
+        for index in self.sets.take_queue() {
+            let Some(set) = self.sets.get_mut(index) else { continue };
+            if set.is_settled() {
+                set.trouble = None;
+                continue;
+            }
+            if set.trouble.as_ref().is_some_and(|t| t.retry > now) {
+                continue;
+            }
+            if !self.objects {
+                // Inline: the contents are in every route.
+                set.outdated |= set.present && set.used > 0;
+                set.content = set.target.clone();
+                set.present = !set.target.is_empty();
+                self.scan |= set.outdated || (set.present && set.waiting);
+                continue;
+            }
+            if set.target.is_empty() {
+                ops.push(Op::DropObject { id: self.config.first_group_id() + index });
+                of.push(ObjectOp::DropGroup(index));
+                continue;
+            }
+            let target = set.target.clone();
+            let mut members = Vec::with_capacity(target.len());
+            for (via, weight) in &target {
+                let Some(hop) = self.hops.intern(via) else { continue };
+                let id = self.config.first_hop_id() + hop;
+                members.push((id, *weight));
+                if let Some(object) = self.hops.get_mut(hop)
+                    && !object.present
+                {
+                    object.present = true;
+                    ops.push(Op::Hop { id, via: *via });
+                    of.push(ObjectOp::Hop(hop));
+                }
+            }
+            members.sort_unstable();
+            ops.push(Op::Group { id: self.config.first_group_id() + index, members });
+            of.push(ObjectOp::Group(index));
+        }
+        self.write_objects(kernel, now, &ops, &of)
+    }
+
+    fn write_objects(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        now: Instant,
+        ops: &[Op],
+        of: &[ObjectOp],
+    ) -> Result<(), Error> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let mut errors = self.write(kernel, now, ops)?.into_iter().peekable();
+        let mut broken = Vec::new();
+        for (i, op) in of.iter().enumerate() {
+            let error = errors.next_if(|e| e.index == i);
+            self.counters.objects_written += u64::from(error.is_none());
+            match (op, error) {
+                (ObjectOp::Hop(hop), error) => broken.extend(self.hop_written(*hop, error, now)),
+                (ObjectOp::Group(set), error) => self.group_written(*set, error, now),
+                (ObjectOp::DropGroup(index), error) => {
+                    let Some(set) = self.sets.get_mut(*index) else { continue };
+                    match error {
+                        Some(error) if !error.is_missing() => {
+                            set_trouble(set, &error, now);
+                            self.troubled_sets.insert(*index);
+                        }
+                        _ => {
+                            self.garbage = true;
+                            set.present = false;
+                            set.content.clear();
+                            set.lost = set.used > 0;
+                            set.trouble = None;
+                            self.scan |= set.lost;
+                        }
+                    }
+                }
+                (ObjectOp::DropHop(hop), error) => match error {
+                    Some(error) if !error.is_missing() => {
+                        tracing::warn!(%error, "cannot delete an unused next-hop object");
+                    }
+                    _ => self.hops.remove(*hop),
+                },
+            }
+        }
+        // The groups of a next hop that the kernel refuses go on without it.
+        for via in broken {
+            self.retarget_users(|v| *v == via);
+        }
+        Ok(())
+    }
+
+    fn hop_written(&mut self, index: u32, error: Option<KernelError>, now: Instant) -> Option<Via> {
+        let object = self.hops.get_mut(index)?;
+        let via = object.via;
+        let Some(error) = error else {
+            self.broken.remove(&via);
+            return None;
+        };
+        object.present = false;
+        let attempts = self.broken.get(&via).map_or(0, |b| b.attempts) + 1;
+        tracing::warn!(gateway = %via.gateway, ifindex = via.ifindex, %error, "the kernel refuses a next hop");
+        let retry = now + Self::backoff(attempts + 3);
+        self.broken.insert(via, Broken { active: true, attempts, retry, error: error.to_string() });
+        Some(via)
+    }
+
+    fn group_written(&mut self, index: u32, error: Option<KernelError>, now: Instant) {
+        let Some(set) = self.sets.get_mut(index) else { return };
+        let Some(error) = error else {
+            // Members that are no longer in it may be of no use to any other.
+            self.garbage |= !set.content.iter().all(|(via, _)| set.target.iter().any(|(v, _)| v == via));
+            set.present = true;
+            set.content = set.target.clone();
+            set.trouble = None;
+            self.scan |= set.waiting;
+            return;
+        };
+        // Perhaps a member is gone though we thought it was there: write all of them again next time.
+        for (via, _) in set.target.clone() {
+            if let Some(object) = self.hops.find(&via).and_then(|i| self.hops.get_mut(i)) {
+                object.present = false;
+            }
+        }
+        let Some(set) = self.sets.get_mut(index) else { return };
+        set_trouble(set, &error, now);
+        self.troubled_sets.insert(index);
+        if set.trouble.as_ref().is_some_and(|t| t.attempts > 1) {
+            tracing::warn!(index, %error, "the kernel refuses a next-hop group");
+        }
+    }
+
+    /// Looks through all routes once when groups came, went or changed in a way that concerns their routes.
+    fn rescan(&mut self) {
+        if !std::mem::take(&mut self.scan) {
+            return;
+        }
+        let mut found = Vec::new();
+        for (route, meta) in self.table.iter() {
+            let of = |target: Target| target.index().and_then(|i| self.sets.get(i));
+            let lost = of(meta.actual).is_some_and(|s| s.lost);
+            let outdated = of(meta.actual).is_some_and(|s| s.outdated);
+            let waits =
+                meta.actual != meta.desired && of(meta.desired).is_some_and(|s| s.waiting && s.present);
+            if lost || outdated || waits {
+                found.push((route, lost, outdated));
+            }
+        }
+        for (route, lost, outdated) in found {
+            if lost {
+                self.set_actual(route, Target::NONE);
+            } else if outdated {
+                self.table.meta_mut(route).put(flag::OUTDATED, true);
+            }
+            self.enqueue(route);
+        }
+        for (_, set) in self.sets.iter_mut() {
+            set.lost = false;
+            set.outdated = false;
+            set.waiting &= !set.present;
+        }
+    }
+
+    /// Admits routes that the limit kept out, once there is room.
+    fn promote(&mut self) {
+        if !self.over_limit || self.counted >= self.config.max_routes {
+            return;
+        }
+        let room = self.config.max_routes - self.counted;
+        let mut waiting = self.table.collect(|m| m.reason == Reason::OverLimit as u8);
+        self.over_limit = waiting.len() > room;
+        waiting.truncate(room);
+        waiting.into_iter().for_each(|route| self.enqueue(route));
+    }
+
+    /// Deletes groups and objects that nothing uses.
+    fn collect_garbage(&mut self, kernel: &mut dyn Kernel, now: Instant) -> Result<(), Error> {
+        self.garbage = false;
+        let (mut ops, mut of) = (Vec::new(), Vec::new());
+        for index in self.sets.idle() {
+            let Some(set) = self.sets.remove(index) else { continue };
+            for gateway in &set.gateways {
+                if let Some(addr) = self.gateways.release(*gateway, index) {
+                    // Learned routes may cover it again.
+                    self.touch_covering(addr);
+                }
+            }
+            if set.present && self.objects {
+                ops.push(Op::DropObject { id: self.config.first_group_id() + index });
+                of.push(ObjectOp::DropGroup(index));
+            }
+        }
+        if self.objects && self.sets.iter().all(|(_, s)| s.is_settled() || s.key.is_none()) {
+            let mut used = hashbrown::HashSet::new();
+            for (_, set) in self.sets.iter() {
+                used.extend(set.content.iter().chain(&set.target).filter_map(|(v, _)| self.hops.find(v)));
+            }
+            // Groups whose members we cannot name may consist of anything.
+            if self.sets.iter().all(|(_, s)| !s.present || !s.content.is_empty()) {
+                for (index, hop) in self.hops.iter().filter(|(i, _)| !used.contains(i)) {
+                    if hop.present {
+                        ops.push(Op::DropObject { id: self.config.first_hop_id() + index });
+                    }
+                    of.extend(hop.present.then_some(ObjectOp::DropHop(index)));
+                }
+            }
+        }
+        self.write_objects(kernel, now, &ops, &of)
+    }
+
+    /// Asks again for neighbours that do not answer.
+    fn probe(&mut self, kernel: &mut dyn Kernel, now: Instant) {
+        let in_use = |(addr, ifindex): &(std::net::IpAddr, u32)| {
+            self.gateways
+                .iter()
+                .any(|(_, g)| g.ways.iter().any(|(v, _)| v.gateway == *addr && v.ifindex == *ifindex))
+        };
+        let keep: hashbrown::HashSet<_> = self.failed.iter().copied().filter(in_use).collect();
+        self.failed = keep;
+        let ops: Vec<_> =
+            self.failed.iter().map(|(addr, ifindex)| Op::Probe { ifindex: *ifindex, addr: *addr }).collect();
+        if !ops.is_empty() {
+            self.probe_at = Some(now + PROBE);
+            // Whether it helps is told by the neighbour's next notification.
+            if let Err(error) = kernel.write(&self.config, &ops) {
+                tracing::debug!(%error, "cannot probe neighbours");
+            }
+        }
+    }
+
+    /// A neighbour that is a first hop stopped or began to answer.
+    pub(super) fn set_failed(&mut self, addr: std::net::IpAddr, ifindex: u32, failed: bool, now: Instant) {
+        let changed =
+            if failed { self.failed.insert((addr, ifindex)) } else { self.failed.remove(&(addr, ifindex)) };
+        if changed {
+            self.retarget_users(|via| via.gateway == addr && via.ifindex == ifindex);
+            if failed && self.probe_at.is_none() {
+                self.probe_at = Some(now + PROBE);
+            }
+        }
+    }
+
+    // ---- routes -----------------------------------------------------------------------------------------------
+
+    fn write_routes(&mut self, kernel: &mut dyn Kernel, now: Instant, budget: usize) -> Result<(), Error> {
+        let (mut ops, mut of) = (Vec::new(), Vec::new());
+        while ops.len() < budget {
+            let Some(route) = self.queue.pop_front() else { break };
+            self.plan_route(route, &mut ops, &mut of);
+        }
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let errors = self.write(kernel, now, &ops)?;
+        let (mut again, mut again_of) = (Vec::new(), Vec::new());
+        let mut errors = errors.into_iter().peekable();
+        for (i, ((route, want), op)) in of.iter().zip(&ops).enumerate() {
+            let error = errors.next_if(|e| e.index == i);
+            // A route is in the kernel that we did not expect. If it is ours (its notification is still on the way),
+            // deleting ours makes room; if it is not, deleting ours changes nothing and the second try fails too.
+            if error.as_ref().is_some_and(KernelError::is_exists) {
+                let prefix = self.table.prefix(*route);
+                again.push(Op::DropRoute { prefix, metric: self.config.metric });
+                again.push(op.clone());
+                again_of.push((*route, *want));
+                continue;
+            }
+            self.route_written(*route, *want, op, error, now);
+        }
+        if again.is_empty() {
+            return Ok(());
+        }
+        let mut errors = self.write(kernel, now, &again)?.into_iter().peekable();
+        for (i, (route, want)) in again_of.into_iter().enumerate() {
+            let _dropped = errors.next_if(|e| e.index == 2 * i);
+            let error = errors.next_if(|e| e.index == 2 * i + 1);
+            if error.as_ref().is_some_and(KernelError::is_exists) {
+                self.set_actual(route, Target::NONE);
+                self.table.meta_mut(route).reason = Reason::Conflict as u8;
+                let prefix = self.table.prefix(route);
+                tracing::warn!(%prefix, "a route of somebody else has the same prefix and metric: ours stays out");
+            } else if let Some(op) = again.get(2 * i + 1) {
+                self.route_written(route, want, op, error, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn route_written(
+        &mut self,
+        route: RouteRef,
+        want: Target,
+        op: &Op,
+        error: Option<KernelError>,
+        now: Instant,
+    ) {
+        let error = match (op, error) {
+            // Gone already.
+            (Op::DropRoute { .. }, Some(error)) if error.is_missing() => None,
+            (_, error) => error,
+        };
+        let Some(error) = error else {
+            match op {
+                Op::DropRoute { .. } => {
+                    self.counters.deleted += 1;
+                    self.set_actual(route, Target::NONE);
+                }
+                Op::Route { mode: Mode::Create, .. } => {
+                    self.counters.created += 1;
+                    self.set_actual(route, want);
+                }
+                _ => {
+                    self.counters.changed += 1;
+                    self.set_actual(route, want);
+                }
+            }
+            let meta = self.table.meta_mut(route);
+            meta.put(flag::OUTDATED, false);
+            if meta.has(flag::TROUBLED) {
+                meta.put(flag::TROUBLED, false);
+                self.troubles.remove(&route);
+            }
+            let meta = *self.table.meta(route);
+            if meta.desired == Target::NONE
+                && meta.actual == Target::NONE
+                && !meta.has(flag::BLOCK | flag::QUEUED)
+            {
+                self.table.remove(route);
+            }
+            return;
+        };
+        if matches!(op, Op::Route { mode: Mode::Change, .. }) && error.is_missing() {
+            // Somebody deleted it: create it instead.
+            self.counters.repaired += 1;
+            self.set_actual(route, Target::NONE);
+            self.enqueue(route);
+            return;
+        }
+        let trouble = self.troubles.entry(route).or_insert(Trouble { attempts: 0, error: String::new() });
+        trouble.attempts += 1;
+        trouble.error = error.to_string();
+        if let Some(index) = want.index().filter(|_| self.objects && error.errno == libc::EINVAL)
+            && let Some(set) = self.sets.get_mut(index)
+        {
+            // Perhaps the group is gone though we thought it was there: write it again, and this route with it; but
+            // if that was not the reason, only time may help.
+            set.waiting |= trouble.attempts == 1;
+            set.content.clear();
+            self.sets.enqueue(index);
+        }
+        let at = now + Self::backoff(trouble.attempts);
+        self.retries.push(Reverse((at, route)));
+        let meta = self.table.meta_mut(route);
+        meta.put(flag::TROUBLED, true);
+        meta.reason = Reason::Refused as u8;
+    }
+
+    /// Deletes routes of ours with another metric, once stale routes go.
+    fn drop_leftovers(&mut self, kernel: &mut dyn Kernel, now: Instant) -> Result<(), Error> {
+        if self.leftovers.is_empty() || self.keep_stale.contains(&true) {
+            return Ok(());
+        }
+        let drop = |(prefix, metric)| Op::DropRoute { prefix, metric };
+        let ops: Vec<_> = std::mem::take(&mut self.leftovers).into_iter().map(drop).collect();
+        self.counters.deleted += ops.len() as u64;
+        self.write(kernel, now, &ops).map(std::mem::drop)
+    }
+
+    // ---- local containers -------------------------------------------------------------------------------------
+
+    fn write_locals(&mut self, kernel: &mut dyn Kernel, now: Instant) -> Result<(), Error> {
+        if self.local_queue.is_empty() {
+            return Ok(());
+        }
+        let mut queue = std::mem::take(&mut self.local_queue);
+        queue.sort_unstable();
+        queue.dedup();
+        let (mut ops, mut of): (Vec<Op>, Vec<Prefix>) = (Vec::new(), Vec::new());
+        for prefix in queue {
+            let actual = self.device_routes.get(&prefix).copied();
+            let want = self.locals.get_mut(&prefix).map(|local| {
+                local.retry = None;
+                local.ifindex
+            });
+            if actual == want {
+                if let Some(local) = self.locals.get_mut(&prefix) {
+                    (local.error, local.attempts) = (None, 0);
+                }
+                continue;
+            }
+            if let Some(ifindex) = actual {
+                ops.push(Op::DropLocal { prefix, ifindex });
+                of.push(prefix);
+            }
+            if let Some(ifindex) = want {
+                ops.push(Op::Local { prefix, ifindex });
+                of.push(prefix);
+            }
+        }
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let mut errors = match self.write(kernel, now, &ops) {
+            Ok(errors) => errors.into_iter().peekable(),
+            Err(error) => {
+                self.local_queue.extend(of);
+                return Err(error);
+            }
+        };
+        for (i, (prefix, op)) in of.into_iter().zip(&ops).enumerate() {
+            match (op, errors.next_if(|e| e.index == i)) {
+                (Op::DropLocal { .. }, Some(error)) if !error.is_missing() => {
+                    tracing::warn!(%prefix, %error, "cannot delete the route to a container");
+                }
+                (Op::DropLocal { .. }, _) => {
+                    self.device_routes.remove(&prefix);
+                }
+                (Op::Local { ifindex, .. }, None) => {
+                    self.device_routes.insert(prefix, *ifindex);
+                    if let Some(local) = self.locals.get_mut(&prefix) {
+                        (local.error, local.attempts) = (None, 0);
+                    }
+                }
+                (_, Some(error)) => {
+                    // `EEXIST` is as a rule the attachment's own route, whose notification is on the way: the retry
+                    // finds it.
+                    let Some(local) = self.locals.get_mut(&prefix) else { continue };
+                    local.attempts += 1;
+                    local.retry = Some(now + Self::backoff(local.attempts));
+                    local.error = Some(error.to_string());
+                    self.troubled_locals.insert(prefix);
+                    if local.attempts == 5 {
+                        tracing::warn!(%prefix, %error, "cannot write the route to a container");
+                    }
+                }
+                (_, None) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn set_trouble(set: &mut super::sets::Set, error: &KernelError, now: Instant) {
+    let attempts = set.trouble.as_ref().map_or(0, |t| t.attempts) + 1;
+    // The first retry is immediate: usually only our idea of the kernel was old.
+    let wait = if attempts == 1 { std::time::Duration::ZERO } else { State::backoff(attempts) };
+    set.trouble = Some(SetTrouble { attempts, retry: now + wait, error: error.to_string() });
+}

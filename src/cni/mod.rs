@@ -10,6 +10,7 @@
 pub mod attach;
 pub mod attachment;
 pub mod handler;
+pub mod install;
 pub mod ipam;
 mod plugin;
 pub mod store;

@@ -1,0 +1,200 @@
+//! `slash32 cni install` and `uninstall`: the plugin and its network configuration, put in place by atomic renames.
+//!
+//! A binary that is running cannot be overwritten (ETXTBSY) but can be replaced by a rename. containerd does not
+//! notice a configuration that is renamed into its directory from another one, so the temporary file lies beside it,
+//! under a name no runtime reads.
+
+use std::{
+    env, fs,
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process,
+};
+
+use serde_json::Value;
+
+use super::types::{CniError, names};
+use crate::api::DEFAULT_RUN_DIR;
+
+/// The plugin's file name, which network configurations give as `type`.
+pub const BINARY: &str = "slash32";
+/// The configuration's file name; runtimes take the first in alphabetical order.
+pub const CONFLIST: &str = "10-slash32.conflist";
+/// The configuration as it is shipped.
+const TEMPLATE: &str = include_str!("../../config/10-slash32.conflist");
+
+/// Why something could not be put in place or removed. What was done before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A file operation failed.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The network's name is not valid.
+    #[error("{0}")]
+    Name(CniError),
+}
+
+/// Puts this program into `bin_dir` and a configuration for `network` into `conf_dir`, the binary first, so that no
+/// runtime finds a configuration without its plugin. Answers what has changed; a configuration that was there and
+/// differs is kept beside the new one as `10-slash32.conflist.old`.
+pub fn install(
+    bin_dir: &Path,
+    conf_dir: &Path,
+    network: &str,
+    run_dir: &Path,
+) -> Result<Vec<PathBuf>, InstallError> {
+    let program = env::current_exe().map_err(failed("find", Path::new("/proc/self/exe")))?;
+    install_program(&program, bin_dir, conf_dir, network, run_dir)
+}
+
+/// Removes what [`install`] put there, the configuration first. Answers what was removed.
+pub fn uninstall(bin_dir: &Path, conf_dir: &Path) -> Result<Vec<PathBuf>, InstallError> {
+    let mut changed = Vec::new();
+    for path in [conf_dir.join(CONFLIST), bin_dir.join(BINARY)] {
+        match fs::remove_file(&path) {
+            Ok(()) => changed.push(path),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(InstallError::Io { what: "remove", path, source }),
+        }
+    }
+    Ok(changed)
+}
+
+/// The configuration for a network.
+pub fn conflist(network: &str, run_dir: &Path) -> Result<String, InstallError> {
+    names::network_name(network).map_err(InstallError::Name)?;
+    if (network, run_dir) == ("slash32", Path::new(DEFAULT_RUN_DIR)) {
+        return Ok(TEMPLATE.to_owned());
+    }
+    let mut list: Value =
+        serde_json::from_str(TEMPLATE).expect("the file in config/ is JSON, as a test makes sure");
+    list["name"] = network.into();
+    list["plugins"][0]["run_dir"] = run_dir.to_string_lossy().into();
+    Ok(format!("{list:#}\n"))
+}
+
+fn install_program(
+    program: &Path,
+    bin_dir: &Path,
+    conf_dir: &Path,
+    network: &str,
+    run_dir: &Path,
+) -> Result<Vec<PathBuf>, InstallError> {
+    let text = conflist(network, run_dir)?;
+    let mut changed = Vec::new();
+    for dir in [bin_dir, conf_dir] {
+        fs::create_dir_all(dir).map_err(failed("create", dir))?;
+    }
+    let binary = bin_dir.join(BINARY);
+    if !same_file(program, &binary) {
+        let bytes = fs::read(program).map_err(failed("read", program))?;
+        if fs::read(&binary).ok().as_ref() != Some(&bytes) {
+            replace(&binary, &bytes, 0o755)?;
+            changed.push(binary);
+        }
+    }
+    let conf = conf_dir.join(CONFLIST);
+    match fs::read(&conf) {
+        Ok(old) if old == text.as_bytes() => return Ok(changed),
+        Ok(old) => replace(&conf_dir.join(format!("{CONFLIST}.old")), &old, 0o644)?,
+        Err(_) => {}
+    }
+    replace(&conf, text.as_bytes(), 0o644)?;
+    changed.push(conf);
+    Ok(changed)
+}
+
+/// Writes a file beside the target and renames it.
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}.tmp", process::id()));
+    let written = (|| {
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        file.write_all(bytes)?;
+        // Whatever the umask.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        // These files, unlike those in /run, must survive a power failure.
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map_err(failed("write", path))
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (fs::metadata(a), fs::metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallError {
+    let path = path.to_owned();
+    move |source| InstallError::Io { what, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::types::NetConf;
+
+    #[test]
+    fn the_shipped_configuration_is_valid() {
+        for text in [TEMPLATE.to_owned(), conflist("blue", Path::new("/tmp/x")).unwrap()] {
+            let list: Value = serde_json::from_str(&text).unwrap();
+            for version in list["cniVersions"].as_array().unwrap() {
+                // As libcni hands it to a plugin.
+                let mut plugin = list["plugins"][0].clone();
+                plugin["cniVersion"] = version.clone();
+                plugin["name"] = list["name"].clone();
+                assert!(NetConf::parse(&plugin).is_ok());
+                assert_eq!(plugin["type"], BINARY);
+            }
+        }
+        assert_eq!(conflist("a/b", Path::new("/x")).unwrap_err().to_string().lines().count(), 1);
+        let list: Value = serde_json::from_str(&conflist("blue", Path::new("/tmp/x")).unwrap()).unwrap();
+        assert_eq!((&list["name"], &list["plugins"][0]["run_dir"]), (&"blue".into(), &"/tmp/x".into()));
+    }
+
+    #[test]
+    fn installed_again_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bin, conf) = (dir.path().join("opt/bin"), dir.path().join("net.d"));
+        let program = dir.path().join("program");
+        fs::write(&program, "one").unwrap();
+        let run = || install_program(&program, &bin, &conf, "net", Path::new("/run/slash32")).unwrap();
+        assert_eq!(run(), [bin.join(BINARY), conf.join(CONFLIST)]);
+        assert_eq!(run(), [] as [PathBuf; 0]);
+        assert_eq!(fs::metadata(bin.join(BINARY)).unwrap().permissions().mode() & 0o777, 0o755);
+        // An update while the plugin runs, and a configuration that somebody has edited.
+        fs::write(&program, "two").unwrap();
+        fs::write(conf.join(CONFLIST), "edited").unwrap();
+        let open = fs::File::open(bin.join(BINARY)).unwrap();
+        assert_eq!(run().len(), 2);
+        assert_eq!(io::read_to_string(open).unwrap(), "one");
+        assert_eq!(fs::read_to_string(bin.join(BINARY)).unwrap(), "two");
+        assert_eq!(fs::read_to_string(conf.join("10-slash32.conflist.old")).unwrap(), "edited");
+        assert_eq!(fs::read_dir(&conf).unwrap().count(), 2);
+        // Started from where it is to be.
+        let own = bin.join(BINARY);
+        assert_eq!(
+            install_program(&own, &bin, &conf, "net", Path::new("/run/slash32")).unwrap(),
+            [] as [PathBuf; 0]
+        );
+        assert_eq!(uninstall(&bin, &conf).unwrap().len(), 2);
+        assert_eq!(uninstall(&bin, &conf).unwrap().len(), 0);
+    }
+}

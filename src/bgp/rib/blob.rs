@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use bytes::Bytes;
 
 use crate::bgp::wire::{
-    AsPath, AsSegment, AsSegmentKind, Community, ExtCommunity, LargeCommunity, PathAttributes, RawAttribute,
+    AsSegment, AsSegmentKind, Community, ExtCommunity, LargeCommunity, PathAttributes, RawAttribute,
 };
 
 const ATOMIC_AGGREGATE: u8 = 1;
@@ -183,6 +183,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bgp::wire::AsPath;
 
     #[test]
     fn everything_comes_back() {

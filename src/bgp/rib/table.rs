@@ -124,6 +124,13 @@ impl Table {
         }
     }
 
+    fn family(&self) -> Family {
+        match self.keys {
+            Keys::V4(_) => Family::Ipv4,
+            Keys::V6(_) => Family::Ipv6,
+        }
+    }
+
     /// How many prefixes have a number; with paths or still referred to.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
@@ -301,6 +308,11 @@ impl Table {
                 }
             }
         }
+        if kept.is_empty() && self.nodes.len() == 0 {
+            // Nothing is left: give the memory back.
+            *self = Self::new(self.family());
+            return;
+        }
         // Those that are still in use are not looked at again until as many have come.
         self.empty_limit = (kept.len() * 2).max(EMPTY);
         self.empty = kept;
@@ -349,8 +361,13 @@ mod tests {
         assert_eq!((table.find(prefix(1)), table.len()), (Some(node), 1));
         table.free_empty(|_| false);
         assert_eq!((table.find(prefix(1)), table.len()), (None, 0));
-        assert_eq!(table.find_or_insert(prefix(2)), node, "the place is used again");
-        assert_eq!(table.ids().collect::<Vec<_>>(), [node]);
+        let other = table.find_or_insert(prefix(2));
+        let path = table.add_path(node, Path::new(1, 0, 0));
+        table.remove_path(node, path);
+        table.find_or_insert(prefix(3));
+        table.free_empty(|_| false);
+        assert_eq!(table.find_or_insert(prefix(4)), other, "the place is used again");
+        assert_eq!(table.ids().count(), 2);
     }
 
     #[test]

@@ -1,4 +1,6 @@
 //! Tests of the whole RIB, through its public methods only.
 
 mod basic;
+mod decision;
 mod kit;
+mod receive;

@@ -311,8 +311,10 @@ impl Manager {
             self.listeners.push(Listener { addr: *addr, socket, task, keys: Vec::new() });
         }
         for listener in &mut self.listeners {
-            listener.keys = socket::set_listener_keys(&listener.socket, &config, &listener.keys)
-                .map_err(|source| SpeakerError::Key { addr: listener.addr, source })?;
+            let options = socket::set_listener_ttl(&listener.socket, &config)
+                .and_then(|()| socket::set_listener_keys(&listener.socket, &config, &listener.keys));
+            let failed = |source| SpeakerError::Options { addr: listener.addr, source };
+            listener.keys = options.map_err(failed)?;
         }
         Ok(())
     }

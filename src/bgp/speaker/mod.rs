@@ -54,9 +54,9 @@ pub enum SpeakerError {
         /// Why.
         source: io::Error,
     },
-    /// A TCP MD5 key cannot be set.
-    #[error("cannot set TCP MD5 keys on the listener {addr}: {source}")]
-    Key {
+    /// TTL security or a TCP MD5 key cannot be set.
+    #[error("cannot set the options of the listener {addr}: {source}")]
+    Options {
         /// The listener.
         addr: SocketAddr,
         /// Why.

@@ -154,6 +154,16 @@ pub(super) fn listen(addr: SocketAddr) -> Result<Option<TcpListener>, SpeakerErr
     }
 }
 
+/// Lets a listener drop what comes from too far away, if every peer that may connect to it uses TTL security. With
+/// others among them, only the accepted connection can be told to, which lets an OPEN slip through, but no session.
+pub(super) fn set_listener_ttl(listener: &TcpListener, config: &SpeakerConfig) -> io::Result<()> {
+    let family = Family::of(listener.local_addr()?.ip());
+    let peers = config.peers.iter().map(|p| &p.settings);
+    let ranges = config.listen_ranges.iter().map(|r| &r.settings);
+    let least = peers.chain(ranges).map(|settings| Ttl::of(config.asn, settings).least).min();
+    sockopt::set_min_ttl(listener, family, least.unwrap_or(0))
+}
+
 /// Sets the TCP MD5 keys of all peers and ranges with a password on a listener; `before` names the keys it has.
 ///
 /// Returns the keys that the listener has now, for the next call.

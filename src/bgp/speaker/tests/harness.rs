@@ -120,3 +120,24 @@ impl Node {
         found
     }
 }
+
+/// An OPEN and a KEEPALIVE, for peers that are only bytes.
+pub(super) fn open(number: u16, id: [u8; 4]) -> Vec<u8> {
+    use crate::bgp::wire::{Capability, EncodeContext, Message, Open, encode};
+    let open = Open {
+        version: 4,
+        my_as: number,
+        hold_time: 90,
+        router_id: id.into(),
+        capabilities: vec![
+            Capability::Multiprotocol { afi: 1, safi: 1 },
+            Capability::Multiprotocol { afi: 2, safi: 1 },
+            Capability::FourOctetAs(number.into()),
+        ],
+    };
+    let mut bytes = bytes::BytesMut::new();
+    for message in [Message::Open(open), Message::Keepalive] {
+        encode(&EncodeContext::default(), &message, &mut bytes).unwrap();
+    }
+    bytes.to_vec()
+}

@@ -1,9 +1,14 @@
 //! Connection collision (RFC 4271 section 6.8, RFC 6286 section 2.3, RFC 4724 section 4.2).
 
+use std::time::Duration;
+
 use super::{
     Negotiated, SessionConfig,
     connection::{Connection, Direction, Stage},
 };
+
+/// A connection accepted so soon after a session was established may have been dialed before: no sign of a restart.
+const IN_FLIGHT: Duration = Duration::from_secs(5);
 
 /// What to do when an OPEN has been accepted on a connection while another one exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +48,7 @@ pub(super) fn judge(
         Stage::Established { negotiated: old, since } => {
             // A peer that still knew the session would not have connected after it was established. With graceful
             // restart it replaces the old session; without, "the newly created connection" is closed.
-            if old.graceful_restart.is_some() && new.opened > *since {
+            if old.graceful_restart.is_some() && new.opened > *since + IN_FLIGHT {
                 Verdict::Replace
             } else {
                 Verdict::CloseNew

@@ -490,7 +490,8 @@ fn end(session: &mut Session, now: Instant, slot: Slot, failure: Failure, next: 
             next = Next::Retry;
         }
         session.events.push_back(Event::Down { reason: failure, retain });
-    } else {
+    } else if session.connections.iter().flatten().all(|c| c.negotiated().is_none()) {
+        // The end of one that is no longer needed is no failure.
         session.events.push_back(Event::Failed(failure));
     }
     if session.phase != Phase::Running {

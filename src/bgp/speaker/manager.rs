@@ -254,7 +254,15 @@ impl Manager {
     }
 
     async fn prefix_counts(&self) -> HashMap<PeerId, PrefixCounts> {
-        HashMap::new()
+        let (done, answer) = oneshot::channel();
+        let count = move |rib: &mut rib::Rib| {
+            let counts = rib.all_peer_stats().into_iter().map(|(id, stats)| (id, PrefixCounts::of(&stats)));
+            // The asker may have gone.
+            let _ = done.send(counts.collect());
+        };
+        // Without a RIB there are no prefixes.
+        let _ = self.rib.control.send(Control::Query(Box::new(count))).await;
+        answer.await.unwrap_or_default()
     }
 
     fn add(&mut self, config: PeerConfig, range: Option<Prefix>) -> PeerId {
@@ -409,7 +417,11 @@ impl Manager {
         }
         let new = self.config.clone();
         // A RIB that has ended needs no configuration.
-        let _ = self.rib.control.send(Control::Reconfigure(Box::new(params::rib_config(&new, false)))).await;
+        let _ = self
+            .rib
+            .control
+            .send(Control::Reconfigure(Box::new(params::rib_config(&new, &self.host, false))))
+            .await;
         self.originate_configured(&old.originate).await;
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {

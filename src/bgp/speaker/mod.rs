@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::{
     manager::{Manager, Request},
+    params::HostAddresses,
     rib_thread::{Control, RibSender},
 };
 use super::{
@@ -186,8 +187,11 @@ impl Speaker {
         let (best_sender, best) = mpsc::channel(EVENTS);
         let (peer_sender, peers) = mpsc::unbounded_channel();
         let restarting = config.restarting;
-        let (rib, thread) = rib_thread::start(params::rib_config(&config, restarting), best_sender)
-            .map_err(SpeakerError::Thread)?;
+        let (rib, thread) = rib_thread::start(
+            params::rib_config(&config, &HostAddresses::default(), restarting),
+            best_sender,
+        )
+        .map_err(SpeakerError::Thread)?;
         let (done, _) = oneshot::channel();
         let mut routes = originated;
         routes.extend(config.originate.iter().map(|prefix| (*prefix, LocalRoute::default())));

@@ -17,7 +17,7 @@ use crate::{
         session::Negotiated,
         wire::{PeerKind, PerFamily},
     },
-    model::Family,
+    model::{Family, Prefix},
     netlink::{Socket, addr},
 };
 
@@ -25,7 +25,7 @@ use crate::{
 const CONNECT_WAIT: Duration = Duration::from_secs(30);
 
 /// The RIB's configuration.
-pub(super) fn rib_config(config: &SpeakerConfig, restarting: bool) -> RibConfig {
+pub(super) fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restarting: bool) -> RibConfig {
     let mut rib = RibConfig::new(config.asn, config.router_id);
     rib.cluster_id = config.cluster_id.unwrap_or(rib.cluster_id);
     rib.route_reflector = config.route_reflector;
@@ -35,6 +35,7 @@ pub(super) fn rib_config(config: &SpeakerConfig, restarting: bool) -> RibConfig 
     rib.decision = config.decision;
     rib.identity_domain = config.identity_domain.unwrap_or(rib.identity_domain);
     rib.identity_pools.clone_from(&config.identity_pools);
+    rib.local_addresses = host.list().iter().map(|a| a.addr).collect();
     rib.restart = restarting.then(|| Restart {
         peers: config.peers.iter().filter(|peer| peer.settings.shutdown.is_none()).count(),
         connect_wait: config.graceful_restart.restart_time.min(CONNECT_WAIT),
@@ -52,7 +53,7 @@ pub(super) fn peer_params(
     peer: SocketAddr,
     host: &HostAddresses,
 ) -> PeerParams {
-    let peer = canonical(peer);
+    let (local, peer) = (canonical(local), canonical(peer));
     let internal = negotiated.kind == PeerKind::Internal;
     PeerParams {
         kind: negotiated.kind,
@@ -66,8 +67,8 @@ pub(super) fn peer_params(
         peer_router_id: negotiated.peer_router_id,
         peer_addr: peer.ip(),
         ifindex: scope(peer),
-        local: host.for_session(canonical(local)),
-        shared_networks: Vec::new(),
+        local: host.for_session(local),
+        shared_networks: if internal { Vec::new() } else { host.shared_networks(local, peer) },
         families: PerFamily {
             ipv4: family_params(settings, speaker, negotiated, Family::Ipv4),
             ipv6: family_params(settings, speaker, negotiated, Family::Ipv6),
@@ -152,14 +153,26 @@ impl HostAddresses {
         }
     }
 
+    fn ifindex(list: &[addr::Address], local: SocketAddr) -> Option<u32> {
+        match scope(local) {
+            0 => list.iter().find(|a| a.addr == local.ip()).map(|a| a.ifindex),
+            scope => Some(scope),
+        }
+    }
+
+    /// The networks of the link that the session runs over; none if the peer is not on it.
+    fn shared_networks(&self, local: SocketAddr, peer: SocketAddr) -> Vec<Prefix> {
+        let list = self.list();
+        let ifindex = Self::ifindex(&list, local);
+        let here = list.iter().filter(|a| ifindex == Some(a.ifindex) && !a.addr.is_loopback());
+        let networks: Vec<_> = here.filter_map(addr::Address::prefix).collect();
+        if networks.iter().any(|n| n.contains_addr(peer.ip())) { networks } else { Vec::new() }
+    }
+
     /// Our addresses on a session: the socket's own, and for the other family one of the same interface, or else any.
     pub(super) fn for_session(&self, local: SocketAddr) -> LocalAddresses {
         let list = self.list();
-        let ifindex = match scope(local) {
-            0 => list.iter().find(|a| a.addr == local.ip()).map(|a| a.ifindex),
-            scope => Some(scope),
-        };
-        pick(&list, local.ip(), ifindex)
+        pick(&list, local.ip(), Self::ifindex(&list, local))
     }
 }
 

@@ -35,7 +35,7 @@ use crate::{
         config::{PeerAddress, PeerConfig, SpeakerConfig},
         rib::{self, DownReason},
         session::{ConnId, Event, Failure, Input, Negotiated, Refresh, Session, SessionConfig, State, Stop},
-        wire::Update,
+        wire::{Update, code},
     },
     model::Family,
     netlink::ns::ifindex,
@@ -49,6 +49,9 @@ const READS: usize = 4;
 const BEHIND: usize = 4;
 /// How long a closed connection may take to deliver what was written last.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Cease/Connection Collision Resolution.
+const COLLISION: (u8, u8) = (code::error::CEASE, code::cease::COLLISION);
 
 /// What others tell a peer's task.
 #[derive(Debug)]
@@ -631,7 +634,13 @@ impl PeerTask {
     }
 
     fn note(&self, failure: &Failure) {
-        self.context.status.update(|status| status.last_error = Some((failure.to_string(), Instant::now())));
+        let collision = matches!(failure, Failure::Received(n) if (n.code, n.subcode) == COLLISION);
+        self.context.status.update(|status| {
+            // A connection that lost a collision explains nothing, if anything else does.
+            if !collision || status.last_error.is_none() {
+                status.last_error = Some((failure.to_string(), Instant::now()));
+            }
+        });
     }
 
     fn idle(&self, keep: Duration) {

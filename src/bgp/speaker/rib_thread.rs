@@ -302,7 +302,7 @@ impl Owner {
     }
 
     fn best(&mut self) {
-        while !self.best_waits {
+        while !self.best_waits && self.rib.has_best_changes() {
             let Ok(permit) = self.events.try_reserve() else {
                 self.best_waits = !self.events.is_closed();
                 return;

@@ -11,6 +11,7 @@ use crate::{
     bgp::{
         PeerId,
         config::{PeerConfig, RemoteAs},
+        rib::PeerStats,
         session::{Counters, Negotiated, State},
         wire::{Capability, PeerKind, code},
     },
@@ -39,10 +40,12 @@ pub struct PeerStatus {
     pub state: State,
     /// Seconds since it was established; null when it is not.
     pub uptime_seconds: Option<u64>,
-    /// Prefixes the peer sent and we keep or count as rejected.
+    /// Prefixes received that are kept: the same as `prefixes_accepted`, as nothing else is.
     pub prefixes_received: u64,
-    /// Of these, the ones that may be used.
+    /// Prefixes received and accepted.
     pub prefixes_accepted: u64,
+    /// How many times a prefix was received and not accepted, since the peer was first up.
+    pub prefixes_rejected: u64,
     /// Prefixes advertised to it.
     pub prefixes_sent: u64,
     /// Messages of any type, in.
@@ -115,9 +118,21 @@ impl SharedStatus {
 /// Prefix counts, from the RIB.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PrefixCounts {
-    pub(super) received: u64,
     pub(super) accepted: u64,
+    pub(super) rejected: u64,
     pub(super) sent: u64,
+}
+
+impl PrefixCounts {
+    pub(super) fn of(stats: &PeerStats) -> Self {
+        let mut counts = Self::default();
+        for family in stats.families.values() {
+            counts.accepted += u64::from(family.accepted);
+            counts.rejected += family.rejected.values().sum::<u64>();
+            counts.sent += family.sent as u64;
+        }
+        counts
+    }
 }
 
 pub(super) fn peer_status(
@@ -153,8 +168,9 @@ pub(super) fn peer_status(
         }),
         state: task.state,
         uptime_seconds: task.established.map(|since| since.elapsed().as_secs()),
-        prefixes_received: counts.received,
+        prefixes_received: counts.accepted,
         prefixes_accepted: counts.accepted,
+        prefixes_rejected: counts.rejected,
         prefixes_sent: counts.sent,
         messages_received: task.counters.messages_received,
         messages_sent: task.counters.messages_sent,

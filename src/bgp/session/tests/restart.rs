@@ -107,7 +107,7 @@ fn our_bits() {
 fn a_new_connection_replaces_the_session_of_a_restarting_peer() {
     let mut hand = Hand::new(|_| {});
     let old = hand.established_with(with_graceful(false));
-    hand.wait(Duration::from_secs(1));
+    hand.wait(Duration::from_secs(6));
     let new = hand.accept();
     // Nothing happens to the old one before an OPEN has come.
     assert!(!hand.closed(old) && hand.session.established() == Some(old));
@@ -144,6 +144,18 @@ fn a_new_connection_loses_against_an_established_one() {
     // The one that lost is no failure: it does not damp.
     hand.input(Input::Closed(old, None));
     assert_eq!(hand.session.state(), State::Active);
+}
+
+/// A connection that was on its way while the session came up is no sign of a restart.
+#[test]
+fn a_late_collision_is_no_restart() {
+    let mut hand = Hand::new(|_| {});
+    let old = hand.established_with(with_graceful(true));
+    hand.wait(Duration::from_millis(200));
+    let new = hand.accept();
+    hand.receive(new, &Message::Open(with_graceful(true)));
+    assert!(hand.closed(new) && !hand.closed(old));
+    assert_eq!(hand.codes(), Some((6, 7)));
 }
 
 /// Both connections have the peer's OPEN: the higher identifier's own one stays; with equal identifiers the higher

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     bgp::{
         config::{PeerAddress, PeerConfig, RemoteAs, SpeakerConfig},
+        rib::{Best, BestChange},
         session::State,
         speaker::{PeerStatus, Speaker, SpeakerEvent, SpeakerEvents, SpeakerHandle},
     },
@@ -70,11 +71,15 @@ pub(super) fn peer(local: IpAddr, remote: IpAddr, number: u32) -> PeerConfig {
 pub(super) struct Node {
     pub(super) handle: SpeakerHandle,
     pub(super) events: SpeakerEvents,
+    /// Changes that came and were not asked for yet.
+    pub(super) log: Vec<BestChange>,
+    /// What ends a speaker that runs elsewhere.
+    pub(super) keeper: Option<super::lab::Keeper>,
 }
 
 pub(super) fn start(config: SpeakerConfig) -> Node {
     let (handle, events) = Speaker::start(config, Vec::new()).unwrap();
-    Node { handle, events }
+    Node { handle, events, log: Vec::new(), keeper: None }
 }
 
 impl Node {
@@ -104,6 +109,23 @@ impl Node {
 
     pub(super) async fn established(&self) -> PeerStatus {
         self.until("established", |p| p.state == State::Established).await
+    }
+
+    /// Waits until the best path of a prefix changes: to this, or (`None`) to nothing.
+    pub(super) async fn best(&mut self, text: &str) -> Option<Best> {
+        let wanted = prefix(text);
+        loop {
+            if let Some(index) = self.log.iter().position(|c| c.prefix == wanted) {
+                return self.log.remove(index).best;
+            }
+            let changes = self
+                .event(text, |event| match event {
+                    SpeakerEvent::Best(changes) => Some(changes),
+                    _ => None,
+                })
+                .await;
+            self.log.extend(changes);
+        }
     }
 
     /// Waits for an event that fits.

@@ -1,6 +1,8 @@
 //! Speakers against each other over loopback, each test in a network namespace of its own.
 
 mod harness;
+mod lab;
 mod reload;
+mod routes;
 mod sessions;
 mod transport;

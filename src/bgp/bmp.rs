@@ -267,7 +267,7 @@ mod tests {
             ),
             (
                 hex_of(|o| {
-                    statistics(o, &header(), &[Statistic::RejectedPrefixes(1), Statistic::AdjRibIn(2)])
+                    statistics(o, &header(), &[Statistic::RejectedPrefixes(1), Statistic::AdjRibIn(2)]);
                 }),
                 format!("03 00000048 01 {peer} 00000002 0000 0004 00000001 0007 0008 0000000000000002"),
             ),

@@ -467,8 +467,8 @@ mod tests {
 
     #[test]
     fn lines_of_every_shape() {
-        let spaced: String =
-            KEEPALIVE.as_bytes().chunks(2).map(|c| format!("{}:", String::from_utf8_lossy(c))).collect();
+        let octets: Vec<_> = hex::decode(KEEPALIVE).unwrap().iter().map(|b| format!("{b:02x}")).collect();
+        let spaced = octets.join(": ");
         let input = format!(
             "# a comment\n\n{KEEPALIVE}\n  {}\r\n{spaced} # and why\n0x{KEEPALIVE}\nxyz\n{}0\né\n00\n{KEEPALIVE}",
             KEEPALIVE.to_uppercase(),

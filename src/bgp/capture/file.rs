@@ -44,6 +44,14 @@ struct Interface {
     resolution: u64,
 }
 
+/// What a pcapng block holds.
+#[derive(Debug)]
+enum Block {
+    Packet(Packet),
+    NoPacket,
+    End,
+}
+
 #[derive(Debug)]
 enum Format {
     Unknown,
@@ -109,9 +117,9 @@ impl<R: Read> PacketReader<R> {
                 }
                 Format::Pcap { .. } => return self.pcap_packet(),
                 Format::PcapNg { .. } => match self.block()? {
-                    Some(Some(packet)) => return Ok(Some(packet)),
-                    Some(None) => {}
-                    None => return Ok(None),
+                    Block::Packet(packet) => return Ok(Some(packet)),
+                    Block::NoPacket => {}
+                    Block::End => return Ok(None),
                 },
                 Format::Ended => return Ok(None),
             }
@@ -141,20 +149,20 @@ impl<R: Read> PacketReader<R> {
         Ok(Format::PcapNg { little, interfaces: Vec::new() })
     }
 
-    /// One block: `None` at the end, `Some(None)` when it holds no packet.
-    fn block(&mut self) -> Result<Option<Option<Packet>>, CaptureError> {
-        let Some(kind) = self.octets_or_end(4)? else { return Ok(None) };
+    /// One block.
+    fn block(&mut self) -> Result<Block, CaptureError> {
+        let Some(kind) = self.octets_or_end(4)? else { return Ok(Block::End) };
         if kind == PCAPNG {
             self.format = self.section()?;
-            return Ok(Some(None));
+            return Ok(Block::NoPacket);
         }
-        let Format::PcapNg { little, .. } = self.format else { return Ok(None) };
+        let Format::PcapNg { little, .. } = self.format else { return Ok(Block::End) };
         let kind = u32_at(&kind, 0, little).ok_or(CaptureError::Truncated)?;
         let length = u32_at(&self.octets(4)?, 0, little).ok_or(CaptureError::Truncated)? as usize;
         let body = self.octets(length.checked_sub(12).ok_or(CaptureError::Length(length))?)?;
         self.octets(4)?;
-        let Format::PcapNg { interfaces, .. } = &mut self.format else { return Ok(None) };
-        Ok(Some(match kind {
+        let Format::PcapNg { interfaces, .. } = &mut self.format else { return Ok(Block::End) };
+        let packet = match kind {
             1 => {
                 interfaces.extend(interface(&body, little));
                 None
@@ -162,7 +170,8 @@ impl<R: Read> PacketReader<R> {
             3 => simple_packet(&body, little, interfaces),
             6 => enhanced_packet(&body, little, interfaces),
             _ => None,
-        }))
+        };
+        Ok(packet.map_or(Block::NoPacket, Block::Packet))
     }
 }
 

@@ -232,7 +232,7 @@ fn bgp4mp_entry(subtype: u16, body: &[u8]) -> Option<MrtEntry> {
         b::MESSAGE_LOCAL | b::MESSAGE_AS4_LOCAL | b::MESSAGE_LOCAL_ADDPATH | b::MESSAGE_AS4_LOCAL_ADDPATH
     );
     let state_change = matches!(subtype, b::STATE_CHANGE | b::STATE_CHANGE_AS4);
-    if !state_change && !(sent || add_path || matches!(subtype, b::MESSAGE | b::MESSAGE_AS4)) {
+    if !(state_change || sent || add_path || matches!(subtype, b::MESSAGE | b::MESSAGE_AS4)) {
         return Some(MrtEntry::Other);
     }
     let number = |bytes| asn(four_octet, bytes);

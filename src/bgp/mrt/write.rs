@@ -177,7 +177,9 @@ fn put_session(out: &mut BytesMut, time: SystemTime, session: &Session) {
     let both = [session.peer, session.local];
     if both.iter().all(IpAddr::is_ipv4) {
         out.put_u16(1);
-        both.into_iter().for_each(|a| put_address(out, a));
+        for address in both {
+            put_address(out, address);
+        }
     } else {
         out.put_u16(2);
         for address in both {

@@ -112,11 +112,11 @@ pub fn describe_decoded(ctx: &DecodeContext, message: &[u8], decoded: &Decoded) 
         (Some(Message::Notification(n)), _) => Body::Notification(n.into()),
         (Some(Message::RouteRefresh(r)), _) => Body::RouteRefresh(r.into()),
         (Some(Message::Update(update)), _) => {
-            Body::Update(update_view(ctx, message, Some(update), decoded.disposition))
+            Body::Update(update_view(*ctx, message, Some(update), decoded.disposition))
         }
         // What can be located is shown even when the message is useless.
         (None, Some(code::message::UPDATE)) => {
-            Body::Update(update_view(ctx, message, None, decoded.disposition))
+            Body::Update(update_view(*ctx, message, None, decoded.disposition))
         }
         _ => Body::Empty {},
     };

@@ -89,7 +89,7 @@ struct Effect {
 
 /// Puts together what is on the wire and what the decoder made of it.
 pub(super) fn update_view(
-    ctx: &DecodeContext,
+    ctx: DecodeContext,
     message: &[u8],
     update: Option<&Update>,
     disposition: Disposition,
@@ -155,7 +155,7 @@ const fn family_of(afi: u16, safi: u8) -> Option<Family> {
     }
 }
 
-fn mp_reach_view(ctx: &DecodeContext, value: &[u8]) -> Option<MpReachView> {
+fn mp_reach_view(ctx: DecodeContext, value: &[u8]) -> Option<MpReachView> {
     let (nlri, (afi, safi, next_hop, _reserved)) = parse((be_u16, be_u8, length_data(be_u8), be_u8), value)?;
     let family = family_of(afi, safi);
     let (shown, link_local) = next_hop_text(next_hop);
@@ -181,7 +181,7 @@ fn next_hop_text(bytes: &[u8]) -> (String, Option<String>) {
     }
 }
 
-fn mp_unreach_view(ctx: &DecodeContext, value: &[u8]) -> Option<MpUnreachView> {
+fn mp_unreach_view(ctx: DecodeContext, value: &[u8]) -> Option<MpUnreachView> {
     let (nlri, (afi, safi)) = parse((be_u16, be_u8), value)?;
     let family = family_of(afi, safi);
     Some(MpUnreachView {

@@ -74,12 +74,12 @@ pub(super) struct Node {
     /// Changes that came and were not asked for yet.
     pub(super) log: Vec<BestChange>,
     /// What ends a speaker that runs elsewhere.
-    pub(super) keeper: Option<super::lab::Keeper>,
+    pub(super) _keeper: Option<super::lab::Keeper>,
 }
 
 pub(super) fn start(config: SpeakerConfig) -> Node {
     let (handle, events) = Speaker::start(config, Vec::new()).unwrap();
-    Node { handle, events, log: Vec::new(), keeper: None }
+    Node { handle, events, log: Vec::new(), _keeper: None }
 }
 
 impl Node {

@@ -79,7 +79,7 @@ impl Lab {
             handle,
             events,
             log: Vec::new(),
-            keeper: Some(Keeper { stop: Some(stop), thread: Some(thread) }),
+            _keeper: Some(Keeper { stop: Some(stop), thread: Some(thread) }),
         }
     }
 }

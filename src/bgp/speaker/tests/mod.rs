@@ -1,5 +1,6 @@
 //! Speakers against each other over loopback, each test in a network namespace of its own.
 
+mod bird;
 mod harness;
 mod lab;
 mod reload;

@@ -4,6 +4,10 @@ use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::{
@@ -70,7 +74,7 @@ async fn connection(stream: UnixStream, service: Service) {
             Answer::Error(Failure::new(format!("the request is longer than {MAX_LINE} bytes")))
         } else {
             match serde_json::from_slice::<Request>(&line) {
-                Ok(request) => service.handle(request).await,
+                Ok(request) => answer(&mut stream, &service, request).await,
                 Err(error) => Answer::Error(Failure::new(format!("the request does not parse: {error}"))),
             }
         };
@@ -82,4 +86,21 @@ async fn connection(stream: UnixStream, service: Service) {
             return;
         }
     }
+}
+
+/// Answers a request and notes when the asker goes away meanwhile: an ADD whose plugin was killed must not begin.
+async fn answer(stream: &mut BufReader<UnixStream>, service: &Service, request: Request) -> Answer {
+    let alive = Arc::new(AtomicBool::new(true));
+    let work = service.handle(request, alive.clone());
+    tokio::pin!(work);
+    tokio::select! {
+        answer = &mut work => return answer,
+        next = stream.fill_buf() => {
+            // More bytes are the next request; none are the end.
+            if next.is_ok_and(<[u8]>::is_empty) {
+                alive.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+    work.await
 }

@@ -59,7 +59,11 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     list.push(Check::new(
         "next-hop objects",
         facts.nexthop_objects,
-        if facts.nexthop_objects { "in use" } else { "not in use: a lost neighbour costs one message a route" },
+        if facts.nexthop_objects {
+            "in use"
+        } else {
+            "not in use: a lost neighbour costs one message a route"
+        },
         "needs Linux 5.3 and `[routes] nexthop_objects = true`",
     ));
     list
@@ -67,8 +71,14 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
 
 fn files(facts: &Facts) -> Check {
     let ok = facts.file_errors.is_empty();
-    let message = if ok { "configuration and policies are valid".to_owned() } else { facts.file_errors.join("\n") };
-    Check::new("files", ok, message, "the agent runs on with the last good state; correct the file and it is read again")
+    let message =
+        if ok { "configuration and policies are valid".to_owned() } else { facts.file_errors.join("\n") };
+    Check::new(
+        "files",
+        ok,
+        message,
+        "the agent runs on with the last good state; correct the file and it is read again",
+    )
 }
 
 fn sysctls(facts: &Facts) -> Check {
@@ -89,22 +99,39 @@ fn peer(peer: &Value) -> Check {
     let text = |name: &str| peer[name].as_str().unwrap_or_default().to_owned();
     let (state, error) = (text("state"), text("last_error"));
     let up = state == "Established";
-    let rejected = peer["prefixes_received"].as_u64().unwrap_or(0) - peer["prefixes_accepted"].as_u64().unwrap_or(0).min(peer["prefixes_received"].as_u64().unwrap_or(0));
+    let rejected = peer["prefixes_received"].as_u64().unwrap_or(0)
+        - peer["prefixes_accepted"]
+            .as_u64()
+            .unwrap_or(0)
+            .min(peer["prefixes_received"].as_u64().unwrap_or(0));
     let message = if up {
         format!("{} is established", text("peer"))
     } else {
-        format!("{} is {state}{}", text("peer"), if error.is_empty() { String::new() } else { format!(": {error}") })
+        format!(
+            "{} is {state}{}",
+            text("peer"),
+            if error.is_empty() { String::new() } else { format!(": {error}") }
+        )
     };
     if up && rejected > 0 {
         let message = format!("{message}, but {rejected} of its prefixes were not accepted");
         return Check::new("neighbour", false, message, "see `slash32 peers --json` for the reasons");
     }
-    Check::new("neighbour", up, message, "compare address, AS number and password with the neighbour's configuration; can it be pinged?")
+    Check::new(
+        "neighbour",
+        up,
+        message,
+        "compare address, AS number and password with the neighbour's configuration; can it be pinged?",
+    )
 }
 
 fn routes(facts: &Facts) -> Check {
     let ok = facts.route_differences == 0;
-    let message = if ok { "the kernel is as intended".to_owned() } else { format!("{} differences", facts.route_differences) };
+    let message = if ok {
+        "the kernel is as intended".to_owned()
+    } else {
+        format!("{} differences", facts.route_differences)
+    };
     Check::new("kernel routes", ok, message, "see `slash32 routes verify`")
 }
 
@@ -114,7 +141,9 @@ fn identities(facts: &Facts) -> Check {
     let message = if ok {
         format!("all {all} learned container routes carry one")
     } else {
-        format!("{without} of {all} learned container routes carry none: selectors will not match these containers")
+        format!(
+            "{without} of {all} learned container routes carry none: selectors will not match these containers"
+        )
     };
     let hint = "set `identity = \"accept\"` on the peer, and make the switches in between send large communities \
                 (`send-community large` or the like)";
@@ -123,14 +152,23 @@ fn identities(facts: &Facts) -> Check {
 
 fn policy(facts: &Facts) -> Check {
     let message = facts.policy_error.clone().unwrap_or_else(|| "the policy table is in force".to_owned());
-    Check::new("policy", facts.policy_error.is_none(), message, "containers are not protected until this is solved")
+    Check::new(
+        "policy",
+        facts.policy_error.is_none(),
+        message,
+        "containers are not protected until this is solved",
+    )
 }
 
 fn foreign_drops(facts: &Facts) -> Vec<Check> {
     if facts.foreign_drops.is_empty() {
         return vec![Check::new("other firewalls", true, "none drops forwarded packets", "")];
     }
-    facts.foreign_drops.iter().map(|(what, todo)| Check::new("other firewalls", false, what.clone(), todo.clone())).collect()
+    facts
+        .foreign_drops
+        .iter()
+        .map(|(what, todo)| Check::new("other firewalls", false, what.clone(), todo.clone()))
+        .collect()
 }
 
 fn leases(facts: &Facts) -> Check {
@@ -146,7 +184,12 @@ fn pools(facts: &Facts) -> Check {
     } else {
         format!("no block on this host in: {}", facts.pools_without_block.join(", "))
     };
-    Check::new("pools", ok, message, "add `block` or `host_index` if containers of this host should use the pool")
+    Check::new(
+        "pools",
+        ok,
+        message,
+        "add `block` or `host_index` if containers of this host should use the pool",
+    )
 }
 
 #[cfg(test)]
@@ -159,7 +202,9 @@ mod tests {
     fn a_healthy_host_has_nothing_to_report() {
         let facts = Facts {
             bgp: true,
-            peers: vec![json!({"peer": "192.0.2.1", "state": "Established", "prefixes_received": 4, "prefixes_accepted": 4})],
+            peers: vec![
+                json!({"peer": "192.0.2.1", "state": "Established", "prefixes_received": 4, "prefixes_accepted": 4}),
+            ],
             nexthop_objects: true,
             ..Facts::default()
         };

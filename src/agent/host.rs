@@ -27,8 +27,8 @@ fn first_ipv4() -> Result<Option<Ipv4Addr>, netlink::Error> {
     let mut socket = Socket::route()?;
     let mut addresses = netlink::addr::list(&mut socket)?;
     addresses.sort_by_key(|a| a.ifindex);
-    Ok(addresses.into_iter().find_map(|a| match a.address {
-        IpAddr::V4(v4) if !v4.is_loopback() && !v4.is_link_local() => Some(v4),
+    Ok(addresses.into_iter().find_map(|a| match a.addr {
+        IpAddr::V4(v4) if a.is_global() && !v4.is_loopback() && !v4.is_link_local() => Some(v4),
         _ => None,
     }))
 }
@@ -42,14 +42,17 @@ pub(super) fn require_privileges() -> anyhow::Result<()> {
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
     if effective >> CAP_NET_ADMIN & 1 == 0 {
-        anyhow::bail!("the agent needs root, or the capability CAP_NET_ADMIN (and CAP_SYS_ADMIN for container namespaces)");
+        anyhow::bail!(
+            "the agent needs root, or the capability CAP_NET_ADMIN (and CAP_SYS_ADMIN for container namespaces)"
+        );
     }
     Ok(())
 }
 
 /// Holds the run directory for this process; released by the kernel however we end.
 pub(super) fn lock(run_dir: &Path) -> anyhow::Result<File> {
-    std::fs::create_dir_all(run_dir).with_context(|| format!("cannot create the run directory {}", run_dir.display()))?;
+    std::fs::create_dir_all(run_dir)
+        .with_context(|| format!("cannot create the run directory {}", run_dir.display()))?;
     let path = run_dir.join("agent.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
@@ -60,7 +63,9 @@ pub(super) fn lock(run_dir: &Path) -> anyhow::Result<File> {
             run_dir.display()
         ),
         Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
     }
 }
 

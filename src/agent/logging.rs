@@ -15,7 +15,9 @@ pub(super) fn start(filter: &str, json: bool) -> anyhow::Result<FilterHandle> {
         registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()?;
     } else {
         let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        registry.with(fmt::layer().with_ansi(ansi).with_target(false).with_writer(std::io::stderr)).try_init()?;
+        registry
+            .with(fmt::layer().with_ansi(ansi).with_target(false).with_writer(std::io::stderr))
+            .try_init()?;
     }
     Ok(handle)
 }

@@ -2,6 +2,7 @@
 
 use std::{fmt::Write, net::SocketAddr, time::Duration};
 
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -24,7 +25,8 @@ impl Page {
 
     /// Adds a sample with labels.
     pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) -> &mut Self {
-        let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape(value))).collect();
+        let labels: Vec<String> =
+            labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape(value))).collect();
         let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         let _ = writeln!(self.text, "{name}{braces} {value}");
         self
@@ -36,13 +38,55 @@ impl Page {
     }
 }
 
+/// A metric with one sample and no labels.
+pub(super) fn gauge(page: &mut Page, name: &str, help: &str, value: u64) {
+    page.metric(name, "gauge", help).sample(name, &[], value);
+}
+
+/// What every neighbour counts.
+pub(super) fn peers(page: &mut Page, peers: &[Value]) {
+    const COUNTERS: [(&str, &str, &str, &str); 8] = [
+        (
+            "slash32_bgp_peer_prefixes_received",
+            "gauge",
+            "prefixes_received",
+            "Prefixes the neighbour announces.",
+        ),
+        (
+            "slash32_bgp_peer_prefixes_accepted",
+            "gauge",
+            "prefixes_accepted",
+            "Prefixes of it that may be used.",
+        ),
+        ("slash32_bgp_peer_prefixes_sent", "gauge", "prefixes_sent", "Prefixes announced to the neighbour."),
+        ("slash32_bgp_peer_messages_received_total", "counter", "messages_received", "Messages received."),
+        ("slash32_bgp_peer_messages_sent_total", "counter", "messages_sent", "Messages sent."),
+        ("slash32_bgp_peer_updates_received_total", "counter", "updates_received", "UPDATEs received."),
+        ("slash32_bgp_peer_updates_sent_total", "counter", "updates_sent", "UPDATEs sent."),
+        ("slash32_bgp_peer_established_total", "counter", "established_count", "Times the session came up."),
+    ];
+    let name = |peer: &Value| peer["peer"].as_str().unwrap_or_default().to_owned();
+    page.metric("slash32_bgp_peer_up", "gauge", "1 while the session is established.");
+    for peer in peers {
+        page.sample("slash32_bgp_peer_up", &[("peer", &name(peer))], (peer["state"] == "Established").into());
+    }
+    for (metric, kind, field, help) in COUNTERS {
+        page.metric(metric, kind, help);
+        for peer in peers {
+            page.sample(metric, &[("peer", &name(peer))], peer[field].as_u64().unwrap_or(0));
+        }
+    }
+}
+
 fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// Binds the HTTP listener.
 pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|e| anyhow::anyhow!("metrics_listen: cannot listen on {address}: {e}"))
+    TcpListener::bind(address)
+        .await
+        .map_err(|e| anyhow::anyhow!("metrics_listen: cannot listen on {address}: {e}"))
 }
 
 /// Answers every request with the metrics, one request a connection.
@@ -87,6 +131,9 @@ mod tests {
     fn text_format() {
         let mut page = Page::default();
         page.metric("slash32_x", "gauge", "An x.").sample("slash32_x", &[("peer", "a\"b")], 3);
-        assert_eq!(page.finish(), "# HELP slash32_x An x.\n# TYPE slash32_x gauge\nslash32_x{peer=\"a\\\"b\"} 3\n");
+        assert_eq!(
+            page.finish(),
+            "# HELP slash32_x An x.\n# TYPE slash32_x gauge\nslash32_x{peer=\"a\\\"b\"} 3\n"
+        );
     }
 }

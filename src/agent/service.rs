@@ -1,9 +1,320 @@
 //! Answers requests: each goes to the owner of what it asks about.
 
-use std::{future::Future, sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{actor::{Actor, Gone}, config::Config, core::Core, doctor};
-use crate::api::{Answer, Failure, Request, ShutdownMode};
+use super::{
+    actor::{Actor, Gone},
+    config::{self, Config},
+    core::Core,
+    doctor, metrics, rib_queries, sysctls,
+};
+use crate::{
+    api::{Answer, Failure, Request, ShutdownMode},
+    bgp::speaker::{PeerAction, PeerStatus, SpeakerError, SpeakerHandle},
+    routes::{
+        RouteFilter,
+        thread::{FibHandle, FibStopped},
+    },
+};
+
+/// What the service asks the daemon itself to do.
+#[derive(Debug)]
+pub(super) enum DaemonRequest {
+    /// Read the files again; the answer lists what changed.
+    Reload(oneshot::Sender<Result<Vec<String>, Failure>>),
+    /// End.
+    Shutdown(ShutdownMode),
+}
+
+/// Everything an answer may need. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    core: Actor<Core>,
+    fib: FibHandle,
+    speaker: Option<SpeakerHandle>,
+    daemon: mpsc::Sender<DaemonRequest>,
+    config: Mutex<Arc<Config>>,
+    started: Instant,
+}
+
+impl From<Gone> for Failure {
+    fn from(gone: Gone) -> Self {
+        Self::new(gone.to_string())
+    }
+}
+
+impl From<FibStopped> for Failure {
+    fn from(error: FibStopped) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<SpeakerError> for Failure {
+    fn from(error: SpeakerError) -> Self {
+        let hint = match error {
+            SpeakerError::NoPeer(_) => "`slash32 peers` lists them",
+            _ => "",
+        };
+        Self::new(error.to_string()).with_hint(hint)
+    }
+}
+
+fn value(of: impl Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(of).map_err(|e| Failure::new(format!("the answer does not serialize: {e}")))
+}
+
+impl Service {
+    pub(super) fn new(
+        core: Actor<Core>,
+        fib: FibHandle,
+        speaker: Option<SpeakerHandle>,
+        daemon: mpsc::Sender<DaemonRequest>,
+        config: Arc<Config>,
+    ) -> Self {
+        let inner = Inner { core, fib, speaker, daemon, config: Mutex::new(config), started: Instant::now() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The configuration in force.
+    pub(super) fn config(&self) -> Arc<Config> {
+        self.inner.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_config(&self, config: Arc<Config>) {
+        *self.inner.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    pub(super) fn core(&self) -> &Actor<Core> {
+        &self.inner.core
+    }
+
+    /// Answers one request; `alive` turns false when the asker goes away.
+    pub(super) async fn handle(&self, request: Request, alive: Arc<AtomicBool>) -> Answer {
+        match self.answer(request, alive).await {
+            Ok(value) => Answer::Ok(value),
+            Err(failure) => Answer::Error(failure),
+        }
+    }
+
+    async fn answer(&self, request: Request, alive: Arc<AtomicBool>) -> Result<Value, Failure> {
+        let core = &self.inner.core;
+        match request {
+            Request::Cni(call) => {
+                value(core.ask(move |c| c.cni(&call, &|| alive.load(Ordering::Relaxed))).await?)
+            }
+            Request::Status => self.status().await,
+            Request::Peers => value(self.peers().await?),
+            Request::Rib(query) => value(rib_queries::rib(self.speaker()?, query).await?),
+            Request::Explain { prefix } => rib_queries::explain(self.speaker()?, prefix).await,
+            Request::ClearPeer { peer, soft } => self.clear(&peer, soft).await,
+            Request::Drain { on } => {
+                self.speaker()?.drain(on).await?;
+                Ok(json!({ "draining": on }))
+            }
+            Request::Bfd => value(self.bfd().await?),
+            Request::Routes => value(self.inner.fib.routes(RouteFilter::default()).await?),
+            Request::RoutesVerify => {
+                value(self.inner.fib.verify().await?.map_err(|e| Failure::new(e.to_string()))?)
+            }
+            Request::Endpoints => value(core.ask(|c| c.endpoints()).await?),
+            Request::Label { endpoint, set, remove } => {
+                core.ask(move |c| c.label(&endpoint, &set, &remove)).await?
+            }
+            Request::IpamShow => value(core.ask(|c| c.ipam()).await?),
+            Request::IpamCheck { fix } => core.ask(move |c| c.ipam_check(fix)).await?,
+            Request::IpamRelease { address } => core.ask(move |c| c.ipam_release(address)).await?,
+            Request::PolicyShow { nft } => core.ask(move |c| c.policies().show(nft)).await?,
+            Request::PolicyExplain { src, dst, service } => {
+                core.ask(move |c| c.explain_policy(&src, &dst, &service)).await?
+            }
+            Request::Reload => {
+                let (reply, answer) = oneshot::channel();
+                self.inner.daemon.send(DaemonRequest::Reload(reply)).await.map_err(|_| Gone)?;
+                Ok(json!({ "changes": answer.await.map_err(|_| Gone)?? }))
+            }
+            Request::Doctor => value(doctor::checks(&self.facts().await?)),
+            Request::Metrics => Ok(Value::String(self.metrics().await)),
+            Request::Shutdown { mode } => {
+                self.inner.daemon.send(DaemonRequest::Shutdown(mode)).await.map_err(|_| Gone)?;
+                Ok(json!({ "stopping": true }))
+            }
+        }
+    }
+
+    fn speaker(&self) -> Result<&SpeakerHandle, Failure> {
+        self.inner.speaker.as_ref().ok_or_else(|| {
+            Failure::new("this agent has no BGP speaker")
+                .with_hint("add a [bgp] table to the configuration and restart")
+        })
+    }
+
+    async fn peers(&self) -> Result<Vec<Value>, Failure> {
+        let Some(speaker) = &self.inner.speaker else { return Ok(Vec::new()) };
+        speaker.peers().await?.iter().map(value).collect()
+    }
+
+    /// The sessions of neighbours with BFD.
+    async fn bfd(&self) -> Result<Vec<Value>, Failure> {
+        let peers = self.speaker()?.peers().await?;
+        let row = |p: &PeerStatus| p.bfd.map(|state| json!({ "peer": p.peer, "state": state }));
+        Ok(peers.iter().filter_map(row).collect())
+    }
+
+    /// Resets one session, or all of them, or refreshes the routes in both directions.
+    async fn clear(&self, peer: &str, soft: bool) -> Result<Value, Failure> {
+        let speaker = self.speaker()?;
+        let names: Vec<String> = match peer {
+            "*" => speaker.peers().await?.into_iter().map(|p| p.peer).collect(),
+            one => vec![one.to_owned()],
+        };
+        for name in &names {
+            if soft {
+                speaker.act(name, PeerAction::RefreshIn).await?;
+                speaker.act(name, PeerAction::RefreshOut).await?;
+            } else {
+                speaker.act(name, PeerAction::Reset).await?;
+            }
+        }
+        Ok(json!({ "count": names.len() }))
+    }
+
+    async fn status(&self) -> Result<Value, Failure> {
+        let config = self.config();
+        let peers = self.peers().await?;
+        let established = peers.iter().filter(|p| p["state"] == "Established").count();
+        let (endpoints, policies, mut problems) = self
+            .inner
+            .core
+            .ask(|c| (c.endpoint_count(), c.policies().count(), c.policies().problems()))
+            .await?;
+        let fib = self.inner.fib.summary().await?;
+        for peer in &peers {
+            if peer["state"] != "Established" {
+                let error = peer["last_error"].as_str().map_or_else(String::new, |e| format!(": {e}"));
+                problems.push(format!(
+                    "neighbour {} is {}{error}",
+                    peer["peer"].as_str().unwrap_or("?"),
+                    peer["state"].as_str().unwrap_or("?")
+                ));
+            }
+        }
+        let bgp = config.bgp.as_ref();
+        Ok(json!({
+            "ready": true,
+            "version": env!("CARGO_PKG_VERSION"),
+            "hostname": config.hostname,
+            "pid": std::process::id(),
+            "uptime_seconds": self.inner.started.elapsed().as_secs(),
+            "config": config.file,
+            "run_dir": config.run_dir,
+            "asn": bgp.map(|b| b.asn.get()),
+            "router_id": bgp.map(|b| b.router_id.to_string()),
+            "peers": peers.len(),
+            "peers_established": established,
+            "endpoints": endpoints,
+            "policies": policies,
+            "routes_learned": fib.ipv4 + fib.ipv6,
+            "routes_installed": fib.installed,
+            "problems": problems,
+        }))
+    }
+
+    async fn facts(&self) -> Result<doctor::Facts, Failure> {
+        let config = self.config();
+        let (leases, drops, policy_error, mut file_errors) = self
+            .inner
+            .core
+            .ask(|c| {
+                (c.lease_problems(), Vec::new(), c.policies().failed(), c.policies().file_errors().to_vec())
+            })
+            .await?;
+        if let Err(error) = config::load(&config.file, &super::host::surroundings()) {
+            file_errors.push(error.to_string());
+        }
+        let pool_routes = match &self.inner.speaker {
+            Some(speaker) => {
+                rib_queries::pool_routes(speaker, config.pools.iter().map(|p| p.cidr).collect()).await?
+            }
+            None => (0, 0),
+        };
+        let differences = self.inner.fib.verify().await?.map_or(0, |list| list.len());
+        let summary = self.inner.fib.summary().await?;
+        Ok(doctor::Facts {
+            sysctls: sysctls::missing(),
+            peers: self.peers().await?,
+            bgp: config.bgp.is_some(),
+            route_differences: differences,
+            pool_routes,
+            leases,
+            foreign_drops: drops,
+            policy_error,
+            file_errors,
+            nexthop_objects: summary.nexthop_objects,
+            pools_without_block: config
+                .pools
+                .iter()
+                .filter(|p| p.blocks.is_empty())
+                .map(|p| p.cidr.to_string())
+                .collect(),
+        })
+    }
+
+    /// The metrics page.
+    pub(super) async fn metrics(&self) -> String {
+        let mut page = metrics::Page::default();
+        page.metric("slash32_uptime_seconds", "gauge", "Seconds since the agent started.");
+        page.sample("slash32_uptime_seconds", &[], self.inner.started.elapsed().as_secs());
+        let peers = self.peers().await.unwrap_or_default();
+        metrics::peers(&mut page, &peers);
+        if let Ok(fib) = self.inner.fib.summary().await {
+            metrics::gauge(
+                &mut page,
+                "slash32_routes_desired",
+                "Learned routes that should be in the kernel.",
+                (fib.ipv4 + fib.ipv6) as u64,
+            );
+            metrics::gauge(
+                &mut page,
+                "slash32_routes_installed",
+                "Learned routes that are in the kernel.",
+                fib.installed as u64,
+            );
+        }
+        if let Ok((endpoints, policies, failed)) = self
+            .inner
+            .core
+            .ask(|c| (c.endpoint_count(), c.policies().count(), c.policies().failed().is_some()))
+            .await
+        {
+            metrics::gauge(
+                &mut page,
+                "slash32_endpoints",
+                "Containers attached on this host.",
+                endpoints as u64,
+            );
+            metrics::gauge(&mut page, "slash32_policies", "Policies in force.", policies as u64);
+            metrics::gauge(
+                &mut page,
+                "slash32_policy_failed",
+                "1 when the kernel does not have the policies.",
+                failed.into(),
+            );
+        }
+        page.finish()
+    }
+}

@@ -53,10 +53,7 @@ use crate::{
 /// is shown with what RFC 7606 demands for it; none stops the rest.
 #[derive(Args, Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
-pub struct DecodeArgs {
-    /// Print one JSON object a line
-    #[arg(long)]
-    json: bool,
+pub(super) struct DecodeArgs {
     /// The messages come from an external peer (the default)
     #[arg(long, conflicts_with = "ibgp")]
     ebgp: bool,
@@ -80,14 +77,14 @@ pub struct DecodeArgs {
 }
 
 /// Runs the command. A malformed message is a result, not a failure; a file that cannot be read is one.
-pub fn run(args: &DecodeArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &DecodeArgs, json: bool) -> anyhow::Result<ExitCode> {
     let name = args.file.display();
     let input: Box<dyn Read> = if args.file.as_os_str() == "-" {
         Box::new(io::stdin().lock())
     } else {
         Box::new(File::open(&args.file).with_context(|| format!("cannot open {name}"))?)
     };
-    let mut out = Output { json: args.json, out: BufWriter::new(io::stdout().lock()) };
+    let mut out = Output { json, out: BufWriter::new(io::stdout().lock()) };
     let done = decode_input(args, input, &mut out).and_then(|()| Ok(out.out.flush()?));
     match done {
         // Whoever reads has had enough.
@@ -417,14 +414,16 @@ mod tests {
 
     #[derive(clap::Parser)]
     struct Cli {
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         args: DecodeArgs,
     }
 
     fn decode_with(options: &[&str], input: &[u8]) -> String {
         let line = ["decode"].into_iter().chain(options.iter().copied()).chain(["-"]);
-        let Cli { args } = clap::Parser::try_parse_from(line).unwrap();
-        let mut out = Output { json: args.json, out: Vec::new() };
+        let Cli { json, args } = clap::Parser::try_parse_from(line).unwrap();
+        let mut out = Output { json, out: Vec::new() };
         decode_input(&args, input, &mut out).unwrap();
         String::from_utf8(out.out).unwrap()
     }
@@ -548,7 +547,7 @@ mod tests {
 
     #[test]
     fn compressed_files_are_named() {
-        let Cli { args } = clap::Parser::try_parse_from(["decode", "-"]).unwrap();
+        let Cli { json, args } = clap::Parser::try_parse_from(["decode", "-"]).unwrap();
         let mut out = Output { json: true, out: Vec::new() };
         let error = decode_input(&args, &[0x1F, 0x8B, 8, 0][..], &mut out).unwrap_err();
         assert!(error.to_string().contains("zcat"));

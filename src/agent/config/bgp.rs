@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv6Addr},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +14,7 @@ use crate::{
         AddPathConfig, BfdConfig, GracefulRestart, IdentityMode, ListenRange, MaxPrefixes, NextHopMode,
         PeerAddress, PeerConfig, PeerSettings, RemoteAs, Role, RoleConfig, Secret, SpeakerConfig, Timers,
     },
+    bgp::rib::filter::Rule,
     model::{Asn, RouterId},
 };
 
@@ -88,6 +90,9 @@ pub(super) fn speaker(
     };
     config.identity_pools = pools.iter().map(|pool| pool.cidr).collect();
     config.originate = table.originate;
+    config.decision.always_compare_med = table.always_compare_med;
+    config.decision.missing_med_worst = table.missing_med_worst;
+    config.decision.prefer_oldest = table.prefer_oldest;
 
     let context = Context {
         asn: table.asn,
@@ -318,6 +323,9 @@ impl Context<'_> {
                 .graceful_restart
                 .map(|enabled| GracefulRestart { enabled, ..self.graceful_restart }),
             role: role(&peer, place, errors),
+            import: rules(peer.import.clone(), "import", place, errors),
+            export: rules(peer.export.clone(), "export", place, errors),
+            send_link_bandwidth: peer.send_link_bandwidth.unwrap_or(false),
             shutdown: peer.shutdown.unwrap_or(false).then(String::new),
             group: peer.group,
             description: peer.description,
@@ -438,6 +446,30 @@ fn bfd(
             })
         }
     }
+}
+
+fn rules(rules: Option<Vec<Rule>>, key: &str, place: &[Step<'_>], errors: &mut Errors<'_>) -> Arc<[Rule]> {
+    let rules = rules.unwrap_or_default();
+    for (i, rule) in rules.iter().enumerate() {
+        let place: Vec<_> = place.iter().copied().chain([Step::Key(key), Step::Index(i)]).collect();
+        if (rule.ge.is_some() || rule.le.is_some()) && rule.prefix.is_empty() {
+            errors.at(&place, "`ge` and `le` have no meaning without `prefix`");
+        }
+        for prefix in &rule.prefix {
+            let bits = prefix.family().bits();
+            let (ge, le) = (rule.ge.unwrap_or(prefix.len()), rule.le.unwrap_or(bits));
+            if ge < prefix.len() || le > bits || ge > le {
+                errors.at(
+                    &place,
+                    format!(
+                        "for {prefix}, `ge` and `le` must be {} to {bits}, `ge` not above `le`",
+                        prefix.len()
+                    ),
+                );
+            }
+        }
+    }
+    rules.into()
 }
 
 fn role(peer: &file::Peer, place: &[Step<'_>], errors: &mut Errors<'_>) -> Option<RoleConfig> {

@@ -56,6 +56,10 @@ pub(super) struct Bgp {
     pub(super) multipath_relax: Option<bool>,
     #[serde(default)]
     pub(super) always_compare_med: bool,
+    #[serde(default)]
+    pub(super) missing_med_worst: bool,
+    #[serde(default)]
+    pub(super) prefer_oldest: bool,
     pub(super) identity_domain: Option<u32>,
     pub(super) graceful_restart: Option<bool>,
     pub(super) restart_time: Option<u16>,
@@ -110,6 +114,7 @@ pub(super) struct Peer {
     pub(super) graceful_restart: Option<bool>,
     pub(super) role: Option<Role>,
     pub(super) role_strict: Option<bool>,
+    pub(super) send_link_bandwidth: Option<bool>,
     pub(super) shutdown: Option<bool>,
     pub(super) import: Option<Vec<Rule>>,
     pub(super) export: Option<Vec<Rule>>,
@@ -224,6 +229,7 @@ impl<T> OneOrMany<T> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Routes {
+    pub(super) install: Option<bool>,
     pub(super) table: Option<u32>,
     pub(super) metric: Option<u32>,
     pub(super) protocol: Option<u8>,
@@ -355,6 +361,7 @@ impl Peer {
             graceful_restart,
             role,
             role_strict,
+            send_link_bandwidth,
             shutdown,
             import,
             export,

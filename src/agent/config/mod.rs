@@ -17,11 +17,12 @@ use std::{
 
 use crate::{
     bgp::config::SpeakerConfig,
-    model::{Diagnostic, Labels, Prefix},
+    cni::handler::LabelRule,
+    model::{Diagnostic, Prefix},
 };
 
 /// The whole configuration, defaults filled in.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where it was read from.
     pub file: PathBuf,
@@ -69,6 +70,8 @@ pub struct Pool {
 /// `[routes]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routes {
+    /// Whether learned routes go into the kernel; a pure route reflector does not want them there.
+    pub install: bool,
     /// The routing table.
     pub table: u32,
     /// The metric of learned routes.
@@ -81,17 +84,6 @@ pub struct Routes {
     pub nexthop_objects: bool,
     /// Seconds between audits of the kernel against the intent.
     pub audit_seconds: u64,
-}
-
-/// `[[label_rule]]`: labels for endpoints whose names match shell-style patterns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LabelRule {
-    /// Pattern for the container's name (`K8S_POD_NAME`, or the container id).
-    pub match_name: Option<String>,
-    /// Pattern for the network's name.
-    pub match_network: Option<String>,
-    /// What such endpoints get.
-    pub labels: Labels,
 }
 
 /// `[policy]`.
@@ -145,6 +137,18 @@ impl std::error::Error for ConfigError {}
 pub fn load(path: &Path, surroundings: &Surroundings) -> Result<Config, ConfigError> {
     let source = std::fs::read_to_string(path).map_err(|e| ConfigError::Read(path.to_owned(), e))?;
     parse(path, &source, surroundings)
+}
+
+/// Reads a file and the policy folder it names, for `config check`: the errors of the policies. A router id that the
+/// file leaves to the machine is not looked for.
+pub fn check(path: &Path) -> Result<Vec<String>, ConfigError> {
+    let anywhere =
+        Surroundings { hostname: "localhost".into(), router_id: Some(Ipv4Addr::new(192, 0, 2, 1)) };
+    let config = load(path, &anywhere)?;
+    Ok(match crate::policy::language::load_dir(&config.policy_dir) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.iter().map(ToString::to_string).collect(),
+    })
 }
 
 /// Parses and validates; the same text and surroundings always give the same value.

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::{
-    Config, LabelRule, PolicyConfig, Routes, Surroundings, bgp, file, ipam,
+    Config, PolicyConfig, Routes, Surroundings, bgp, file, ipam,
     locate::{Step, locate},
 };
-use crate::{api, model::Diagnostic};
+use crate::{api, cni::handler::LabelRule, model::Diagnostic};
 
 /// Collects errors with their places, so that all are shown at once.
 pub(super) struct Errors<'a> {
@@ -103,6 +103,7 @@ fn routes(table: &file::Routes, errors: &mut Errors<'_>) -> Routes {
         place("audit_seconds", "the audit interval must be at least one second");
     }
     Routes {
+        install: table.install.unwrap_or(true),
         table: table.table.unwrap_or(254),
         metric: table.metric.unwrap_or(1024),
         protocol: table.protocol.unwrap_or(32),

@@ -1,0 +1,319 @@
+//! The core: local endpoints and everything that must be true of them before an ADD answers.
+//!
+//! One thread owns the CNI handler (leases, links) and the policies. Requests are handled one after another; each
+//! takes about a millisecond, and none waits for the table of learned routes, which has a thread of its own.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{actor::State, announce::Announcer, config::Config, policies::Policies};
+use crate::{
+    api::{CniAnswer, CniRequest, Failure},
+    bgp::{rib::LocalRoute, speaker::SpeakerHandle},
+    cni::{
+        attach::AttachConfig,
+        attachment::Attachment,
+        handler::{Handler, HandlerConfig, Host, Now, Problem, ProblemKind},
+        ipam::{BlockUse, IpamConfig, PoolConfig},
+        types::CniError,
+    },
+    model::{Endpoint, Identity, Labels, Prefix},
+    routes::thread::{FibCommand, FibHandle, FibStopped},
+};
+
+/// How often the handler looks after what is left over.
+const TICK: Duration = Duration::from_secs(2);
+
+/// The owner's state.
+#[derive(Debug)]
+pub(super) struct Core {
+    handler: Handler,
+    outside: Outside,
+    next_tick: Instant,
+}
+
+/// What an attachment needs of the rest of the agent.
+#[derive(Debug)]
+pub(super) struct Outside {
+    pub(super) policies: Policies,
+    pub(super) announcer: Announcer,
+    pub(super) fib: FibHandle,
+}
+
+/// A change of what is known of a remote endpoint.
+pub(super) type RemoteChange = (Prefix, Option<Arc<Identity>>);
+
+impl Core {
+    /// Starts with what lives in the kernel and in the run directory. Returns when every living endpoint is enforced.
+    pub(super) fn start(config: &Config, outside: Outside) -> anyhow::Result<Self> {
+        let handler = Handler::start(handler_config(config))?;
+        let mut core = Self { handler, outside, next_tick: Instant::now() + TICK };
+        let recovery = core.handler.recover(&mut core.outside, Now::read())?;
+        for problem in &recovery.problems {
+            tracing::warn!("recovery: {problem}");
+        }
+        if recovery.adopted + recovery.cleaned > 0 {
+            tracing::info!(
+                adopted = recovery.adopted,
+                cleaned = recovery.cleaned,
+                "endpoints from before the start"
+            );
+        }
+        if let Err(error) = core.outside.policies.load() {
+            anyhow::bail!("the policy table cannot be loaded: {error}");
+        }
+        Ok(core)
+    }
+
+    /// Handles one CNI call; `alive` says whether its caller still waits.
+    pub(super) fn cni(&mut self, request: &CniRequest, alive: &dyn Fn() -> bool) -> CniAnswer {
+        self.handler.handle(&mut self.outside, request, alive, Now::read())
+    }
+
+    /// What the living endpoints are announced with.
+    pub(super) fn local_routes(&self) -> Vec<(Prefix, LocalRoute)> {
+        self.handler.attachments().flat_map(Announcer::routes).collect()
+    }
+
+    /// From now on announcements go to this speaker, which knows of the living endpoints already.
+    pub(super) fn announce_with(&mut self, speaker: SpeakerHandle) {
+        self.outside.announcer.set_speaker(speaker);
+    }
+
+    /// Remote endpoints came, went or changed their labels.
+    pub(super) fn remote(&mut self, changes: Vec<RemoteChange>) {
+        self.outside.policies.remote(changes);
+    }
+
+    /// A changed configuration.
+    pub(super) fn reconfigure(&mut self, config: &Config) {
+        self.handler.reconfigure(handler_config(config));
+        self.outside.policies.reconfigure(config);
+    }
+
+    /// Reads the policy folder again; what changed, or the errors.
+    pub(super) fn reload_policies(&mut self) -> Result<Vec<String>, Vec<String>> {
+        self.outside.policies.reload()
+    }
+
+    /// The endpoints, with whatever is known of them.
+    pub(super) fn endpoints(&self) -> Vec<Value> {
+        self.handler
+            .attachments()
+            .map(|a| {
+                let e = &a.endpoint;
+                json!({
+                    "id": e.id, "network": e.key.network, "container_id": e.key.container_id, "ifname": e.key.ifname,
+                    "ipv4": e.ipv4, "ipv6": e.ipv6, "labels": e.labels, "netns": e.netns, "ifindex": a.ifindex,
+                    "mac": a.mac.to_string(), "mtu": a.mtu, "port_mappings": a.port_mappings,
+                })
+            })
+            .collect()
+    }
+
+    pub(super) fn endpoint_count(&self) -> usize {
+        self.handler.attachments().count()
+    }
+
+    /// Changes the labels of a running endpoint, here and, with the next UPDATE, everywhere.
+    pub(super) fn label(&mut self, name: &str, set: &Labels, remove: &[String]) -> Result<Value, Failure> {
+        let id = self.find(name)?.id.clone();
+        self.handler.set_labels(&mut self.outside, &id, set, remove).map_err(failure)?;
+        Ok(json!({ "id": id, "labels": self.handler.attachment(&id).map(|a| &a.endpoint.labels) }))
+    }
+
+    /// The endpoint that a person means: its id, its container's id or the beginning of one, or an address.
+    fn find(&self, name: &str) -> Result<&Endpoint, Failure> {
+        let all = || self.handler.attachments().map(|a| &a.endpoint);
+        let addr: Option<IpAddr> = name.parse().ok();
+        let exact = |e: &&Endpoint| {
+            e.id.as_str() == name
+                || e.key.container_id == name
+                || addr.is_some_and(|a| e.addresses().any(|b| a == b))
+        };
+        let mut found: Vec<&Endpoint> = all().filter(exact).collect();
+        if found.is_empty() && !name.is_empty() {
+            found = all().filter(|e| e.key.container_id.starts_with(name)).collect();
+        }
+        match found.as_slice() {
+            [one] => Ok(one),
+            [] => Err(Failure::new(format!("no endpoint of this host is called `{name}`"))
+                .with_hint("`slash32 endpoints` lists them")),
+            several => Err(Failure::new(format!("`{name}` means {} endpoints", several.len()))
+                .with_hint("use the id in the first column of `slash32 endpoints`")),
+        }
+    }
+
+    /// The blocks and how full they are.
+    pub(super) fn ipam(&self) -> Vec<Value> {
+        let row = |block: BlockUse| {
+            json!({
+                "pool": block.pool, "cidr": block.cidr, "block": block.block, "local": block.local, "size": block.size,
+                "in_use": block.used, "resting": block.resting, "free": block.free,
+            })
+        };
+        self.handler.ipam().usage(Instant::now()).into_iter().map(row).collect()
+    }
+
+    /// Releases an address whose container is gone; one that is in use is not touched.
+    pub(super) fn ipam_release(&mut self, address: IpAddr) -> Result<Value, Failure> {
+        let Some(owner) = self.handler.ipam().owner(address).cloned() else {
+            return Err(Failure::new(format!("{address} is not leased on this host")));
+        };
+        let problems = self.handler.audit(&mut self.outside, false, Now::read()).map_err(failure)?;
+        if !problems
+            .iter()
+            .any(|p| p.endpoint == owner && matches!(p.kind, ProblemKind::Leaked | ProblemKind::StrayLease))
+        {
+            return Err(Failure::new(format!("{address} is in use by endpoint {owner}"))
+                .with_hint("remove the container; the runtime's DEL releases its addresses"));
+        }
+        self.handler.audit(&mut self.outside, true, Now::read()).map_err(failure)?;
+        match self.handler.ipam().owner(address) {
+            None => Ok(json!({ "released": address, "endpoint": owner })),
+            Some(_) => {
+                Err(Failure::new(format!("{address} could not be released; `slash32 ipam check` says why")))
+            }
+        }
+    }
+
+    /// Compares leases, namespaces, links and routes, and repairs if asked.
+    pub(super) fn ipam_check(&mut self, fix: bool) -> Result<Value, Failure> {
+        let problems = self.handler.audit(&mut self.outside, fix, Now::read()).map_err(failure)?;
+        let row = |p: &Problem| json!({ "subject": p.endpoint, "kind": p.kind, "problem": p.text, "fixed": p.fixed });
+        Ok(problems.iter().map(row).collect())
+    }
+
+    /// The findings of the address check, in words.
+    pub(super) fn lease_problems(&mut self) -> Vec<String> {
+        match self.handler.audit(&mut self.outside, false, Now::read()) {
+            Ok(problems) => problems.into_iter().map(|p| format!("{}: {}", p.endpoint, p.text)).collect(),
+            Err(error) => vec![error.to_string()],
+        }
+    }
+
+    pub(super) fn policies(&self) -> &Policies {
+        &self.outside.policies
+    }
+
+    /// Why a packet would pass or not.
+    pub(super) fn explain_policy(&mut self, src: &str, dst: &str, service: &str) -> Result<Value, Failure> {
+        let address = |name: &str, family: Option<IpAddr>| -> Result<IpAddr, Failure> {
+            if let Ok(addr) = name.parse() {
+                return Ok(addr);
+            }
+            let endpoint = self.find(name)?;
+            let mut addresses = endpoint.addresses();
+            let wanted = family.map(|f| f.is_ipv4());
+            addresses
+                .find(|a| wanted.is_none_or(|v4| a.is_ipv4() == v4))
+                .ok_or_else(|| Failure::new(format!("`{name}` has no address of that family")))
+        };
+        let literal = [src, dst].iter().find_map(|name| name.parse::<IpAddr>().ok());
+        let (src, dst) = (address(src, literal)?, address(dst, literal)?);
+        if src.is_ipv4() != dst.is_ipv4() {
+            return Err(Failure::new(format!("{src} and {dst} are of different families")));
+        }
+        self.outside.policies.explain(src, dst, service)
+    }
+}
+
+impl State for Core {
+    fn tick(&mut self, now: Instant) -> Duration {
+        if self.next_tick <= now {
+            self.handler.tick(&mut self.outside, Now::read());
+            self.next_tick = now + TICK;
+        }
+        self.outside.policies.tick(now).min(self.next_tick.saturating_duration_since(now))
+    }
+}
+
+/// What the handler must know of the configuration.
+fn handler_config(config: &Config) -> HandlerConfig {
+    let pool = |p: &super::config::Pool| PoolConfig {
+        name: p.name.clone(),
+        cidr: p.cidr,
+        blocks: p.blocks.clone(),
+        exclude: p.exclude.clone(),
+    };
+    HandlerConfig {
+        run_dir: config.run_dir.clone(),
+        attach: AttachConfig { protocol: config.routes.protocol, ..AttachConfig::default() },
+        ipam: IpamConfig {
+            quarantine: Duration::from_secs(config.quarantine_seconds),
+            pools: config.pools.iter().map(pool).collect(),
+        },
+        mtu: (config.mtu != 0).then_some(config.mtu),
+        label_rules: config.label_rules.clone(),
+    }
+}
+
+/// A failed verb as a failed request.
+pub(super) fn failure(error: CniError) -> Failure {
+    Failure { message: error.msg, hint: error.details }
+}
+
+impl Outside {
+    fn fib_command(&self, command: FibCommand) -> Result<(), CniError> {
+        let failed = |error: FibStopped| CniError::new(CODE_NOT_AVAILABLE, error.to_string());
+        self.fib.send_blocking(command).map_err(failed)
+    }
+}
+
+impl Host for Outside {
+    fn enforce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
+        self.policies.enforce(attachment).map_err(|error| {
+            CniError::new(CODE_POLICY, "the endpoint's policy could not be put in force").details(error)
+        })
+    }
+
+    fn unenforce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
+        self.policies.unenforce(attachment).map_err(|error| {
+            CniError::new(CODE_POLICY, "the endpoint's policy could not be removed").details(error)
+        })
+    }
+
+    fn announce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
+        for addr in attachment.endpoint.addresses() {
+            self.fib_command(FibCommand::SetLocal(Prefix::host(addr), attachment.ifindex))?;
+        }
+        self.announcer.announce(attachment);
+        Ok(())
+    }
+
+    fn withdraw(&mut self, attachment: &Attachment) -> Result<(), CniError> {
+        self.announcer.withdraw(attachment);
+        for addr in attachment.endpoint.addresses() {
+            self.fib_command(FibCommand::RemoveLocal(Prefix::host(addr)))?;
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, attachment: &Attachment) -> Result<(), CniError> {
+        if self.policies.protects(attachment) {
+            Ok(())
+        } else {
+            Err(CniError::new(CODE_POLICY, "the endpoint's policy is not in force")
+                .details(self.policies.failed().unwrap_or_default()))
+        }
+    }
+
+    fn ready(&mut self) -> Result<(), CniError> {
+        match self.policies.failed() {
+            None => Ok(()),
+            Some(error) => {
+                Err(CniError::new(CODE_NOT_AVAILABLE, "policies cannot be enforced").details(error))
+            }
+        }
+    }
+}
+
+/// "The plugin is not available" (CNI specification, STATUS).
+const CODE_NOT_AVAILABLE: u32 = 50;
+/// Ours: nftables refused.
+const CODE_POLICY: u32 = 110;

@@ -1,0 +1,287 @@
+//! Starts the owners in order, carries changes between them, and ends them.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::{
+    Options,
+    actor::Actor,
+    announce::Announcer,
+    config::Config,
+    control::Control,
+    core::{Core, Outside, RemoteChange},
+    files::{self, Fingerprint},
+    load,
+    logging::{self, FilterHandle},
+    metrics,
+    policies::Policies,
+    service::{DaemonRequest, Service},
+    sysctls,
+};
+use crate::{
+    api::{self, Failure, ShutdownMode},
+    bgp::{
+        rib::BestChange,
+        speaker::{Shutdown, Speaker, SpeakerEvent, SpeakerEvents, SpeakerHandle},
+    },
+    model::Prefix,
+    routes::thread::{FibCommand, FibHandle, FibStopped, RouteChange},
+};
+
+/// A marker in the run directory: an agent ran here since boot and left its routes in the kernel on purpose.
+const MARKER: &str = "speaker.running";
+
+/// The running agent, as seen by the loop that holds it together.
+struct Daemon {
+    options: Options,
+    log: FilterHandle,
+    service: Service,
+    fib: FibHandle,
+    speaker: Option<SpeakerHandle>,
+}
+
+pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle) -> anyhow::Result<()> {
+    sysctls::apply().context("cannot switch IP forwarding on")?;
+    let (requests, mut from_service) = mpsc::channel(16);
+    let (fib, _thread) =
+        FibHandle::start(super::fib_config(&config)).context("cannot read the kernel's routes")?;
+    blackholes(&fib, &config).await?;
+    // Endpoints first: they are announced with the very first UPDATE after a restart, before End-of-RIB.
+    let core = start_core(config.clone(), fib.clone()).await?;
+    let (speaker, events) = start_speaker(&config, &core).await?;
+    let service = Service::new(core, fib.clone(), speaker.clone(), requests, config.clone());
+    let socket = config.run_dir.join(api::SOCKET_NAME);
+    let control = Control::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    if let Some(address) = config.metrics_listen {
+        let listener = metrics::bind(address).await?;
+        tokio::spawn(metrics::serve(listener, service.clone()));
+    }
+    let mut daemon = Daemon { options, log, service: service.clone(), fib: fib.clone(), speaker };
+    if let Some(events) = events {
+        tokio::spawn(pump(events, service.clone(), fib));
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut look = tokio::time::interval(files::INTERVAL);
+    let mut folder = Fingerprint::of_folder(&config.policy_dir);
+    tracing::info!(
+        hostname = config.hostname,
+        config = %config.file.display(),
+        run_dir = %config.run_dir.display(),
+        "slash32 {} is ready",
+        env!("CARGO_PKG_VERSION")
+    );
+    let control = tokio::spawn(async move { control.serve(service).await });
+    let mode = loop {
+        tokio::select! {
+            Some(request) = from_service.recv() => match request {
+                DaemonRequest::Reload(reply) => {
+                    // The asker may have gone away.
+                    let _ = reply.send(daemon.reload().await);
+                }
+                DaemonRequest::Shutdown(mode) => break mode,
+            },
+            _ = terminate.recv() => break ShutdownMode::Restart,
+            _ = interrupt.recv() => break ShutdownMode::Restart,
+            _ = hangup.recv() => {
+                if let Err(failure) = daemon.reload().await {
+                    tracing::error!("reload: {failure}");
+                }
+            }
+            _ = look.tick() => {
+                let now = Fingerprint::of_folder(&daemon.service.config().policy_dir);
+                if now != folder {
+                    folder = now;
+                    daemon.reload_policies().await;
+                }
+            }
+        }
+    };
+    control.abort();
+    daemon.stop(mode).await;
+    Ok(())
+}
+
+/// An unused address of the host's own blocks must not loop between host and switch.
+async fn blackholes(fib: &FibHandle, config: &Config) -> Result<(), FibStopped> {
+    for block in config.pools.iter().flat_map(|pool| &pool.blocks) {
+        fib.send(FibCommand::SetBlackhole(*block)).await?;
+    }
+    Ok(())
+}
+
+/// Carries what the speaker learns to the kernel's routes and to the policies. Waits while the FIB has more than
+/// enough to do; the RIB coalesces changes meanwhile.
+async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle) {
+    while let Some(event) = events.recv().await {
+        let done = match event {
+            SpeakerEvent::Best(changes) => best_paths(changes, &service, &fib).await,
+            SpeakerEvent::Converged => fib.send(FibCommand::SweepStale(None)).await,
+            SpeakerEvent::PeerUp { peer, .. } => {
+                tracing::info!(peer, "session established");
+                Ok(())
+            }
+            SpeakerEvent::PeerDown { peer, reason, .. } => {
+                tracing::warn!(peer, "session down: {reason}");
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+/// Routes go to the kernel; what they say about endpoints of other hosts goes to the policies.
+async fn best_paths(changes: Vec<BestChange>, service: &Service, fib: &FibHandle) -> Result<(), FibStopped> {
+    let config = service.config();
+    let in_pool = |prefix: Prefix| config.pools.iter().any(|pool| pool.cidr.covers(prefix));
+    let remote: Vec<RemoteChange> = changes
+        .iter()
+        .filter(|change| in_pool(change.prefix))
+        .map(|change| {
+            let best = change.best.as_ref().filter(|best| !best.local);
+            (change.prefix, best.and_then(|best| best.identity.clone()))
+        })
+        .collect();
+    // A new container of another host is known before packets can be routed to it.
+    if !remote.is_empty() && service.core().ask(move |core| core.remote(remote)).await.is_err() {
+        tracing::error!("the core has stopped");
+    }
+    if !config.routes.install {
+        return Ok(());
+    }
+    let route = |change: BestChange| RouteChange {
+        prefix: change.prefix,
+        next_hops: change.best.filter(|best| !best.local).map(|best| best.next_hops),
+    };
+    fib.apply(changes.into_iter().map(route).collect()).await
+}
+
+async fn start_core(config: Arc<Config>, fib: FibHandle) -> anyhow::Result<Actor<Core>> {
+    let runtime = tokio::runtime::Handle::current();
+    let start = move || {
+        let policies = Policies::start(&config)?;
+        let outside = Outside { policies, announcer: Announcer::new(runtime), fib };
+        Core::start(&config, outside)
+    };
+    let started = tokio::task::spawn_blocking(move || Actor::start("core", start)).await??;
+    let (core, _thread) = started?;
+    Ok(core)
+}
+
+/// Starts the speaker with the prefixes of the endpoints that live.
+async fn start_speaker(
+    config: &Config,
+    core: &Actor<Core>,
+) -> anyhow::Result<(Option<SpeakerHandle>, Option<SpeakerEvents>)> {
+    let Some(bgp) = &config.bgp else {
+        tracing::warn!("no [bgp] in the configuration: containers of this host only");
+        return Ok((None, None));
+    };
+    let marker = config.run_dir.join(MARKER);
+    let mut speaker_config = bgp.clone();
+    speaker_config.restarting = marker.exists();
+    let initial = core.ask(|c| c.local_routes()).await?;
+    let (speaker, events) = Speaker::start(speaker_config, initial)?;
+    let handle = speaker.clone();
+    core.ask(move |c| c.announce_with(handle)).await?;
+    std::fs::write(&marker, "").with_context(|| format!("cannot write {}", marker.display()))?;
+    Ok((Some(speaker), Some(events)))
+}
+
+impl Daemon {
+    async fn reload_policies(&mut self) {
+        match self.service.core().ask(Core::reload_policies).await {
+            Ok(Ok(changes)) => changes.iter().for_each(|change| tracing::info!("{change}")),
+            Ok(Err(_)) => {} // logged where it was found, and shown by status
+            Err(gone) => tracing::error!("{gone}"),
+        }
+    }
+
+    /// Reads the configuration and the policies again; nothing changes when the configuration has an error.
+    async fn reload(&mut self) -> Result<Vec<String>, Failure> {
+        let config = load(&self.options).map_err(|e| {
+            Failure::new(e.to_string()).with_hint("the agent goes on with the configuration it has")
+        })?;
+        let old = self.service.config();
+        let config = Arc::new(config);
+        let mut changes = restart_needed(&old, &config);
+        if old.log != config.log {
+            logging::change(&self.log, &config.log).map_err(|e| Failure::new(e.to_string()))?;
+            changes.push(format!("log = {}", config.log));
+        }
+        if let (Some(speaker), Some(bgp)) = (&self.speaker, &config.bgp) {
+            let report = speaker.reconfigure(bgp.clone()).await.map_err(|e| Failure::new(e.to_string()))?;
+            changes.extend(super::describe::reconfigured(&report));
+        }
+        self.service.set_config(config.clone());
+        if old.pools != config.pools {
+            for pool in &old.pools {
+                for block in &pool.blocks {
+                    self.fib.send(FibCommand::RemoveBlackhole(*block)).await?;
+                }
+            }
+            blackholes(&self.fib, &config).await?;
+        }
+        if old.pools != config.pools || old.policy != config.policy || old.label_rules != config.label_rules {
+            changes.push("pools, label rules or policy defaults changed".to_owned());
+        }
+        let core = self.service.core();
+        let policies = core
+            .ask(move |core| {
+                core.reconfigure(&config);
+                core.reload_policies()
+            })
+            .await?;
+        match policies {
+            Ok(list) => changes.extend(list),
+            Err(errors) => {
+                return Err(Failure::new(errors.join("\n")).with_hint("the last good policies stay in force"));
+            }
+        }
+        changes.iter().for_each(|change| tracing::info!("reload: {change}"));
+        Ok(changes)
+    }
+
+    async fn stop(self, mode: ShutdownMode) {
+        let config = self.service.config();
+        let speaker_mode = match mode {
+            ShutdownMode::Restart => Shutdown::Restart,
+            ShutdownMode::Leave => Shutdown::Cease("the agent was stopped by its administrator".to_owned()),
+        };
+        tracing::info!("stopping; containers, routes and policies stay in the kernel");
+        if let Some(speaker) = &self.speaker {
+            let ended = tokio::time::timeout(Duration::from_secs(3), speaker.shutdown(speaker_mode)).await;
+            if !matches!(ended, Ok(Ok(()))) {
+                tracing::warn!("the speaker did not end its sessions in time");
+            }
+        }
+        if mode == ShutdownMode::Leave {
+            // Not there if there was no speaker.
+            let _ = std::fs::remove_file(config.run_dir.join(MARKER));
+        }
+    }
+}
+
+/// Settings that take effect only with a new process.
+fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
+    let mut list = Vec::new();
+    let mut changed = |what: &str, differs: bool| {
+        if differs {
+            list.push(format!("{what} changed: takes effect when the agent is restarted"));
+        }
+    };
+    changed("agent.run_dir", old.run_dir != new.run_dir);
+    changed("agent.metrics_listen", old.metrics_listen != new.metrics_listen);
+    changed("the presence of [bgp]", old.bgp.is_some() != new.bgp.is_some());
+    changed("[routes]", old.routes != new.routes);
+    changed("policy.enabled", old.policy.enabled != new.policy.enabled);
+    list
+}

@@ -1,0 +1,42 @@
+//! Changes in words.
+
+use crate::bgp::speaker::ReconfigureReport;
+
+/// What a new configuration did to the speaker, one line a peer.
+pub(super) fn reconfigured(report: &ReconfigureReport) -> Vec<String> {
+    let mut lines = Vec::new();
+    lines.extend(report.added.iter().map(|peer| format!("neighbour {peer} added")));
+    lines.extend(report.removed.iter().map(|peer| format!("neighbour {peer} removed")));
+    for (peer, settings) in &report.reset {
+        lines.push(format!("neighbour {peer} was reset for its changed {}", settings.join(", ")));
+    }
+    for (peer, settings) in &report.changed {
+        lines.push(format!("neighbour {peer} changed without a reset: {}", settings.join(", ")));
+    }
+    lines.extend(
+        report
+            .needs_restart
+            .iter()
+            .map(|s| format!("bgp.{s} changed: takes effect when the agent is restarted")),
+    );
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_has_a_line() {
+        let report = ReconfigureReport {
+            added: vec!["a".into()],
+            removed: vec!["b".into()],
+            reset: vec![("c".into(), vec!["families", "password"])],
+            changed: vec![("d".into(), vec!["description"])],
+            needs_restart: vec!["asn"],
+        };
+        let lines = reconfigured(&report);
+        assert_eq!(lines.len(), 5);
+        assert_eq!(lines[2], "neighbour c was reset for its changed families, password");
+    }
+}

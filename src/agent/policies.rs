@@ -1,0 +1,306 @@
+//! The policy side of the core: the engine, the nftables driver, and the policy folder.
+
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{config::Config, core::RemoteChange};
+use crate::{
+    api::Failure,
+    bgp::config::PeerAddress,
+    cni::attachment::Attachment,
+    model::Prefix,
+    policy::{
+        Direction, Flow, PolicySet, Ports, Protocol, Service,
+        engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig},
+        language,
+        nft::{Driver, Settings, Text},
+    },
+};
+
+/// How long to wait before the kernel is tried again after it refused.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Policies compiled and in force, or the reason why not.
+#[derive(Debug)]
+pub(super) struct Policies {
+    engine: Engine,
+    /// None when policy is switched off.
+    driver: Option<Driver>,
+    folder: PathBuf,
+    /// Why the kernel does not have what the engine wants, if so.
+    error: Option<String>,
+    /// Errors of the policy folder; the last good state stays in force.
+    file_errors: Vec<String>,
+    retry: Option<Instant>,
+}
+
+impl Policies {
+    /// Reads the folder and opens the driver. An error in the folder is kept for `status`; a kernel without nftables
+    /// is an error, as containers would be unprotected without anybody knowing.
+    pub(super) fn start(config: &Config) -> anyhow::Result<Self> {
+        let driver = if config.policy.enabled {
+            Some(Driver::open(Settings::default()).map_err(|error| {
+                anyhow::anyhow!(
+                    "nftables cannot be used: {error}\nThe kernel needs CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET; \
+                     to run without policy enforcement set `enabled = false` in [policy]"
+                )
+            })?)
+        } else {
+            None
+        };
+        let mut policies = Self {
+            engine: Engine::new(engine_config(config)),
+            driver,
+            folder: config.policy_dir.clone(),
+            error: None,
+            file_errors: Vec::new(),
+            retry: None,
+        };
+        policies.read_folder();
+        Ok(policies)
+    }
+
+    /// Loads the whole table. Called once the endpoints that live are known, so that a restart replaces the table of
+    /// the process before by an equal one.
+    pub(super) fn load(&mut self) -> Result<(), String> {
+        let Some(driver) = &mut self.driver else { return Ok(()) };
+        let result = driver.replace(&self.engine.snapshot()).map_err(|e| e.to_string());
+        self.note(result)
+    }
+
+    fn note(&mut self, result: Result<(), String>) -> Result<(), String> {
+        match &result {
+            Ok(()) => (self.error, self.retry) = (None, None),
+            Err(error) => {
+                tracing::error!("policy: {error}");
+                self.error = Some(error.clone());
+                self.retry = Some(Instant::now() + RETRY);
+            }
+        }
+        result
+    }
+
+    /// Brings the kernel up to date with the engine, in one transaction.
+    fn flush(&mut self) -> Result<(), String> {
+        let delta = self.engine.changes();
+        let Some(driver) = &mut self.driver else { return Ok(()) };
+        if self.error.is_some() {
+            return self.load();
+        }
+        match driver.apply(&delta) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::warn!("policy: {error}; loading the whole table");
+                self.load()
+            }
+        }
+    }
+
+    pub(super) fn enforce(&mut self, attachment: &Attachment) -> Result<(), String> {
+        self.engine.upsert_local(LocalEndpoint::from(&attachment.endpoint));
+        self.flush()
+    }
+
+    pub(super) fn unenforce(&mut self, attachment: &Attachment) -> Result<(), String> {
+        self.engine.remove_local(&attachment.endpoint.id);
+        self.flush()
+    }
+
+    /// Remote endpoints came, went or changed their labels.
+    pub(super) fn remote(&mut self, changes: Vec<RemoteChange>) {
+        for (prefix, identity) in changes {
+            match identity {
+                Some(identity) => {
+                    self.engine.upsert_remote(prefix, identity);
+                }
+                None => self.engine.remove_remote(prefix),
+            }
+        }
+        // A failure is kept and tried again.
+        let _ = self.flush();
+    }
+
+    pub(super) fn reconfigure(&mut self, config: &Config) {
+        self.engine.set_config(engine_config(config));
+        self.folder.clone_from(&config.policy_dir);
+        let _ = self.flush();
+    }
+
+    /// Reads the folder again and puts it in force; says what changed, or every error.
+    pub(super) fn reload(&mut self) -> Result<Vec<String>, Vec<String>> {
+        let before = self.engine.policies().clone();
+        self.read_folder();
+        if !self.file_errors.is_empty() {
+            return Err(self.file_errors.clone());
+        }
+        self.flush().map_err(|error| vec![error])?;
+        Ok(differences(&before, self.engine.policies()))
+    }
+
+    fn read_folder(&mut self) {
+        match language::load_dir(&self.folder) {
+            Ok(set) => {
+                self.file_errors.clear();
+                self.engine.set_policies(Arc::new(set));
+            }
+            Err(errors) => {
+                self.file_errors = errors.iter().map(ToString::to_string).collect();
+                for error in &self.file_errors {
+                    tracing::error!("policy folder: the last good state stays in force\n{error}");
+                }
+            }
+        }
+    }
+
+    /// Tries again what failed; how long until the next look.
+    pub(super) fn tick(&mut self, now: Instant) -> Duration {
+        if self.retry.is_some_and(|at| at <= now) {
+            // The failure is kept and shown.
+            let _ = self.load();
+        }
+        self.retry.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now))
+    }
+
+    /// Whether the endpoint's rules are in force.
+    pub(super) fn protects(&self, attachment: &Attachment) -> bool {
+        self.driver.is_none()
+            || self.error.is_none() && self.engine.locals().any(|local| local.id == attachment.endpoint.id)
+    }
+
+    /// Why the kernel does not have what it should.
+    pub(super) fn failed(&self) -> Option<String> {
+        self.error.clone()
+    }
+
+    pub(super) fn file_errors(&self) -> &[String] {
+        &self.file_errors
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.engine.policies().policies.len()
+    }
+
+    /// Everything that needs attention.
+    pub(super) fn problems(&self) -> Vec<String> {
+        self.error.iter().chain(&self.file_errors).cloned().collect()
+    }
+
+    /// `policy show`.
+    pub(super) fn show(&self, nft: bool) -> Result<Value, Failure> {
+        if nft {
+            let Some(driver) = &self.driver else {
+                return Err(
+                    Failure::new("policy is switched off").with_hint("set `enabled = true` in [policy]")
+                );
+            };
+            return Ok(Value::String(
+                Text::new(&self.engine.compiled(), driver.settings(), driver.generation()).to_string(),
+            ));
+        }
+        let set = self.engine.policies();
+        let rows: Vec<Value> = set
+            .policies
+            .iter()
+            .map(|policy| {
+                let selected = self.engine.locals().filter(|e| policy.select.matches(&e.labels));
+                json!({
+                    "name": set.full_name(policy),
+                    "order": policy.order,
+                    "select": policy.select.to_string(),
+                    "ingress_rules": policy.rules(Direction::Ingress).map(<[_]>::len),
+                    "egress_rules": policy.rules(Direction::Egress).map(<[_]>::len),
+                    "staged": policy.staged,
+                    "endpoints": selected.map(|e| e.id.to_string()).collect::<Vec<_>>(),
+                    "file": policy.origin.to_string(),
+                })
+            })
+            .collect();
+        Ok(json!({ "policies": rows, "errors": self.problems() }))
+    }
+
+    /// `policy explain`.
+    pub(super) fn explain(
+        &self,
+        source: IpAddr,
+        destination: IpAddr,
+        service: &str,
+    ) -> Result<Value, Failure> {
+        let Some((protocol, port)) = Flow::parse_service(service) else {
+            return Err(Failure::new(format!("`{service}` is not a service"))
+                .with_hint("expected `tcp/80`, `udp/53`, `sctp/5000`, `icmp` or `icmpv6`"));
+        };
+        let flow = Flow { source, destination, protocol, port };
+        let host: Vec<IpAddr> = crate::netlink::Socket::route()
+            .and_then(|mut socket| crate::netlink::addr::list(&mut socket))
+            .map(|list| list.into_iter().map(|a| a.addr).collect())
+            .unwrap_or_default();
+        serde_json::to_value(self.engine.explain(&flow, |addr| host.contains(&addr)))
+            .map_err(|e| Failure::new(e.to_string()))
+    }
+}
+
+/// The policies that came, went or changed, by name.
+fn differences(before: &PolicySet, after: &PolicySet) -> Vec<String> {
+    let (old, new) = (before.by_name(), after.by_name());
+    let mut list: Vec<String> =
+        old.keys().filter(|n| !new.contains_key(*n)).map(|n| format!("policy {n} removed")).collect();
+    for (name, policy) in &new {
+        match old.get(name) {
+            None => list.push(format!("policy {name} added")),
+            Some(was) if was != policy => list.push(format!("policy {name} changed")),
+            Some(_) => {}
+        }
+    }
+    list
+}
+
+/// What the engine must know of the configuration.
+pub(super) fn engine_config(config: &Config) -> EngineConfig {
+    let bgp = config.bgp.as_ref();
+    let mut agent_ports: Vec<u16> = config.metrics_listen.iter().map(|addr| addr.port()).collect();
+    agent_ports.extend(bgp.iter().flat_map(|b| b.listen.iter().map(|addr| addr.port())));
+    agent_ports.sort_unstable();
+    agent_ports.dedup();
+    let infrastructure = bgp.iter().flat_map(|b| &b.peers).filter_map(|peer| match peer.address {
+        PeerAddress::Ip(addr) => Some(Prefix::host(addr)),
+        PeerAddress::LinkLocal { .. } | PeerAddress::Interface(_) => None,
+    });
+    EngineConfig {
+        default_ingress: config.policy.default_ingress,
+        default_egress: config.policy.default_egress,
+        pools: config
+            .pools
+            .iter()
+            .map(|p| PoolConfig { cidr: p.cidr, nat_outgoing: p.nat_outgoing })
+            .collect(),
+        endpoint_to_host: config.policy.endpoint_to_host.iter().flat_map(|text| services(text)).collect(),
+        protected: EngineConfig::protected_ports(&agent_ports),
+        infrastructure: infrastructure.collect(),
+        ..EngineConfig::default()
+    }
+}
+
+/// `icmp` stands for both families; the configuration has checked the rest.
+fn services(text: &str) -> Vec<Service> {
+    let any = |protocol| Service { protocol, ports: Ports::Any };
+    match text.split_once('/') {
+        None => vec![any(Protocol::ICMP), any(Protocol::ICMPV6)],
+        Some((name, port)) => {
+            let protocol = match name {
+                "tcp" => Protocol::TCP,
+                "udp" => Protocol::UDP,
+                _ => Protocol::SCTP,
+            };
+            port.parse()
+                .map(|port| Service { protocol, ports: Ports::Range(port, port) })
+                .into_iter()
+                .collect()
+        }
+    }
+}

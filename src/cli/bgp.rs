@@ -1,0 +1,177 @@
+//! `slash32 bgp peers|rib|explain|clear|decode`, `slash32 peers` and `slash32 bfd`.
+
+use std::{fmt::Write, process::ExitCode};
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use super::{Global, bgp_decode, print};
+use crate::{
+    api::{Request, RibQuery},
+    model::Prefix,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BgpCommand {
+    /// Neighbours and their sessions.
+    Peers,
+    /// Routes of the RIB; `*>` marks the best path, `*=` further paths of a multipath.
+    Rib {
+        /// Only this prefix.
+        prefix: Option<Prefix>,
+        /// More specific prefixes too.
+        #[arg(long, requires = "prefix")]
+        longer: bool,
+        /// What this neighbour sent, after import rules.
+        #[arg(long, value_name = "PEER", conflicts_with = "advertised")]
+        received: Option<String>,
+        /// What we send to this neighbour, after export rules.
+        #[arg(long, value_name = "PEER")]
+        advertised: Option<String>,
+        /// At most so many routes (0: all).
+        #[arg(long, default_value_t = 0)]
+        limit: usize,
+    },
+    /// Why the best path to a prefix won, step by step.
+    Explain {
+        /// A prefix, or an address for its longest match.
+        prefix: Prefix,
+    },
+    /// Reset a session.
+    Clear {
+        /// The neighbour's address or interface, `*` for all.
+        peer: String,
+        /// Ask for the routes again and send ours again, without closing the session.
+        #[arg(long)]
+        soft: bool,
+    },
+    /// Decode BGP messages from hex lines, MRT or pcap, with the speaker's own codec.
+    Decode(bgp_decode::DecodeArgs),
+}
+
+pub(super) fn run(global: &Global, command: BgpCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        BgpCommand::Peers => peers(global)?,
+        BgpCommand::Rib { prefix, longer, received, advertised, limit } => {
+            let query = RibQuery { prefix, longer, received, advertised, limit };
+            global.show(&Request::Rib(query), rib)?;
+        }
+        BgpCommand::Explain { prefix } => global.show(&Request::Explain { prefix }, explain)?,
+        BgpCommand::Clear { peer, soft } => {
+            global.show(&Request::ClearPeer { peer, soft }, |answer| {
+                format!(
+                    "{} session(s) {}",
+                    print::field(answer, "count"),
+                    if soft { "refreshed" } else { "reset" }
+                )
+            })?;
+        }
+        BgpCommand::Decode(args) => return bgp_decode::run(&args, global.json),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn peers(global: &Global) -> anyhow::Result<()> {
+    global.show(&Request::Peers, |peers| {
+        print::table(
+            peers,
+            &[
+                ("NEIGHBOR", |p| print::field(p, "peer")),
+                ("AS", |p| print::field(p, "asn")),
+                ("UP/DOWN", |p| {
+                    p["uptime_seconds"].as_u64().map_or_else(|| "never".to_owned(), print::duration)
+                }),
+                ("STATE/PFXRCD", |p| {
+                    if p["state"] == "Established" {
+                        print::field(p, "prefixes_received")
+                    } else {
+                        print::field(p, "state")
+                    }
+                }),
+                ("PFXSNT", |p| print::field(p, "prefixes_sent")),
+                ("DESCRIPTION", |p| print::field(p, "description")),
+                ("LAST ERROR", |p| print::field(p, "last_error")),
+            ],
+            "no neighbours: add [[bgp.peer]] to the configuration",
+        )
+    })
+}
+
+pub(super) fn bfd(global: &Global) -> anyhow::Result<()> {
+    global.show(&Request::Bfd, |sessions| {
+        print::table(
+            sessions,
+            &[
+                ("NEIGHBOR", |s| print::field(s, "peer")),
+                ("STATE", |s| print::field(s, "state")),
+                ("INTERVAL", |s| print::field(s, "interval_ms")),
+                ("DETECT", |s| print::field(s, "detection_ms")),
+                ("DIAGNOSTIC", |s| print::field(s, "diagnostic")),
+            ],
+            "no BFD sessions",
+        )
+    })
+}
+
+fn rib(routes: &Value) -> String {
+    print::table(
+        routes,
+        &[
+            ("", |r| {
+                match (r["best"] == true, r["multipath"] == true, r["unreachable"] == true) {
+                    (true, ..) => "*>",
+                    (_, true, _) => "*=",
+                    (.., true) => "  ",
+                    _ => "* ",
+                }
+                .to_owned()
+            }),
+            ("PREFIX", |r| print::field(r, "prefix")),
+            ("NEXT HOP", |r| print::field(r, "next_hop")),
+            ("FROM", |r| print::field(r, "peer")),
+            ("PREF", |r| print::field(r, "local_pref")),
+            ("MED", |r| print::field(r, "med")),
+            ("AS PATH", |r| match print::field(r, "as_path") {
+                path if path == "-" => "i".to_owned(),
+                path => path,
+            }),
+            ("COMMUNITIES", |r| print::field(r, "communities")),
+            ("LABELS", |r| match r["identity"].as_array().map_or(0, Vec::len) {
+                0 => "-".to_owned(),
+                hashes => format!("{hashes} hashes"),
+            }),
+        ],
+        "no routes",
+    )
+}
+
+fn explain(answer: &Value) -> String {
+    let mut text = format!("{}: {}\n", print::field(answer, "prefix"), print::field(answer, "verdict"));
+    for path in answer["paths"].as_array().into_iter().flatten() {
+        let mark = match (path["best"] == true, path["multipath"] == true) {
+            (true, _) => "*>",
+            (_, true) => "*=",
+            _ => "  ",
+        };
+        let (peer, next_hop) = (print::field(path, "peer"), print::field(path, "next_hop"));
+        let _ = match peer.as_str() {
+            "-" => writeln!(text, "{mark} ours"),
+            peer => writeln!(text, "{mark} from {peer} via {next_hop}"),
+        };
+        let _ = writeln!(
+            text,
+            "     local preference {}, AS path {}, MED {}",
+            print::field(path, "local_pref"),
+            print::field(path, "as_path"),
+            print::field(path, "med")
+        );
+        if let Some(reason) = path["lost"]["reason"].as_str() {
+            let _ = writeln!(text, "     {reason}");
+        }
+    }
+    let peers = print::field(answer, "advertised_to");
+    if peers != "-" {
+        let _ = writeln!(text, "advertised to {peers}");
+    }
+    text
+}

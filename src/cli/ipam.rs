@@ -1,0 +1,68 @@
+//! `slash32 ipam show|check|release`.
+
+use std::{net::IpAddr, process::ExitCode};
+
+use clap::Subcommand;
+
+use super::{Global, print};
+use crate::api::Request;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum IpamCommand {
+    /// Pools and blocks with addresses in use, resting and free.
+    Show,
+    /// Compare leases, namespaces, links and routes; exit code 3 on any difference.
+    Check {
+        /// Repair what is found.
+        #[arg(long)]
+        fix: bool,
+    },
+    /// Release an address whose container is gone.
+    Release {
+        /// The address.
+        address: IpAddr,
+    },
+}
+
+pub(super) fn run(global: &Global, command: &IpamCommand) -> anyhow::Result<ExitCode> {
+    match *command {
+        IpamCommand::Show => global.show(&Request::IpamShow, |pools| {
+            print::table(
+                pools,
+                &[
+                    ("POOL", |p| print::field(p, "pool")),
+                    ("CIDR", |p| print::field(p, "cidr")),
+                    ("BLOCK", |p| print::field(p, "block")),
+                    ("IN USE", |p| print::field(p, "in_use")),
+                    ("RESTING", |p| print::field(p, "resting")),
+                    ("FREE", |p| print::field(p, "free")),
+                ],
+                "no pools: add [[ipam.pool]] to the configuration",
+            )
+        })?,
+        IpamCommand::Check { fix } => {
+            let value = global.call(&Request::IpamCheck { fix })?;
+            global.print(&value, |findings| {
+                print::table(
+                    findings,
+                    &[
+                        ("WHAT", |f| print::field(f, "subject")),
+                        ("PROBLEM", |f| print::field(f, "problem")),
+                        ("FIXED", |f| print::field(f, "fixed")),
+                    ],
+                    "leases, namespaces, links and routes agree",
+                )
+            });
+            let open = |f: &serde_json::Value| f["fixed"] != true;
+            return Ok(ExitCode::from(if value.as_array().is_some_and(|l| l.iter().any(open)) {
+                3
+            } else {
+                0
+            }));
+        }
+        IpamCommand::Release { address } => {
+            global.show(&Request::IpamRelease { address }, |_| format!("released {address}"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,65 @@
+//! `slash32 status`, `reload`, `drain` and `stop`.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::{Global, print};
+use crate::api::{Request, ShutdownMode};
+
+/// One page: exit code 1 when the agent is not ready, so that scripts can wait for it.
+pub(super) fn run(global: &Global) -> anyhow::Result<ExitCode> {
+    let value = global.call(&Request::Status)?;
+    global.print(&value, page);
+    Ok(if value["ready"] == true { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn page(status: &Value) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        text.push_str(&format!("{name:<12}{value}\n"));
+    };
+    let field = |name| print::field(status, name);
+    line("slash32", format!("{} on {}, {}", field("version"), field("hostname"), ready(status)));
+    line("up", print::duration(status["uptime_seconds"].as_u64().unwrap_or(0)));
+    line("config", field("config"));
+    line("speaker", format!("AS {}, router id {}", field("asn"), field("router_id")));
+    let (up, all) = (&status["peers_established"], &status["peers"]);
+    line("peers", format!("{} of {} established", print::plain(up), print::plain(all)));
+    line("endpoints", field("endpoints"));
+    line(
+        "routes",
+        format!("{} learned, {} in the kernel", field("routes_learned"), field("routes_installed")),
+    );
+    line("policies", field("policies"));
+    for problem in status["problems"].as_array().into_iter().flatten() {
+        line("attention", print::plain(problem));
+    }
+    text
+}
+
+fn ready(status: &Value) -> &'static str {
+    if status["ready"] == true { "ready" } else { "not ready" }
+}
+
+/// Reads configuration and policies again; the answer says what changed and what it reset.
+pub(super) fn reload(global: &Global) -> anyhow::Result<()> {
+    global.show(&Request::Reload, |answer| {
+        let changes = answer["changes"].as_array().map_or(&[][..], Vec::as_slice);
+        if changes.is_empty() {
+            return "nothing changed".to_owned();
+        }
+        changes.iter().map(|c| format!("{}\n", print::plain(c))).collect()
+    })
+}
+
+pub(super) fn drain(global: &Global, on: bool) -> anyhow::Result<()> {
+    global.show(&Request::Drain { on }, |_| {
+        if on { "draining: announcing with GRACEFUL_SHUTDOWN" } else { "no longer draining" }.to_owned()
+    })
+}
+
+pub(super) fn stop(global: &Global, restart: bool) -> anyhow::Result<()> {
+    let mode = if restart { ShutdownMode::Restart } else { ShutdownMode::Leave };
+    global.show(&Request::Shutdown { mode }, |_| "stopping".to_owned())
+}

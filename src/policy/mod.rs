@@ -23,6 +23,8 @@ pub use enforcer::{Commits, Enforcer};
 pub use set::*;
 
 #[cfg(test)]
+mod figures;
+#[cfg(test)]
 mod oracle_tests;
 #[cfg(test)]
 mod packet_tests;

@@ -22,8 +22,8 @@ use crate::{
     policy::{
         HostPolicy, PolicySet, Protocol, Rate, Service,
         ir::{
-            BaseHook, Chain, Data, DataType, Field, HookPoint, Key, KeyType, Name, Rule, Ruleset, Set,
-            SetKind, Statement, Verdict,
+            BaseHook, Chain, Data, DataType, Field, GENERATION, HookPoint, Key, KeyType, Name, Rule, Ruleset,
+            Set, SetKind, Statement, Verdict,
         },
         ranges::Ranges,
     },
@@ -163,7 +163,7 @@ impl Builder {
                 Rule::new([from_endpoint(), verdict(jump("infra_guard"))]),
                 Rule::new([from_endpoint(), verdict(jump("from_ep"))]),
                 Rule::new([to_endpoint(), verdict(jump("to_ep"))]),
-                Rule::new([verdict(goto("stamp"))]),
+                Rule::new([verdict(goto("pass"))]),
             ],
         );
         // A reply of a connection whose stamp is old: judge the connection again, from the endpoint that opened it
@@ -174,7 +174,7 @@ impl Builder {
                 Rule::new([to_endpoint(), verdict(jump("infra_guard"))]),
                 Rule::new([to_endpoint(), verdict(jump("from_ep_reply"))]),
                 Rule::new([from_endpoint(), verdict(jump("to_ep_reply"))]),
-                Rule::new([verdict(goto("stamp"))]),
+                Rule::new([verdict(goto("pass"))]),
             ],
         );
         for (chain, field, map) in [
@@ -190,7 +190,10 @@ impl Builder {
             "established",
             vec![Rule::new([Statement::GenerationIsCurrent, verdict(Verdict::Accept)])],
         );
-        self.chain("stamp", vec![Rule::new([Statement::StampGeneration, verdict(Verdict::Accept)])]);
+        self.set(GENERATION, &[KeyType::Mark], None, Vec::new());
+        // Rewritten for every generation, so without a verdict: see `GENERATION`.
+        self.chain("stamp", vec![Rule::new([Statement::StampGeneration])]);
+        self.chain("pass", vec![Rule::new([verdict(jump("stamp"))]), Rule::new([verdict(Verdict::Accept)])]);
     }
 
     fn input_ep(&mut self, config: &EngineConfig) {
@@ -198,7 +201,7 @@ impl Builder {
         let mut rules = vec![
             states(),
             // The host opened it, and the host may always reach its endpoints.
-            Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("stamp"))]),
+            Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("pass"))]),
             Rule::new([
                 Statement::is(Field::L4Proto, Key::byte(Protocol::ICMPV6.0)),
                 Statement::lookup([Field::Icmpv6Type], &"nd_types".into()),
@@ -219,7 +222,7 @@ impl Builder {
         }
         rules.push(Rule::new([verdict(jump("from_ep"))]));
         for statements in self.services(&config.endpoint_to_host) {
-            let open = [Statement::Counter, verdict(goto("stamp"))];
+            let open = [Statement::Counter, verdict(goto("pass"))];
             rules.push(Rule::new([&statements[..], &open].concat()).comment("endpoint to host: open"));
         }
         rules.push(
@@ -246,10 +249,10 @@ impl Builder {
     fn input_host(&mut self, config: &EngineConfig, policies: &PolicySet) {
         let mut rules = vec![
             states(),
-            Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("stamp"))]),
+            Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("pass"))]),
         ];
         for statements in self.services(&config.failsafe) {
-            let open = [Statement::Counter, verdict(goto("stamp"))];
+            let open = [Statement::Counter, verdict(goto("pass"))];
             rules.push(Rule::new([&statements[..], &open].concat()).comment("host failsafe"));
         }
         // Router advertisements and everything else of neighbour discovery (RFC 4861), and MLD.

@@ -34,6 +34,8 @@ pub enum KeyType {
     Icmpv6Type,
     /// `RTN_*`, in host order.
     FibType,
+    /// A packet or connection mark, in host order.
+    Mark,
 }
 
 impl KeyType {
@@ -41,7 +43,7 @@ impl KeyType {
     pub const fn len(self) -> usize {
         match self {
             Self::Interface | Self::Ipv6 => 16,
-            Self::Ipv4 | Self::CtState | Self::CtStatus | Self::FibType => 4,
+            Self::Ipv4 | Self::CtState | Self::CtStatus | Self::FibType | Self::Mark => 4,
             Self::Port => 2,
             Self::Protocol | Self::CtDirection | Self::NfProto | Self::Icmpv6Type => 1,
         }
@@ -66,6 +68,7 @@ impl KeyType {
             Self::Ipv6 => 8,
             Self::Protocol => 12,
             Self::Port => 13,
+            Self::Mark => 19,
             Self::CtState => 26,
             Self::CtDirection => 27,
             Self::CtStatus => 28,
@@ -89,6 +92,7 @@ impl KeyType {
             Self::Icmpv6Type => "icmpv6_type",
             Self::Interface => "ifname",
             Self::FibType => "fib_addrtype",
+            Self::Mark => "mark",
         }
     }
 }
@@ -271,6 +275,7 @@ fn show_part(kind: KeyType, bytes: &[u8]) -> String {
         },
         (KeyType::CtStatus, _) if number() == 0x20 => "dnat".into(),
         (KeyType::FibType, _) if number() == 2 => "local".into(),
+        (KeyType::Mark, _) => format!("{:#010x}", number()),
         (_, &[one]) => one.to_string(),
         _ => number().to_string(),
     }

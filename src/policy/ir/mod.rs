@@ -20,6 +20,10 @@ pub use self::{
 };
 use super::Rate;
 
+/// The set of the present generation. The driver fills it, as no two loads have the same; a change of the generation
+/// is a change of an element, for which the kernel need not validate the whole table as it does for rules with verdicts.
+pub const GENERATION: &str = "generation";
+
 /// The name of a set, map or chain.
 pub type Name = Arc<str>;
 
@@ -158,7 +162,7 @@ pub enum Statement {
         /// Whether the answer is a TCP reset.
         tcp_reset: bool,
     },
-    /// The connection's stamp is the present generation.
+    /// The connection's stamp is the present generation, which is the one element of the set [`GENERATION`].
     GenerationIsCurrent,
     /// Stamp the connection with the present generation.
     StampGeneration,

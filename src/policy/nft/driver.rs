@@ -49,7 +49,7 @@ pub struct Driver {
     generation: u32,
     /// The kinds of the sets in the kernel, to encode elements with.
     kinds: HashMap<Name, SetKind>,
-    /// The chains that mention the generation.
+    /// The chains that stamp.
     stamps: BTreeMap<Name, Chain>,
 }
 
@@ -112,7 +112,8 @@ impl Driver {
             let fresh = delta.new_sets.iter().find(|(n, _)| n == name).map(|(_, s)| s.kind.clone());
             fresh.or_else(|| self.kinds.get(name).cloned())
         };
-        let batch = encode::encode_delta(delta, &self.settings, generation, kinds, &stamps);
+        let previous = delta.revokes.then_some(self.generation);
+        let batch = encode::encode_delta(delta, &self.settings, generation, kinds, previous, &stamps);
         self.send(batch)?;
         self.generation = generation;
         for (name, set) in &delta.new_sets {

@@ -7,8 +7,8 @@ use super::{Settings, text::comment};
 use crate::{
     netlink::{Batch, Writer},
     policy::ir::{
-        Chain, Data, DataType, Delta, Element, Field, Key, KeyType, Name, Rule, Ruleset, Set, SetKind,
-        Statement, Verdict,
+        Chain, Data, DataType, Delta, Element, Field, GENERATION, Key, KeyType, Name, Rule, Ruleset, Set,
+        SetKind, Statement, Verdict,
     },
 };
 
@@ -70,6 +70,10 @@ pub(super) fn encode_replace(rules: &Ruleset, settings: &Settings, generation: u
         let all: Vec<(&Key, &Data)> = set.elements.iter().collect();
         encoder.elements(msg::NEWSETELEM, name, &set.kind, &all);
     }
+    if let Some(set) = rules.sets.get(GENERATION) {
+        let stamp = Key::host_u32(settings.stamp(generation));
+        encoder.elements(msg::NEWSETELEM, GENERATION, &set.kind, &[(&stamp, &Data::None)]);
+    }
     for (name, chain) in &rules.chains {
         encoder.rules(name, chain);
     }
@@ -84,13 +88,14 @@ pub(super) fn encode_remove(settings: &Settings) -> Batch {
     encoder.end()
 }
 
-/// Makes a change in one transaction. `kinds` are the kinds of the sets whose elements change; `stamps` are the
-/// chains that mention the generation, to be rewritten if it changed with this delta.
+/// Makes a change in one transaction. `kinds` are the kinds of the sets whose elements change. With the generation
+/// before this one, moves on from it and rewrites `stamps`, the chains that stamp.
 pub(super) fn encode_delta(
     delta: &Delta,
     settings: &Settings,
     generation: u32,
     kinds: impl Fn(&Name) -> Option<SetKind>,
+    previous: Option<u32>,
     stamps: &[(Name, Chain)],
 ) -> Batch {
     let mut encoder = Encoder::begin(settings, generation);
@@ -110,6 +115,12 @@ pub(super) fn encode_delta(
     for (name, chain) in delta.changed_chains.iter().chain(stamps) {
         encoder.flush_chain(name);
         encoder.rules(name, chain);
+    }
+    if let (Some(previous), Some(kind)) = (previous, kinds(&GENERATION.into())) {
+        for (message, generation) in [(msg::DELSETELEM, previous), (msg::NEWSETELEM, generation)] {
+            let stamp = Key::host_u32(settings.stamp(generation));
+            encoder.elements(message, GENERATION, &kind, &[(&stamp, &Data::None)]);
+        }
     }
     let pairs = |list: &[Element]| -> Vec<(Key, Data)> {
         list.iter().map(|e| (e.key.clone(), e.data.clone())).collect()
@@ -367,7 +378,7 @@ fn udata_comment(kind: u8, text: &str) -> Vec<u8> {
 fn set_udata(set: &Set) -> Vec<u8> {
     let order = |parts: &[KeyType]| match parts {
         [KeyType::Ipv4 | KeyType::Ipv6 | KeyType::Port] => 2u32,
-        [KeyType::Interface | KeyType::CtState | KeyType::CtStatus | KeyType::FibType] => 1,
+        [KeyType::Interface | KeyType::CtState | KeyType::CtStatus | KeyType::FibType | KeyType::Mark] => 1,
         _ => 0,
     };
     let mut out = udata(0, &order(&set.kind.key).to_ne_bytes());
@@ -401,9 +412,9 @@ pub(super) fn rule_digest(rule: &Rule) -> [u8; 8] {
     hasher.finish().to_be_bytes()
 }
 
-/// Whether a rule reads or writes the generation.
+/// Whether a rule has the generation in it.
 pub(super) fn mentions_generation(rule: &Rule) -> bool {
-    rule.statements.iter().any(|s| matches!(s, Statement::GenerationIsCurrent | Statement::StampGeneration))
+    rule.statements.contains(&Statement::StampGeneration)
 }
 
 struct Expressions<'a, 'b> {
@@ -473,7 +484,7 @@ impl Expressions<'_, '_> {
             Statement::GenerationIsCurrent => {
                 self.load_mark();
                 self.bitwise(&self.settings.mark_mask.to_ne_bytes(), &[0; 4]);
-                self.compare(&self.settings.stamp(self.generation).to_ne_bytes(), false);
+                self.lookup(GENERATION, REG_1, None, false);
             }
             Statement::StampGeneration => {
                 self.load_mark();

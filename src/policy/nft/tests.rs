@@ -203,7 +203,7 @@ fn every_change_is_one_transaction_and_ends_where_a_full_load_does() {
         driver.replace(&engine.snapshot()).unwrap();
         let by_replacement = listing();
         let chains = |list: &[String]| -> Vec<String> {
-            let stamped = |c: &String| c.starts_with("chain stamp") || c.starts_with("chain established");
+            let stamped = |c: &String| c.starts_with("chain stamp") || c.starts_with("set generation");
             list.iter().filter(|c| !stamped(c)).cloned().collect()
         };
         assert_eq!(chains(&by_steps), chains(&by_replacement));

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use super::Settings;
 use crate::policy::{
     Protocol, Rate,
-    ir::{Chain, Data, DataType, Field, Key, KeyType, Rule, Ruleset, Set, Statement, Verdict},
+    ir::{Chain, Data, DataType, Field, GENERATION, Key, KeyType, Rule, Ruleset, Set, Statement, Verdict},
 };
 
 /// A compiled form that prints itself as an nft script: `table inet slash32 { … }`.
@@ -30,7 +30,14 @@ impl fmt::Display for Text<'_> {
             if i > 0 {
                 writeln!(f)?;
             }
-            write_set(f, name, set)?;
+            if &**name == GENERATION {
+                let mut set = set.clone();
+                let stamp = Key::host_u32(self.settings.stamp(self.generation));
+                set.elements.insert(stamp, Data::None);
+                write_set(f, name, &set)?;
+            } else {
+                write_set(f, name, set)?;
+            }
         }
         for (name, chain) in &self.rules.chains {
             writeln!(f)?;
@@ -129,7 +136,7 @@ impl Text<'_> {
             Statement::Reject { tcp_reset: true } => write!(out, "reject with tcp reset"),
             Statement::Reject { tcp_reset: false } => write!(out, "reject with icmpx admin-prohibited"),
             Statement::GenerationIsCurrent => {
-                write!(out, "ct mark and {mask:#010x} == {:#010x}", self.settings.stamp(self.generation))
+                write!(out, "ct mark and {mask:#010x} == @{GENERATION}")
             }
             Statement::StampGeneration => {
                 let stamp = self.settings.stamp(self.generation);

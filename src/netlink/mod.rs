@@ -22,6 +22,7 @@ pub mod feature;
 pub mod link;
 pub mod neigh;
 pub mod nexthop;
+mod nft_watch;
 pub mod ns;
 pub mod route;
 mod socket;
@@ -34,6 +35,7 @@ mod writer;
 pub use attr::{Attr, Attrs};
 pub use batch::Batch;
 pub use error::{Error, KernelError};
+pub use nft_watch::{NftEvent, NftWatch};
 pub use socket::{BatchReport, Protocol, RawMessage, Socket};
 pub use writer::Writer;
 

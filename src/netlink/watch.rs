@@ -193,7 +193,7 @@ impl std::fmt::Debug for Watch {
 }
 
 /// A classic BPF program that drops messages whose `nlmsg_pid` is one of the ports.
-fn ignore_program(ports: &[u32]) -> Vec<(u16, u8, u8, u32)> {
+pub(super) fn ignore_program(ports: &[u32]) -> Vec<(u16, u8, u8, u32)> {
     const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
     const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
     const RETURN: u16 = 0x06; // BPF_RET | BPF_K

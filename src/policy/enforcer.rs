@@ -18,6 +18,7 @@ pub struct Enforcer {
     in_step: bool,
     /// Changes by themselves and whole loads, for metrics.
     commits: Commits,
+    repairs: u64,
 }
 
 /// How often the kernel's table was changed.
@@ -34,7 +35,13 @@ impl Enforcer {
     /// engine first and no restart of the agent leaves a moment without rules.
     pub fn open(config: EngineConfig, settings: Settings) -> Result<Self, nft::Error> {
         let driver = Driver::open(settings)?;
-        Ok(Self { engine: Engine::new(config), driver, in_step: false, commits: Commits::default() })
+        Ok(Self {
+            engine: Engine::new(config),
+            driver,
+            in_step: false,
+            commits: Commits::default(),
+            repairs: 0,
+        })
     }
 
     /// The engine.
@@ -55,6 +62,11 @@ impl Enforcer {
     /// How often the kernel's table was changed.
     pub fn commits(&self) -> Commits {
         self.commits
+    }
+
+    /// How often somebody else's change of the table had to be undone.
+    pub fn repairs(&self) -> u64 {
+        self.repairs
     }
 
     /// Brings the kernel's table up to date in one transaction. When the table is not what it should be, because
@@ -78,6 +90,32 @@ impl Enforcer {
             }
         }
         self.reload()
+    }
+
+    /// Compares the kernel's table with what it should be, and replaces it as a whole if it is something else. The
+    /// answer is what was wrong. For notifications of changes by others, and for now and then.
+    pub fn repair(&mut self) -> Result<Vec<nft::Difference>, nft::Error> {
+        if !self.in_step {
+            self.commit()?;
+            return Ok(Vec::new());
+        }
+        // Pending changes would look like differences.
+        self.commit()?;
+        let differences = self.driver.differences(&self.engine.compiled())?;
+        if !differences.is_empty() {
+            self.repairs += 1;
+            tracing::warn!(
+                differences = differences.len(),
+                first = %differences[0],
+                "policy: somebody changed our table; restoring it"
+            );
+            // The generation stays: what was stamped by our rules is still allowed.
+            let rules: Ruleset = self.engine.snapshot();
+            self.in_step = false;
+            self.driver.restore(&rules)?;
+            self.in_step = true;
+        }
+        Ok(differences)
     }
 
     /// Replaces the kernel's table as a whole.

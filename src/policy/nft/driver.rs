@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    Settings,
+    Difference, RuleCounter, Settings, dump,
     encode::{self, INET, SUBSYSTEM, UDATA_GENERATION},
 };
 use crate::{
@@ -88,6 +88,16 @@ impl Driver {
     /// next packet. No packet passes unjudged or is lost in between.
     pub fn replace(&mut self, rules: &Ruleset) -> Result<(), Error> {
         let generation = self.settings.next_generation(self.generation);
+        self.load(rules, generation)
+    }
+
+    /// The same with the present generation, for when the table was damaged but the rules have not changed:
+    /// connections with a stamp do not notice.
+    pub fn restore(&mut self, rules: &Ruleset) -> Result<(), Error> {
+        self.load(rules, self.generation)
+    }
+
+    fn load(&mut self, rules: &Ruleset, generation: u32) -> Result<(), Error> {
         self.send(encode::encode_replace(rules, &self.settings, generation))?;
         self.generation = generation;
         self.kinds = rules.sets.iter().map(|(n, s)| (n.clone(), s.kind.clone())).collect();
@@ -126,6 +136,23 @@ impl Driver {
         self.stamps.extend(stamp_chains(fresh.map(|(n, c)| (n, c))));
         self.stamps.retain(|name, _| !delta.old_chains.contains(name));
         Ok(())
+    }
+
+    /// How the kernel's table differs from what it should be; empty if it does not.
+    pub fn differences(&mut self, want: &Ruleset) -> Result<Vec<Difference>, Error> {
+        // A change by somebody else in the middle of the listing shows up as an interruption: look again.
+        for _ in 0..4 {
+            match dump::differences(&mut self.socket, &self.settings, self.generation, want) {
+                Err(NetlinkError::DumpInterrupted) => {}
+                other => return Ok(other?),
+            }
+        }
+        Err(NetlinkError::DumpInterrupted.into())
+    }
+
+    /// The live counters of all rules that count.
+    pub fn counters(&mut self) -> Result<Vec<RuleCounter>, Error> {
+        Ok(dump::counters(&mut self.socket, &self.settings)?)
     }
 
     /// Removes the table: nothing is enforced any more.

@@ -333,7 +333,7 @@ fn element(w: &mut Writer<'_>, set: &SetKind, key: &Key, data: &Data) {
 }
 
 /// Adds one to a number in network order; false if it overflowed.
-fn increment(bytes: &mut [u8]) -> bool {
+pub(super) fn increment(bytes: &mut [u8]) -> bool {
     for byte in bytes.iter_mut().rev() {
         *byte = byte.wrapping_add(1);
         if *byte != 0 {

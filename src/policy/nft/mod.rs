@@ -4,11 +4,13 @@
 //! compiled form in nft's language; `Driver` loads it by netlink, and every change is one transaction.
 
 mod driver;
+mod dump;
 mod encode;
 mod text;
 
 pub use self::{
     driver::{Driver, Error},
+    dump::{Difference, RuleCounter},
     text::Text,
 };
 

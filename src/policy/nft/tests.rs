@@ -9,6 +9,7 @@ use crate::{
     model::{EndpointId, Identity, Labels},
     netlink::ns::testing::private,
     policy::{
+        Enforcer,
         engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig},
         ir::Ruleset,
         language,
@@ -233,4 +234,73 @@ fn stamps_stay_in_the_mask_and_are_never_zero() {
     for mask in [0, 1, 0x7f00, 0xff0f, 0xff00_ff00] {
         assert!(!Settings { mark_mask: mask, ..Settings::default() }.mask_is_usable(), "{mask:x}");
     }
+}
+
+#[test]
+fn meddling_is_found_and_undone() {
+    private(|| {
+        let settings = Settings::default();
+        let mut enforcer = Enforcer::open(EngineConfig::default(), settings).unwrap();
+        *enforcer.engine_mut() = sink();
+        enforcer.commit().unwrap();
+        assert_eq!(enforcer.repair().unwrap(), [], "what we loaded is what is there");
+        enforcer.engine_mut().remove_local(&EndpointId("s32ccccccccccc".into()));
+        enforcer.engine_mut().remove_remote("10.32.5.10".parse().unwrap());
+        enforcer.commit().unwrap();
+        assert_eq!(enforcer.repair().unwrap(), [], "nor do our own changes count");
+        let generation = enforcer.driver().generation();
+        for (meddling, found) in [
+            ("flush ruleset", "the table is gone"),
+            ("delete table inet slash32", "the table is gone"),
+            ("add table inet slash32 { flags dormant; }", "the table is switched off"),
+            ("flush chain inet slash32 guard", "the rules of chain guard were changed"),
+            ("insert rule inet slash32 guard accept", "the rules of chain guard were changed"),
+            ("add rule inet slash32 refuse accept", "the rules of chain refuse were changed"),
+            ("chain inet slash32 forward { policy drop; }", "chain forward is attached differently"),
+            ("add chain inet slash32 mine", "chain mine is not ours"),
+            ("add set inet slash32 mine { type ipv4_addr; }", "set mine is not ours"),
+            ("flush map inet slash32 ep_in", "the elements of set ep_in were changed"),
+            (
+                "delete element inet slash32 ep_out { \"s32aaaaaaaaaaa\" }; add element inet slash32 ep_out { \"s32aaaaaaaaaaa\" : accept }",
+                "the elements of set ep_out were changed",
+            ),
+            (
+                "add element inet slash32 src4 { \"s32aaaaaaaaaaa\" . 192.0.2.77 }",
+                "the elements of set src4 were changed",
+            ),
+            ("add element inet slash32 generation { 0 }", "the elements of set generation were changed"),
+        ] {
+            nft(&["-f", "-"], meddling).unwrap_or_else(|e| panic!("{meddling}: {e}"));
+            let differences = enforcer.repair().unwrap();
+            assert_eq!(
+                differences.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                [found],
+                "{meddling}"
+            );
+            assert_eq!(enforcer.repair().unwrap(), [], "after {meddling}");
+        }
+        assert_eq!(
+            enforcer.driver().generation(),
+            generation,
+            "stamped connections need not be judged again"
+        );
+        // A change while the table is gone is no reason to fail.
+        nft(&["flush", "ruleset"], "").unwrap();
+        enforcer.engine_mut().remove_local(&EndpointId("s32aaaaaaaaaaa".into()));
+        enforcer.commit().unwrap();
+        assert_eq!(enforcer.repair().unwrap(), []);
+        assert_eq!(enforcer.repairs(), 13);
+    });
+}
+
+#[test]
+fn counters_are_read_by_their_comments() {
+    private(|| {
+        let mut driver = Driver::open(Settings::default()).unwrap();
+        assert_eq!(driver.counters().unwrap(), [], "no table, no counters");
+        driver.replace(&sink().snapshot()).unwrap();
+        let counters = driver.counters().unwrap();
+        let of_rule = |c: &&RuleCounter| c.comment == "default/web ingress 1 allow";
+        assert_eq!(counters.iter().filter(of_rule).map(|c| c.packets).collect::<Vec<_>>(), [0; 4]);
+    });
 }

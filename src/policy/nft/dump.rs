@@ -1,0 +1,321 @@
+//! Reads our table back from the kernel and compares it with what it should be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use serde::Serialize;
+
+use super::{
+    Settings,
+    driver::udata_entry,
+    encode::{INET, SUBSYSTEM, UDATA_DIGEST, rule_digest},
+};
+use crate::{
+    netlink::{Attr, Attrs, Error, RawMessage, Socket},
+    policy::ir::{BaseHook, Data, GENERATION, Key, Ruleset, Set, Verdict},
+};
+
+const GETTABLE: u16 = 1;
+const GETCHAIN: u16 = 4;
+const GETRULE: u16 = 7;
+const GETSET: u16 = 10;
+const GETSETELEM: u16 = 13;
+/// `NFT_SET_ANONYMOUS`.
+const ANONYMOUS: u32 = 1;
+
+/// How the kernel's table differs from what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(tag = "kind", content = "name", rename_all = "snake_case")]
+pub enum Difference {
+    /// There is no table of ours.
+    NoTable,
+    /// The table is switched off (`flags dormant`).
+    Dormant,
+    /// A chain is missing.
+    ChainMissing(String),
+    /// A chain is too many.
+    ChainForeign(String),
+    /// A chain is attached elsewhere than it should be, or with another policy.
+    ChainHook(String),
+    /// A chain's rules are not ours, or not in our order.
+    ChainRules(String),
+    /// A set or map is missing.
+    SetMissing(String),
+    /// A set or map is too many.
+    SetForeign(String),
+    /// A set's or map's elements are not what they should be.
+    SetElements(String),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTable => f.write_str("the table is gone"),
+            Self::Dormant => f.write_str("the table is switched off"),
+            Self::ChainMissing(name) => write!(f, "chain {name} is missing"),
+            Self::ChainForeign(name) => write!(f, "chain {name} is not ours"),
+            Self::ChainHook(name) => write!(f, "chain {name} is attached differently"),
+            Self::ChainRules(name) => write!(f, "the rules of chain {name} were changed"),
+            Self::SetMissing(name) => write!(f, "set {name} is missing"),
+            Self::SetForeign(name) => write!(f, "set {name} is not ours"),
+            Self::SetElements(name) => write!(f, "the elements of set {name} were changed"),
+        }
+    }
+}
+
+/// A rule's live counter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuleCounter {
+    /// The chain.
+    pub chain: String,
+    /// The rule's comment: which policy's rule it is.
+    pub comment: String,
+    /// Packets counted. Only the first packet of a connection, and one after each revocation, gets as far.
+    pub packets: u64,
+    /// Bytes counted.
+    pub bytes: u64,
+}
+
+/// A rule as it was read.
+struct DumpedRule {
+    chain: String,
+    digest: Option<Vec<u8>>,
+    comment: String,
+    counter: Option<(u64, u64)>,
+}
+
+/// Compares the kernel's table with what it should be.
+pub(super) fn differences(
+    socket: &mut Socket,
+    settings: &Settings,
+    generation: u32,
+    want: &Ruleset,
+) -> Result<Vec<Difference>, Error> {
+    let mut found = Vec::new();
+    match table_flags(socket, settings)? {
+        None => return Ok(vec![Difference::NoTable]),
+        Some(0) => {}
+        Some(_) => found.push(Difference::Dormant),
+    }
+    let mut rules: BTreeMap<String, Vec<Option<Vec<u8>>>> = BTreeMap::new();
+    for rule in dump_rules(socket, settings)? {
+        rules.entry(rule.chain).or_default().push(rule.digest);
+    }
+    let mut chains = dump_chains(socket, settings)?;
+    for (name, chain) in &want.chains {
+        let Some(hook) = chains.remove(&**name) else {
+            found.push(Difference::ChainMissing(name.to_string()));
+            continue;
+        };
+        if hook != chain.hook.map(|h| (h, ACCEPT)) {
+            found.push(Difference::ChainHook(name.to_string()));
+        }
+        let digests = rules.remove(&**name).unwrap_or_default();
+        let same = |(rule, digest): (_, &Option<Vec<u8>>)| digest.as_deref() == Some(&rule_digest(rule)[..]);
+        if digests.len() != chain.rules.len() || !chain.rules.iter().zip(&digests).all(same) {
+            found.push(Difference::ChainRules(name.to_string()));
+        }
+    }
+    found.extend(chains.into_keys().map(Difference::ChainForeign));
+    let mut sets = dump_sets(socket, settings)?;
+    for (name, set) in &want.sets {
+        if !sets.remove(&**name) {
+            found.push(Difference::SetMissing(name.to_string()));
+            continue;
+        }
+        let mut expected = raw_elements(set);
+        if &**name == GENERATION {
+            expected.insert(raw_key(&Key::host_u32(settings.stamp(generation)), RawData::None));
+        }
+        if dump_elements(socket, settings, name)? != expected {
+            found.push(Difference::SetElements(name.to_string()));
+        }
+    }
+    found.extend(sets.into_iter().map(Difference::SetForeign));
+    Ok(found)
+}
+
+/// The counters of all rules that have a comment, in the order of the kernel's list.
+pub(super) fn counters(socket: &mut Socket, settings: &Settings) -> Result<Vec<RuleCounter>, Error> {
+    let rules = dump_rules(socket, settings)?;
+    Ok(rules
+        .into_iter()
+        .filter_map(|rule| {
+            let (packets, bytes) = rule.counter?;
+            Some(RuleCounter { chain: rule.chain, comment: rule.comment, packets, bytes })
+        })
+        .collect())
+}
+
+/// `NF_ACCEPT`, the policy of our base chains.
+const ACCEPT: u32 = 1;
+
+fn of_table<'a>(message: &RawMessage<'a>, settings: &Settings) -> Option<Attrs<'a>> {
+    let attrs = message.attrs(INET.len());
+    let family = message.payload.first() == INET.first();
+    (family && attrs.clone().find_kind(1)?.str() == Some(settings.table.as_str())).then_some(attrs)
+}
+
+/// Lists objects of our table; none if there is no such table.
+fn list<T>(
+    socket: &mut Socket,
+    settings: &Settings,
+    kind: u16,
+    parse: impl Fn(Attrs<'_>) -> Option<T>,
+) -> Result<Vec<T>, Error> {
+    let result = socket.dump(
+        SUBSYSTEM << 8 | kind,
+        |w| _ = w.raw(&INET).attr_str(1, &settings.table),
+        |message| Ok(of_table(message, settings).and_then(&parse)),
+    );
+    match result {
+        Err(error) if error.is_missing() => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+fn table_flags(socket: &mut Socket, settings: &Settings) -> Result<Option<u32>, Error> {
+    let flags = list(socket, settings, GETTABLE, |a| Some(a.find_kind(2).and_then(Attr::be32).unwrap_or(0)))?;
+    Ok(flags.first().copied())
+}
+
+type Hook = Option<(BaseHook, u32)>;
+
+fn dump_chains(socket: &mut Socket, settings: &Settings) -> Result<BTreeMap<String, Hook>, Error> {
+    use crate::policy::ir::HookPoint;
+    let chains = list(socket, settings, GETCHAIN, |attrs| {
+        let name = attrs.clone().find_kind(3)?.str()?.to_owned();
+        let hook = attrs.clone().find_kind(4).and_then(|hook| {
+            let number = hook.nested().find_kind(1)?.be32()?;
+            let priority = hook.nested().find_kind(2)?.be32()? as i32;
+            let points = [
+                HookPoint::Prerouting,
+                HookPoint::Input,
+                HookPoint::Forward,
+                HookPoint::Output,
+                HookPoint::Postrouting,
+            ];
+            let hook = *points.iter().find(|p| **p as u32 == number)?;
+            let nat = attrs.clone().find_kind(7)?.str()? == "nat";
+            let policy = attrs.clone().find_kind(5)?.be32()?;
+            Some((BaseHook { nat, hook, priority }, policy))
+        });
+        Some((name, hook))
+    })?;
+    Ok(chains.into_iter().collect())
+}
+
+fn dump_rules(socket: &mut Socket, settings: &Settings) -> Result<Vec<DumpedRule>, Error> {
+    list(socket, settings, GETRULE, |attrs| {
+        let chain = attrs.clone().find_kind(2)?.str()?.to_owned();
+        let udata = attrs.clone().find_kind(7).map(|a| a.data).unwrap_or_default();
+        let comment = udata_entry(udata, 0)
+            .map(|bytes| String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned());
+        let counter = attrs.find_kind(4).and_then(|expressions| {
+            expressions.nested().find_map(|expression| {
+                let parts = expression.nested();
+                (parts.clone().find_kind(1)?.str()? == "counter").then_some(())?;
+                let data = parts.find_kind(2)?.nested();
+                Some((data.clone().find_kind(2)?.be64()?, data.find_kind(1)?.be64()?))
+            })
+        });
+        Some(DumpedRule {
+            chain,
+            digest: udata_entry(udata, UDATA_DIGEST).map(<[u8]>::to_vec),
+            comment: comment.unwrap_or_default(),
+            counter,
+        })
+    })
+}
+
+fn dump_sets(socket: &mut Socket, settings: &Settings) -> Result<BTreeSet<String>, Error> {
+    let sets = list(socket, settings, GETSET, |attrs| {
+        let flags = attrs.clone().find_kind(3).and_then(Attr::be32).unwrap_or(0);
+        (flags & ANONYMOUS == 0).then(|| Some(attrs.find_kind(2)?.str()?.to_owned()))?
+    })?;
+    Ok(sets.into_iter().collect())
+}
+
+/// An element as the kernel lists it: key, upper end, whether it ends an interval, data.
+type RawElement = (Vec<u8>, Vec<u8>, bool, RawData);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum RawData {
+    None,
+    Verdict(i32, String),
+    Value(Vec<u8>),
+}
+
+fn raw_key(key: &Key, data: RawData) -> RawElement {
+    (key.bytes().to_vec(), Vec::new(), false, data)
+}
+
+fn raw_elements(set: &Set) -> BTreeSet<RawElement> {
+    let mut out = BTreeSet::new();
+    for (key, data) in &set.elements {
+        let data = match data {
+            Data::None => RawData::None,
+            Data::Value(value) => RawData::Value(value.bytes().to_vec()),
+            Data::Verdict(verdict) => {
+                let code = match verdict {
+                    Verdict::Drop => 0,
+                    Verdict::Accept => 1,
+                    Verdict::Jump(_) => -3,
+                    Verdict::Goto(_) => -4,
+                    Verdict::Return => -5,
+                };
+                RawData::Verdict(code, verdict.target().map(ToString::to_string).unwrap_or_default())
+            }
+        };
+        let concat = set.kind.key.len() > 1;
+        if set.kind.interval && concat {
+            out.insert((key.bytes().to_vec(), key.upper().to_vec(), false, data));
+        } else {
+            out.insert(raw_key(key, data));
+            let mut end = key.upper().to_vec();
+            if set.kind.interval && super::encode::increment(&mut end) {
+                out.insert((end, Vec::new(), true, RawData::None));
+            }
+        }
+    }
+    out
+}
+
+fn dump_elements(socket: &mut Socket, settings: &Settings, set: &str) -> Result<BTreeSet<RawElement>, Error> {
+    let mut out = BTreeSet::new();
+    let result = socket.dump_once(
+        SUBSYSTEM << 8 | GETSETELEM,
+        |w| _ = w.raw(&INET).attr_str(1, &settings.table).attr_str(2, set),
+        |message| {
+            let elements = of_table(message, settings).and_then(|a| a.find_kind(3));
+            out.extend(elements.into_iter().flat_map(Attr::nested).filter_map(|e| element(e.nested())));
+            Ok(())
+        },
+    );
+    match result {
+        Err(error) if error.is_missing() => Ok(BTreeSet::new()),
+        Err(error) => Err(error),
+        Ok(()) => Ok(out),
+    }
+}
+
+fn element(attrs: Attrs<'_>) -> Option<RawElement> {
+    let value = |attr: Attr<'_>| attr.nested().find_kind(1).map(|v| v.data.to_vec());
+    let key = value(attrs.clone().find_kind(1)?)?;
+    let end = attrs.clone().find_kind(10).and_then(value).unwrap_or_default();
+    let closes = attrs.clone().find_kind(3).and_then(Attr::be32).unwrap_or(0) & 1 != 0;
+    let data = match attrs.find_kind(2) {
+        None => RawData::None,
+        Some(data) => match data.nested().find_kind(2) {
+            Some(verdict) => {
+                let code = verdict.nested().find_kind(1)?.be32()? as i32;
+                let chain = verdict.nested().find_kind(2).and_then(Attr::str).unwrap_or_default();
+                RawData::Verdict(code, chain.to_owned())
+            }
+            None => RawData::Value(value(data)?),
+        },
+    };
+    Some((key, end, closes, data))
+}

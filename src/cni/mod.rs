@@ -9,6 +9,7 @@
 
 pub mod attach;
 pub mod attachment;
+mod fault;
 pub mod handler;
 pub mod install;
 pub mod ipam;

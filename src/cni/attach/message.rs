@@ -15,6 +15,7 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
 const RTM_SETNEIGHTBL: u16 = 67;
 /// Attributes of linux/if_link.h.
 const IFLA_ADDRESS: u16 = 1;
@@ -196,6 +197,15 @@ impl Steps {
         });
     }
 
+    /// Sets a link down and gives it another name.
+    pub(super) fn hide(&mut self, index: u32, name: &str) {
+        link::push_down(&mut self.batch, index);
+        self.words.push("set the container's interface down");
+        self.add("rename the container's interface", RTM_NEWLINK, 0, |w| {
+            w.raw(&ifinfomsg(index, 0, 0)).attr_str(IFLA_IFNAME, name);
+        });
+    }
+
     /// Deletes a link by its name.
     pub(super) fn delete(&mut self, name: &str) {
         self.add("delete the interface", RTM_DELLINK, 0, |w| {
@@ -275,14 +285,24 @@ impl Steps {
     /// A rule inside the container: what has this source address looks into this table.
     pub(super) fn source_rule(&mut self, source: IpAddr, table: u32, priority: u32) {
         self.add("add a routing rule in the container", RTM_NEWRULE, NLM_F_CREATE, |w| {
-            let bits = Family::of(source).bits();
-            w.raw(&[family(source), 0, bits, 0, 0, 0, 0, FR_ACT_TO_TBL])
-                .raw(&[0; 4])
-                .attr_ip(FRA_SRC, source)
-                .attr_u32(FRA_TABLE, table)
-                .attr_u32(FRA_PRIORITY, priority);
+            source_rule(w, source, table, priority);
         });
     }
+
+    pub(super) fn remove_source_rule(&mut self, source: IpAddr, table: u32, priority: u32) {
+        self.add("remove a routing rule in the container", RTM_DELRULE, 0, |w| {
+            source_rule(w, source, table, priority);
+        });
+    }
+}
+
+fn source_rule(w: &mut Writer<'_>, source: IpAddr, table: u32, priority: u32) {
+    let bits = Family::of(source).bits();
+    w.raw(&[family(source), 0, bits, 0, 0, 0, 0, FR_ACT_TO_TBL])
+        .raw(&[0; 4])
+        .attr_ip(FRA_SRC, source)
+        .attr_u32(FRA_TABLE, table)
+        .attr_u32(FRA_PRIORITY, priority);
 }
 
 /// An alias as the kernel takes it.

@@ -24,6 +24,7 @@ use std::{io, net::IpAddr, thread, time::Duration};
 
 use super::{
     attachment::Attachment,
+    fault,
     types::{CniError, code},
 };
 use crate::{
@@ -177,11 +178,8 @@ impl Attacher {
     pub fn attach(&mut self, attachment: &Attachment, ns: &Netns) -> Result<(), AttachError> {
         self.gateways.ensure(attachment.gateway, self.config, &mut self.socket)?;
         self.create(attachment, ns)?;
-        let made = self
-            .host_side(attachment)
-            .map_err(AttachError::from)
-            .and_then(|()| self.container_side(attachment, ns).map_err(AttachError::from))
-            .and_then(|()| self.settle(attachment));
+        fault::point("attach:created");
+        let made = self.wire(attachment, ns);
         if made.is_err() {
             // The container's end must be gone at once, as the runtime may try again with the same name.
             let mut undo = Steps::default();
@@ -201,8 +199,8 @@ impl Attacher {
         Ok(self.host_side(attachment)?)
     }
 
-    /// Takes the endpoint out of service: its interface down, its routes gone. Deletion follows in the background.
-    /// Nothing to do is no error.
+    /// Takes a host end out of service: down, its routes gone. Deletion follows in the background. Nothing to do is
+    /// no error.
     pub fn detach(&mut self, id: &EndpointId) -> Result<(), AttachError> {
         if retire(&mut self.socket, id)? {
             self.reaper.notify();
@@ -210,9 +208,37 @@ impl Attacher {
         Ok(())
     }
 
+    /// Takes the container's interface out of sight, so that to its programs, and to a plugin that is to make another
+    /// of the same name, it is gone already. For after [`Attacher::detach`]; a namespace that is gone is no error.
+    pub fn hide(&mut self, attachment: &Attachment) -> Result<(), AttachError> {
+        let Ok(ns) = Netns::open(&attachment.endpoint.netns) else { return Ok(()) };
+        if ns.id() != attachment.netns_id || attachment.ifindex < FIRST_INDEX {
+            return Ok(());
+        }
+        let helper = |source| StepError { what: "work in the container's namespace", source };
+        let mut socket = self.helper.route_socket(&ns).map_err(helper)?;
+        let mut steps = Steps::default();
+        steps.hide(attachment.ifindex + 1, attachment.endpoint.id.as_str());
+        if attachment.gateway > 1 {
+            remove_rules(&mut steps, attachment);
+        }
+        match steps.errors(&mut socket)?.into_iter().find(|e| !e.source.is_missing()) {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
     /// Deletes all retired links now. For tests, and for the end of the agent.
     pub fn reap(&mut self) -> Result<(), AttachError> {
         Ok(reaper::reap(&mut self.socket)?)
+    }
+
+    fn wire(&mut self, attachment: &Attachment, ns: &Netns) -> Result<(), AttachError> {
+        self.host_side(attachment)?;
+        fault::point("attach:host");
+        self.container_side(attachment, ns)?;
+        fault::point("attach:container");
+        self.settle(attachment)
     }
 
     fn create(&mut self, attachment: &Attachment, ns: &Netns) -> Result<(), AttachError> {
@@ -432,6 +458,14 @@ fn push_family(steps: &mut Steps, attachment: &Attachment, ipv4: bool) {
     };
     if let (true, Some(address)) = (further, address) {
         steps.source_rule(address, FURTHER_TABLE + number, FURTHER_TABLE + number);
+    }
+}
+
+/// The rules that [`push_family`] made; they do not vanish with the interface.
+fn remove_rules(steps: &mut Steps, attachment: &Attachment) {
+    let number = FURTHER_TABLE + u32::from(attachment.gateway);
+    for address in attachment.endpoint.addresses() {
+        steps.remove_source_rule(address, number, number);
     }
 }
 

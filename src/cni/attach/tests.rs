@@ -153,6 +153,10 @@ fn detach_is_at_once_and_complete() {
         attacher.detach(&id).unwrap();
         assert_eq!(attacher.host_routes().unwrap(), []);
         assert!(!attacher.is_alive(&a.attachment).unwrap());
+        // To the container it is gone before the kernel has deleted it.
+        attacher.hide(&a.attachment).unwrap();
+        attacher.hide(&a.attachment).unwrap();
+        assert!(a.ns.run(|| link::by_name(&mut Socket::route().unwrap(), "eth0")).unwrap_err().is_missing());
         attacher.reap().unwrap();
         attacher.reap().unwrap();
         assert!(attacher.list_ours().unwrap().is_empty());
@@ -273,6 +277,11 @@ fn further_networks_do_not_disturb_the_first() {
         }
         let at = other.ns.run(|| echo(other.attachment.endpoint.ipv4.unwrap().into()));
         assert!(first.ns.run(|| asks(at)));
+        let rules = || first.ns.run(|| Command::new("ip").args(["rule"]).output().unwrap().stdout);
+        assert!(String::from_utf8_lossy(&rules()).contains("from 10.33.0.1 lookup 3202"));
+        attacher.detach(&second.endpoint.id).unwrap();
+        attacher.hide(&second).unwrap();
+        assert!(!String::from_utf8_lossy(&rules()).contains("3202"));
     });
 }
 

@@ -10,6 +10,7 @@ use crate::{
     cni::{
         attach::AttachError,
         attachment::Attachment,
+        fault,
         ipam::{Grant, IpamError, Wish},
         types::{AddResult, CniArgs, CniError, Dns, Mac, NetConf, Route, code, names},
     },
@@ -65,6 +66,7 @@ impl Handler {
         }
 
         let (grant, routes, dns) = self.addresses(&conf, &args, &id, &earlier, now)?;
+        fault::point("add:leased");
         let attachment = Attachment {
             endpoint: Endpoint {
                 ipv4: grant.ipv4,
@@ -111,9 +113,11 @@ impl Handler {
             if let Err(error) = self.store.put(&attachment) {
                 return Err(self.undo(host, &attachment, Undo::Enforced, error.into(), now));
             }
+            fault::point("add:stored");
             if let Err(error) = host.enforce(&attachment) {
                 return Err(self.undo(host, &attachment, Undo::Enforced, error, now));
             }
+            fault::point("add:enforced");
             match self.attacher.attach(&attachment, ns) {
                 Ok(()) => break,
                 Err(AttachError::IndexTaken(_)) if attempts < INDEX_ATTEMPTS => {
@@ -124,9 +128,11 @@ impl Handler {
                 }
             }
         }
+        fault::point("add:attached");
         if let Err(error) = host.announce(&attachment) {
             return Err(self.undo(host, &attachment, Undo::Announced, error, now));
         }
+        fault::point("add:announced");
         Ok(attachment)
     }
 

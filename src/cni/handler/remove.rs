@@ -5,6 +5,7 @@ use crate::{
     api::CniRequest,
     cni::{
         attachment::Attachment,
+        fault,
         types::{CniError, NetConf, SpecVersion, code, names},
     },
     model::{EndpointId, EndpointKey},
@@ -57,10 +58,17 @@ impl Handler {
         if let Err(error) = host.withdraw(attachment) {
             tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot withdraw the addresses");
         }
+        fault::point("del:withdrawn");
         self.attacher.detach(id)?;
+        fault::point("del:detached");
+        if let Err(error) = self.attacher.hide(attachment) {
+            tracing::debug!(endpoint = %attachment.endpoint.key, %error, "the container's interface stays in sight");
+        }
+        fault::point("del:hidden");
         if let Err(error) = host.unenforce(attachment) {
             tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot lift the policy");
         }
+        fault::point("del:unenforced");
         if attachment.delegate.is_some() {
             // The plugin that manages them decides when they are given again.
             self.ipam.give_back(id, now.mono);
@@ -71,6 +79,7 @@ impl Handler {
         if let Err(error) = self.store.release(attachment) {
             tracing::warn!(endpoint = %attachment.endpoint.key, %error, "the endpoint's file stays");
         }
+        fault::point("del:released");
         self.attachments.remove(id);
         self.unfinished.retain(|other| other != id);
         Ok(())

@@ -14,6 +14,7 @@ use super::*;
 use crate::{
     cni::{
         attach::prepare,
+        fault::tests::{dying_at, points_of},
         ipam::PoolConfig,
         store::Tombstone,
         types::{NetConf, SpecVersion},
@@ -100,6 +101,10 @@ impl World {
     fn new() -> Self {
         prepare::enable_forwarding().unwrap();
         addr::add(&mut Socket::route().unwrap(), 1, "192.0.2.1".parse().unwrap(), 32).unwrap();
+        Self::on_prepared_host()
+    }
+
+    fn on_prepared_host() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut handler = Handler::start(config(dir.path())).unwrap();
         let mut host = Notes::default();
@@ -123,6 +128,29 @@ impl World {
 
     fn call(&mut self, request: &CniRequest) -> Result<Value, CniFailure> {
         self.call_at(Now::read(), request)
+    }
+
+    /// The agent is killed: no destructor runs.
+    fn kill(&mut self) {
+        let fresh = Handler::start(config(self.dir.path())).unwrap();
+        std::mem::forget(std::mem::replace(&mut self.handler, fresh));
+        self.host = Notes::default();
+    }
+
+    /// Leases, files, links and what the agent was told are about the same endpoints.
+    fn assert_consistent(&mut self) {
+        let addresses: HashSet<IpAddr> =
+            self.handler.attachments().flat_map(|a| a.endpoint.addresses()).collect();
+        let ids: HashSet<EndpointId> = self.handler.attachments().map(|a| a.endpoint.id.clone()).collect();
+        assert_eq!(self.handler.ipam().leases().map(|(addr, _)| addr).collect::<HashSet<_>>(), addresses);
+        assert_eq!(self.host.announced, addresses);
+        assert_eq!(self.host.enforced, ids);
+        let files = fs::read_dir(self.dir.path().join("endpoints")).unwrap().count();
+        assert_eq!(files, ids.len());
+        let links = self.handler.attacher.list_ours().unwrap();
+        assert_eq!(links.into_iter().map(|e| e.id).collect::<HashSet<_>>(), ids);
+        let routes = self.handler.attacher.host_routes().unwrap();
+        assert_eq!(routes.into_iter().map(|(_, addr)| addr).collect::<HashSet<_>>(), addresses);
     }
 
     /// Nothing is left of anything.
@@ -619,5 +647,45 @@ fn audit_finds_and_repairs() {
         assert!(problems.iter().all(|p| p.fixed), "{problems:?}");
         assert_eq!(world.handler.audit(&mut world.host, false, now).unwrap(), []);
         assert_eq!(world.handler.attacher.check(&b0).unwrap(), []);
+    });
+}
+
+/// The agent is killed at every step of ADD, and of DEL. After its return everything fits together, whether the
+/// runtime then sends DEL, or repeats what it did.
+#[test]
+fn killed_at_every_step() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let (add, del) = (request("ADD", "c1", &ns), request("DEL", "c1", &ns));
+        let add_points = points_of(|| world.call(&add).unwrap());
+        let del_points = points_of(|| world.call(&del).unwrap());
+        world.assert_clean();
+        assert!(add_points.len() >= 8 && del_points.len() >= 5, "{add_points:?} {del_points:?}");
+        for verb in [&add, &del] {
+            let points = if verb.command == "ADD" { &add_points } else { &del_points };
+            for point in points {
+                for next in [&add, &del] {
+                    // A new host each time, so that addresses are never short.
+                    let mut world = World::on_prepared_host();
+                    if verb.command == "DEL" {
+                        world.call(&add).unwrap();
+                    }
+                    let died = dying_at(point, || world.call(verb)).is_none();
+                    assert!(died, "{point} was not reached");
+                    world.kill();
+                    let recovery = world.handler.recover(&mut world.host, Now::read()).unwrap();
+                    assert_eq!(recovery.problems, [] as [String; 0], "{point}");
+                    world.assert_consistent();
+                    let result = world.call(next).unwrap();
+                    if next.command == "ADD" {
+                        world.assert_consistent();
+                        world.call(&with(request("CHECK", "c1", &ns), "prevResult", result)).unwrap();
+                        world.call(&del).unwrap();
+                    }
+                    world.assert_clean();
+                }
+            }
+        }
     });
 }

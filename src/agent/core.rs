@@ -90,6 +90,11 @@ impl Core {
         self.outside.policies.remote(changes);
     }
 
+    /// Every neighbour has told what it knows.
+    pub(super) fn converged(&mut self) {
+        self.outside.policies.forget_unconfirmed();
+    }
+
     /// A changed configuration.
     pub(super) fn reconfigure(&mut self, config: &Config) {
         self.handler.reconfigure(handler_config(config));

@@ -53,7 +53,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     blackholes(&fib, &config).await?;
     // Endpoints first: they are announced with the very first UPDATE after a restart, before End-of-RIB.
     let core = start_core(config.clone(), fib.clone()).await?;
-    let (speaker, events) = start_speaker(&config, &core).await?;
+    let (speaker, events) = start_speaker(&config, &core, &fib).await?;
     let service = Service::new(core, fib.clone(), speaker.clone(), requests, config.clone());
     let socket = config.run_dir.join(api::SOCKET_NAME);
     let control = Control::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
@@ -122,15 +122,14 @@ async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle) {
     while let Some(event) = events.recv().await {
         let done = match event {
             SpeakerEvent::Best(changes) => best_paths(changes, &service, &fib).await,
-            SpeakerEvent::Converged => fib.send(FibCommand::SweepStale(None)).await,
-            SpeakerEvent::PeerUp { peer, .. } => {
-                tracing::info!(peer, "session established");
-                Ok(())
+            SpeakerEvent::Converged => {
+                if service.core().tell(Core::converged).is_err() {
+                    tracing::error!("the core has stopped");
+                }
+                fib.send(FibCommand::SweepStale(None)).await
             }
-            SpeakerEvent::PeerDown { peer, reason, .. } => {
-                tracing::warn!(peer, "session down: {reason}");
-                Ok(())
-            }
+            // Logged by the speaker.
+            SpeakerEvent::PeerUp { .. } | SpeakerEvent::PeerDown { .. } => Ok(()),
         };
         if let Err(error) = done {
             tracing::error!("{error}");
@@ -180,18 +179,27 @@ async fn start_core(config: Arc<Config>, fib: FibHandle) -> anyhow::Result<Actor
 async fn start_speaker(
     config: &Config,
     core: &Actor<Core>,
+    fib: &FibHandle,
 ) -> anyhow::Result<(Option<SpeakerHandle>, Option<SpeakerEvents>)> {
     let Some(bgp) = &config.bgp else {
         tracing::warn!("no [bgp] in the configuration: containers of this host only");
+        fib.send(FibCommand::SweepStale(None)).await?;
+        core.tell(Core::converged)?;
         return Ok((None, None));
     };
     let marker = config.run_dir.join(MARKER);
     let mut speaker_config = bgp.clone();
     speaker_config.restarting = marker.exists();
+    let restarting = speaker_config.restarting;
     let initial = core.ask(|c| c.local_routes()).await?;
     let (speaker, events) = Speaker::start(speaker_config, initial)?;
     let handle = speaker.clone();
     core.ask(move |c| c.announce_with(handle)).await?;
+    if !restarting {
+        // Nobody will confirm what an agent before the last boot, or one without a speaker, left behind.
+        fib.send(FibCommand::SweepStale(None)).await?;
+        core.tell(Core::converged)?;
+    }
     std::fs::write(&marker, "").with_context(|| format!("cannot write {}", marker.display()))?;
     Ok((Some(speaker), Some(events)))
 }

@@ -10,6 +10,7 @@ mod describe;
 mod doctor;
 mod files;
 mod host;
+mod identities;
 mod logging;
 mod metrics;
 mod policies;

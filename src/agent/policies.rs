@@ -1,6 +1,7 @@
 //! The policy side of the core: the engine, the nftables driver, and the policy folder.
 
 use std::{
+    collections::HashSet,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
@@ -9,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{config::Config, core::RemoteChange};
+use super::{config::Config, core::RemoteChange, identities};
 use crate::{
     api::Failure,
     bgp::config::PeerAddress,
@@ -26,6 +27,9 @@ use crate::{
 /// How long to wait before the kernel is tried again after it refused.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How long changes of remote endpoints are gathered before they are written.
+const SAVE_AFTER: Duration = Duration::from_secs(1);
+
 /// Policies compiled and in force, or the reason why not.
 #[derive(Debug)]
 pub(super) struct Policies {
@@ -38,6 +42,17 @@ pub(super) struct Policies {
     /// Errors of the policy folder; the last good state stays in force.
     file_errors: Vec<String>,
     retry: Option<Instant>,
+    remembered: Remembered,
+}
+
+/// What of the remote endpoints is in the run directory.
+#[derive(Debug)]
+struct Remembered {
+    file: PathBuf,
+    /// From before the restart, and not confirmed since.
+    unconfirmed: HashSet<Prefix>,
+    /// When the file has to be written, if it has to.
+    due: Option<Instant>,
 }
 
 impl Policies {
@@ -61,9 +76,55 @@ impl Policies {
             error: None,
             file_errors: Vec::new(),
             retry: None,
+            remembered: Remembered {
+                file: config.run_dir.join(identities::FILE),
+                unconfirmed: HashSet::new(),
+                due: None,
+            },
         };
         policies.read_folder();
+        policies.remember();
         Ok(policies)
+    }
+
+    /// Starts with the remote endpoints that the process before us knew.
+    fn remember(&mut self) {
+        match identities::load(&self.remembered.file) {
+            Ok(known) => {
+                for (prefix, identity) in known {
+                    self.remembered.unconfirmed.insert(prefix);
+                    self.engine.upsert_remote(prefix, identity);
+                }
+            }
+            Err(error) => tracing::warn!(
+                "{}: {error}; containers of other hosts are unknown until BGP tells of them",
+                self.remembered.file.display()
+            ),
+        }
+    }
+
+    /// Every neighbour has sent its routes: what has not been confirmed is gone.
+    pub(super) fn forget_unconfirmed(&mut self) {
+        let gone = std::mem::take(&mut self.remembered.unconfirmed);
+        if !gone.is_empty() {
+            self.remote(gone.into_iter().map(|prefix| (prefix, None)).collect());
+        }
+    }
+
+    /// Writes what is known of remote endpoints for the process after us. Not on this thread: there may be many.
+    fn save_remotes(&mut self) {
+        self.remembered.due = None;
+        let known: identities::Known =
+            self.engine.remotes().map(|(p, identity)| (p, identity.clone())).collect();
+        let file = self.remembered.file.clone();
+        let work = move || {
+            if let Err(error) = identities::save(&file, &known) {
+                tracing::warn!("cannot write {}: {error}", file.display());
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("identities".into()).spawn(work) {
+            tracing::warn!("cannot start a thread: {error}");
+        }
     }
 
     /// Loads the whole table. Called once the endpoints that live are known, so that a restart replaces the table of
@@ -114,7 +175,11 @@ impl Policies {
 
     /// Remote endpoints came, went or changed their labels.
     pub(super) fn remote(&mut self, changes: Vec<RemoteChange>) {
+        if !changes.is_empty() && self.remembered.due.is_none() {
+            self.remembered.due = Some(Instant::now() + SAVE_AFTER);
+        }
         for (prefix, identity) in changes {
+            self.remembered.unconfirmed.remove(&prefix);
             match identity {
                 Some(identity) => {
                     self.engine.upsert_remote(prefix, identity);
@@ -164,7 +229,11 @@ impl Policies {
             // The failure is kept and shown.
             let _ = self.load();
         }
-        self.retry.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now))
+        if self.remembered.due.is_some_and(|at| at <= now) {
+            self.save_remotes();
+        }
+        let next = [self.retry, self.remembered.due].into_iter().flatten().min();
+        next.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now))
     }
 
     /// Whether the endpoint's rules are in force.

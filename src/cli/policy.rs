@@ -54,9 +54,7 @@ pub(super) fn run(global: &Global, command: PolicyCommand) -> anyhow::Result<Exi
             })?;
         }
         PolicyCommand::Explain { src, dst, service } => {
-            let value = global.call(&Request::PolicyExplain { src, dst, service })?;
-            global.print(&value, explanation);
-            return Ok(ExitCode::from(if value["allowed"] == true { 0 } else { 3 }));
+            global.show(&Request::PolicyExplain { src, dst, service }, explanation)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -79,7 +77,7 @@ fn explanation(answer: &Value) -> String {
         };
         let _ = writeln!(
             text,
-            "\n{} ({place}): {}, by {}",
+            "\n{} ({place}): {}: {}",
             print::field(side, "direction"),
             if side["allowed"] == true { "allowed" } else { "denied" },
             print::field(side, "decided_by")

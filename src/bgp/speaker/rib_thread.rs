@@ -104,6 +104,7 @@ pub(super) fn start(
         events,
         hungry: hungry.clone(),
         best_waits: false,
+        converged: false,
     };
     let thread = thread::Builder::new()
         .name("rib".into())
@@ -133,6 +134,8 @@ struct Owner {
     hungry: Arc<Notify>,
     /// The agent does not take best-path changes as fast as they come; the RIB coalesces them meanwhile.
     best_waits: bool,
+    /// Everybody has sent everything, and the agent has not been told yet.
+    converged: bool,
 }
 
 impl Owner {
@@ -250,11 +253,7 @@ impl Owner {
                 RibEvent::StaleExpired { peer, family, paths } => {
                     tracing::info!(%peer, %family, paths, "stale routes removed");
                 }
-                RibEvent::Converged => {
-                    // Must not be lost, and comes once.
-                    let events = self.events.clone();
-                    tokio::task::spawn(async move { events.send(SpeakerEvent::Converged).await });
-                }
+                RibEvent::Converged => self.converged = true,
             }
         }
     }
@@ -309,9 +308,19 @@ impl Owner {
             };
             let changes = self.rib.poll_best(BEST_BATCH);
             if changes.is_empty() {
-                return;
+                break;
             }
             permit.send(SpeakerEvent::Best(changes));
+        }
+        // Behind the last change: whoever hears it deletes what has not been confirmed by then.
+        if self.converged && !self.best_waits {
+            match self.events.try_reserve() {
+                Ok(permit) => {
+                    permit.send(SpeakerEvent::Converged);
+                    self.converged = false;
+                }
+                Err(_) => self.best_waits = !self.events.is_closed(),
+            }
         }
     }
 }

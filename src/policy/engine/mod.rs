@@ -150,6 +150,11 @@ impl Engine {
         self.locals.values().map(|l| &l.endpoint)
     }
 
+    /// What is known of the endpoints of other hosts.
+    pub fn remotes(&self) -> impl Iterator<Item = (Prefix, &Arc<Identity>)> {
+        self.remotes.iter().map(|(prefix, identity)| (*prefix, identity))
+    }
+
     /// How many remote addresses have an identity.
     pub fn remote_count(&self) -> usize {
         self.remotes.len()

@@ -134,7 +134,9 @@ impl Decoder<'_> {
         if let Err((action, reason, at)) = self.value(a) {
             return self.fail(action, reason, a, a.value_offset() + at);
         }
-        if a.flags & flag::PARTIAL != 0 && expected == flag::OPTIONAL | flag::TRANSITIVE {
+        // AS4_PATH and AS4_AGGREGATOR have gone into what they complete, and are made anew when sent on.
+        let kept = !matches!(a.code, attr::AS4_PATH | attr::AS4_AGGREGATOR);
+        if kept && a.flags & flag::PARTIAL != 0 && expected == flag::OPTIONAL | flag::TRANSITIVE {
             self.parts.attributes.partial |= 1 << (a.code & 63);
         }
     }

@@ -8,6 +8,7 @@
 mod config;
 mod index;
 mod lower;
+mod nat;
 mod services;
 mod sets;
 mod skeleton;
@@ -20,10 +21,14 @@ use std::{
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-pub use self::config::{EngineConfig, PoolConfig};
+pub use self::{
+    config::{EngineConfig, PoolConfig},
+    nat::{PortMap, PortMapError},
+};
 use self::{
     index::SelectorIndex,
     lower::{Class, CompiledChain, SetUse},
+    nat::PortMaps,
     sets::{Content, SetDef, family_index},
     skeleton::{EP_IN, EP_OUT, SRC, Skeleton},
 };
@@ -71,6 +76,9 @@ pub struct Engine {
     index: SelectorIndex,
     given: Given,
     revokes: bool,
+    port_maps: PortMaps,
+    /// Whether there is a port mapping, for which the skeleton has chains of its own.
+    mapped: bool,
 }
 
 /// Direction, policies in order, and what applies when none of them decides.
@@ -114,7 +122,7 @@ impl Engine {
     /// An engine without policies and endpoints.
     pub fn new(config: EngineConfig) -> Self {
         let policies = Arc::new(PolicySet::default());
-        let Skeleton { rules, sets } = skeleton::build(&config, &policies);
+        let Skeleton { rules, sets } = skeleton::build(&config, &policies, false);
         let mut engine = Self {
             config,
             policies,
@@ -129,6 +137,8 @@ impl Engine {
             index: SelectorIndex::default(),
             given: Given::default(),
             revokes: false,
+            port_maps: PortMaps::default(),
+            mapped: false,
         };
         engine.use_sets(&sets);
         engine.skeleton_sets = sets;
@@ -208,7 +218,27 @@ impl Engine {
 
     /// Removes an endpoint; false if it was not there.
     pub fn remove_local(&mut self, id: &EndpointId) -> bool {
+        self.replace_port_maps(id, Vec::new());
         self.drop_local(id)
+    }
+
+    /// Gives an endpoint its port mappings, instead of those that it has. They go when the endpoint is removed.
+    pub fn set_port_maps(&mut self, id: &EndpointId, maps: Vec<PortMap>) -> Result<(), PortMapError> {
+        for map in &maps {
+            map.check()?;
+            if let Some(other) = self.port_maps.taken(id, map) {
+                let host = map.host.map(|h| format!("{h} ")).unwrap_or_default();
+                let what = format!("{host}{}/{}", map.protocol, map.host_port);
+                return Err(PortMapError::Taken(what, other.clone()));
+            }
+        }
+        self.replace_port_maps(id, maps);
+        Ok(())
+    }
+
+    /// The port mappings of all endpoints.
+    pub fn port_maps(&self) -> impl Iterator<Item = (&EndpointId, &PortMap)> {
+        self.port_maps.by_endpoint.iter().flat_map(|(id, maps)| maps.iter().map(move |m| (id, m)))
     }
 
     /// Learns the identity of a remote address. Only single addresses (/32, /128) have one: false for others.
@@ -257,6 +287,11 @@ impl Engine {
                 if let Some(set) = rules.sets.get_mut(SRC[usize::from(addr.is_ipv6())]) {
                     set.elements.insert(source_key(id, *addr), Data::None);
                 }
+            }
+        }
+        for ((map, key), values) in &self.port_maps.claims {
+            if let (Some(set), Some(data)) = (rules.sets.get_mut(map), values.keys().next()) {
+                set.elements.insert(key.clone(), data.clone());
             }
         }
         rules.chains.extend(self.chains.iter().map(|(n, c)| (n.clone(), (*c.value.chain).clone())));
@@ -394,7 +429,7 @@ impl Engine {
     fn rebuild(&mut self, config: EngineConfig, policies: Arc<PolicySet>) {
         self.config = config;
         self.policies = policies;
-        let Skeleton { rules, sets } = skeleton::build(&self.config, &self.policies);
+        let Skeleton { rules, sets } = skeleton::build(&self.config, &self.policies, self.mapped);
         self.revokes |= rules.chains != self.skeleton.chains || rules.sets != self.skeleton.sets;
         self.skeleton = rules;
         // The new sets and classes first, so that what both use does not come and go.
@@ -444,6 +479,45 @@ impl Engine {
         // Its address may be another's soon, for which old connections must not count.
         self.revokes = true;
         true
+    }
+
+    fn replace_port_maps(&mut self, id: &EndpointId, maps: Vec<PortMap>) {
+        let old = self.port_maps.by_endpoint.remove(id).unwrap_or_default();
+        let will_be_mapped = !maps.is_empty() || !self.port_maps.by_endpoint.is_empty();
+        // The maps must be there before their elements, and go after them.
+        if will_be_mapped && !self.mapped {
+            self.mapped = true;
+            self.rebuild(self.config.clone(), self.policies.clone());
+        }
+        let elements = |map: &PortMap| [(map.key(), map.data()), (map.hairpin(), Data::None)];
+        let mut touched: Vec<_> = Vec::new();
+        for (key, data) in old.iter().flat_map(elements) {
+            touched.push((key.clone(), self.port_maps.value(&key).cloned()));
+            self.port_maps.release(&key, &data);
+        }
+        for (key, data) in maps.iter().flat_map(elements) {
+            touched.push((key.clone(), self.port_maps.value(&key).cloned()));
+            self.port_maps.claim(key, data);
+        }
+        // Of a key touched twice, what it was at first counts.
+        let mut before = BTreeMap::new();
+        for (key, value) in touched {
+            before.entry(key).or_insert(value);
+        }
+        for ((map, key), value) in before {
+            let after = self.port_maps.value(&(map.clone(), key.clone())).cloned();
+            let revokes = self.revokes;
+            self.put(&map, key, value, after);
+            // Connections that exist keep their translation; no permission hangs on it.
+            self.revokes = revokes;
+        }
+        if !maps.is_empty() {
+            self.port_maps.by_endpoint.insert(id.clone(), maps);
+        }
+        if !will_be_mapped && self.mapped {
+            self.mapped = false;
+            self.rebuild(self.config.clone(), self.policies.clone());
+        }
     }
 
     /// The policies that select an endpoint, for ingress and egress.

@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::{
     config::EngineConfig,
     lower::{SetUse, host_rules},
+    nat,
     services::ServiceSet,
     sets::{SetDef, address_type, family_digit},
 };
@@ -57,8 +58,8 @@ pub(super) struct Skeleton {
     pub(super) sets: Vec<SetUse>,
 }
 
-/// Builds the skeleton; the maps and sets that follow endpoints are there and empty.
-pub(super) fn build(config: &EngineConfig, policies: &PolicySet) -> Skeleton {
+/// Builds the skeleton; the maps and sets that follow endpoints are there and empty. `mapped`: with port mappings.
+pub(super) fn build(config: &EngineConfig, policies: &PolicySet, mapped: bool) -> Skeleton {
     let mut builder = Builder { rules: Ruleset::default(), sets: Vec::new() };
     builder.fixed_sets(config);
     builder.prerouting();
@@ -66,6 +67,7 @@ pub(super) fn build(config: &EngineConfig, policies: &PolicySet) -> Skeleton {
     builder.input_ep(config);
     builder.input(config, policies);
     builder.ends(config);
+    nat::build(&mut builder.rules, config, mapped);
     Skeleton { rules: builder.rules, sets: builder.sets }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     netlink::ns::testing::private,
     policy::{
         Enforcer,
-        engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig},
+        engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig, PortMap},
         ir::Ruleset,
         language,
     },
@@ -105,6 +105,19 @@ fn sink() -> Engine {
         &[("role", "lb"), ("bad", "y"), ("x", "y")],
     ));
     engine.upsert_local(endpoint("s32ccccccccccc", &["fd00:32::4"], &[("secret", "1")]));
+    let map = |host: Option<&str>, port, target: &str| PortMap {
+        host: host.map(|h| h.parse().unwrap()),
+        protocol: crate::policy::Protocol::TCP,
+        host_port: port,
+        target: target.parse().unwrap(),
+    };
+    let maps = vec![
+        map(None, 8080, "10.32.4.2:80"),
+        map(Some("192.0.2.1"), 8443, "10.32.4.2:443"),
+        map(None, 8080, "[fd00:32::2]:80"),
+        map(Some("2001:db8::1"), 8443, "[fd00:32::2]:443"),
+    ];
+    engine.set_port_maps(&EndpointId("s32aaaaaaaaaaa".into()), maps).unwrap();
     for (addr, label) in [("10.32.5.9", "lb"), ("fd00:32:1::9", "lb"), ("10.32.5.10", "db")] {
         let identity = Identity::of(&Labels::try_from([("role", label)]).unwrap());
         assert!(engine.upsert_remote(addr.parse().unwrap(), Arc::new(identity)));

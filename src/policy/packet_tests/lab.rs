@@ -137,7 +137,7 @@ impl Lab {
     }
 
     /// A TCP connection that stays open.
-    pub(super) fn talk(&self, from: Who, to: Who, v6: bool, port: u16) -> Talk {
+    pub(super) fn talk_to(&self, from: Who, to: Who, v6: bool, port: u16) -> Talk {
         let addr = SocketAddr::new(self.addr(to, v6), port);
         self.ns(from).run(|| Talk::open(addr, PATIENCE)).expect("the connection is allowed")
     }

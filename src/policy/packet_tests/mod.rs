@@ -1,6 +1,7 @@
 //! Real packets through the real kernel, for every statement about what policy does.
 
 mod lab;
+mod nat;
 
 use self::lab::{
     Lab, V4, V6,
@@ -87,7 +88,7 @@ fn a_revoked_connection_is_cut_and_an_allowed_one_does_not_notice() {
     let mut talks = Vec::new();
     for v6 in [V4, V6] {
         for from in [LB, OTHER] {
-            let mut talk = lab.talk(C(from), C(WEB), v6, 80);
+            let mut talk = lab.talk_to(C(from), C(WEB), v6, 80);
             let mut chat = lab.chat(C(from), C(WEB), v6, 8080);
             assert!(talk.works(true) && chat.works(true));
             talks.push((from, talk, chat));

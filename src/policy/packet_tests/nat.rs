@@ -1,0 +1,115 @@
+//! Address translation.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use super::lab::{
+    Lab, V4, V6,
+    Via::{Tcp, Udp},
+    Who::{C, Host, Outside},
+    config,
+};
+use crate::policy::{
+    Protocol,
+    engine::{PortMap, PortMapError},
+};
+
+/// The address that the outside machine sees when a container sends to it.
+fn seen_outside(lab: &Lab, container: usize, v6: bool) -> IpAddr {
+    let addr = SocketAddr::new(lab.addr(Outside, v6), 7777);
+    let server = lab.outside.run(|| UdpSocket::bind(addr).unwrap());
+    server.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    let any: SocketAddr = if v6 { "[::]:0" } else { "0.0.0.0:0" }.parse().unwrap();
+    let client = lab.ns(C(container)).run(|| UdpSocket::bind(any).unwrap());
+    for _ in 0..5 {
+        client.send_to(b"?", addr).unwrap();
+        let mut buf = [0; 4];
+        if let Ok((_, from)) = server.recv_from(&mut buf) {
+            return from.ip();
+        }
+    }
+    panic!("nothing arrived");
+}
+
+#[test]
+fn pools_with_nat_outgoing_are_masqueraded_towards_the_world_only() {
+    let mut lab = Lab::new(2);
+    lab.know(0, &[]);
+    lab.know(1, &[]);
+    for v6 in [V4, V6] {
+        assert_eq!(seen_outside(&lab, 0, v6), lab.addr(C(0), v6));
+    }
+    let mut config = config();
+    for pool in &mut config.pools {
+        pool.nat_outgoing = true;
+    }
+    lab.enforcer.engine_mut().set_config(config);
+    lab.enforcer.commit().unwrap();
+    for v6 in [V4, V6] {
+        assert_eq!(seen_outside(&lab, 0, v6), lab.addr(Host, v6));
+    }
+    // Between endpoints nothing is translated: policies by label still know who it is.
+    lab.policies(
+        "[[policy]]\nname='p'\nselect='all()'\ningress=[{action='allow',from={cidr=['10.32.4.2','fd00:32::2']}}]",
+    );
+    lab.expect(C(0), C(1), Tcp, 80, true);
+    lab.expect(Outside, C(1), Tcp, 80, false);
+    lab.expect(C(0), Outside, Tcp, 80, true);
+}
+
+fn map(host: Option<IpAddr>, protocol: Protocol, host_port: u16, target: IpAddr, port: u16) -> PortMap {
+    PortMap { host, protocol, host_port, target: SocketAddr::new(target, port) }
+}
+
+#[test]
+fn port_mappings_lead_to_containers_from_everywhere() {
+    let mut lab = Lab::new(2);
+    lab.know(0, &[("role", "web")]);
+    lab.know(1, &[("role", "other")]);
+    let mut maps = Vec::new();
+    for v6 in [V4, V6] {
+        let target = lab.addr(C(0), v6);
+        maps.push(map(None, Protocol::TCP, 9000, target, 80));
+        maps.push(map(None, Protocol::UDP, 9000, target, 53));
+        maps.push(map(Some(lab.addr(Host, v6)), Protocol::TCP, 9001, target, 443));
+        maps.push(map(Some(lab.addr(Outside, v6)), Protocol::TCP, 9002, target, 443));
+    }
+    let id = lab.containers[0].id.clone();
+    lab.enforcer.engine_mut().set_port_maps(&id, maps.clone()).unwrap();
+    lab.enforcer.commit().unwrap();
+    let other = lab.containers[1].id.clone();
+    let taken = lab.enforcer.engine_mut().set_port_maps(&other, vec![maps[0].clone()]);
+    assert_eq!(taken, Err(PortMapError::Taken("tcp/9000".into(), id.clone())));
+    // From outside, from another container, from the container itself, and from the host.
+    for from in [Outside, C(1), C(0), Host] {
+        lab.expect(from, Host, Tcp, 9000, true);
+        lab.expect(from, Host, Udp, 9000, true);
+        lab.expect(from, Host, Tcp, 9001, true);
+        lab.expect(from, Host, Tcp, 9002, false);
+    }
+    // Policies see the container and its port, and the true source.
+    let allow = |cidr: &str, port| {
+        format!(
+            "[[policy]]\nname='web'\nselect='role == \"web\"'\ningress=[{{action='allow',from={{cidr=[{cidr}]}},protocol='tcp',ports={port}}}]"
+        )
+    };
+    lab.policies(&allow("'192.0.2.2','2001:db8::2'", 80));
+    lab.expect(Outside, Host, Tcp, 9000, true);
+    lab.expect(Outside, Host, Tcp, 9001, false);
+    lab.expect(C(1), Host, Tcp, 9000, false);
+    lab.policies(&allow("'192.0.2.2','2001:db8::2'", 9000));
+    lab.expect(Outside, Host, Tcp, 9000, false);
+    // An established connection through a mapping is cut and comes back like any other.
+    lab.policies("");
+    let mut talk = lab.talk_to(Outside, Host, V4, 9000);
+    assert!(talk.works(true));
+    lab.policies(&allow("'203.0.113.1'", 80));
+    assert!(!talk.works(false));
+    lab.policies(&allow("'192.0.2.2'", 80));
+    assert!(talk.works(true));
+    // Mappings go with their endpoint.
+    lab.policies("");
+    lab.enforcer.engine_mut().remove_local(&id);
+    lab.enforcer.commit().unwrap();
+    lab.expect(Outside, Host, Tcp, 9000, false);
+    assert_eq!(lab.enforcer.repair().unwrap(), []);
+}

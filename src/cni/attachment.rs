@@ -71,7 +71,7 @@ impl Attachment {
     }
 
     /// The IPv6 gateway inside the container: the host end's link-local address.
-    pub const fn gateway6() -> Ipv6Addr {
+    pub fn gateway6() -> Ipv6Addr {
         Mac::HOST_END.link_local()
     }
 

@@ -126,7 +126,7 @@ impl Attacher {
         let path = &attachment.endpoint.netns;
         match self.open(path) {
             Ok(ns) if ns.id() == attachment.netns_id => {
-                self.check_container(attachment, &ns, &mut findings)?
+                self.check_container(attachment, &ns, &mut findings)?;
             }
             Ok(_) => findings.push(Finding::Namespace(format!("{path} is another namespace than at ADD"))),
             Err(error) => findings.push(Finding::Namespace(error.to_string())),

@@ -135,7 +135,9 @@ impl Handler {
                 report.problems.push(format!("cannot clean {}: {error}", attachment.endpoint.key));
             }
             if attachment.delegate.is_none() {
-                had_lease.into_iter().for_each(|addr| self.ipam.rest(addr, now.mono));
+                for addr in had_lease {
+                    self.ipam.rest(addr, now.mono);
+                }
             }
         }
         for id in found.strangers {

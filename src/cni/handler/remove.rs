@@ -95,26 +95,19 @@ impl Handler {
     ) -> Result<(), CniError> {
         let conf = NetConf::parse(&request.stdin)?;
         needs(conf.version, SpecVersion::V1_1_0, "GC")?;
-        let ours = self.attachments.values().filter(|a| a.endpoint.key.network == conf.name);
-        let doomed: Vec<Attachment> = match &conf.valid_attachments {
-            Some(valid) => ours
-                .filter(|a| {
-                    let key = &a.endpoint.key;
-                    !valid.iter().any(|(c, i)| *c == key.container_id && *i == key.ifname)
-                })
-                .cloned()
-                .collect(),
-            None => {
-                let ours: Vec<Attachment> = ours.cloned().collect();
-                let mut gone = Vec::new();
-                for attachment in ours {
-                    if !self.attacher.is_alive(&attachment)? {
-                        gone.push(attachment);
-                    }
-                }
-                gone
+        let ours: Vec<Attachment> =
+            self.attachments.values().filter(|a| a.endpoint.key.network == conf.name).cloned().collect();
+        let mut doomed = Vec::new();
+        for attachment in ours {
+            let key = &attachment.endpoint.key;
+            let valid = match &conf.valid_attachments {
+                Some(valid) => valid.iter().any(|(c, i)| *c == key.container_id && *i == key.ifname),
+                None => self.attacher.is_alive(&attachment)?,
+            };
+            if !valid {
+                doomed.push(attachment);
             }
-        };
+        }
         let mut failures = Vec::new();
         for attachment in doomed {
             tracing::info!(endpoint = %attachment.endpoint.key, "removed by GC");

@@ -463,7 +463,7 @@ fn a_restart_adopts_what_lives_and_cleans_what_does_not() {
 
         let recovery = world.restart();
         assert_eq!((recovery.adopted, recovery.cleaned), (2, 3), "{recovery:?}");
-        assert_eq!(recovery.rebuilt, [d0.endpoint.id.clone()]);
+        assert_eq!(recovery.rebuilt, std::slice::from_ref(&d0.endpoint.id));
         assert_eq!(recovery.problems.len(), 1, "{recovery:?}");
         assert_eq!(of(&world, "a"), a0);
         let rebuilt = of(&world, "d");

@@ -215,3 +215,138 @@ fn delegated_ipam_is_run_and_rolled_back() {
         assert!(output.text.contains("no answer within"), "{}", output.text);
     });
 }
+
+/// A small agent: the real handler on one thread, behind the real socket.
+fn handler_agent(dir: &Path) -> mpsc::Sender<Question> {
+    use crate::cni::{
+        attach::AttachConfig,
+        attachment::Attachment,
+        handler::{Handler, HandlerConfig, Host, Now},
+        ipam::{IpamConfig, PoolConfig},
+    };
+    struct Nothing;
+    impl Host for Nothing {
+        fn enforce(&mut self, _: &Attachment) -> Result<(), CniError> {
+            Ok(())
+        }
+        fn unenforce(&mut self, _: &Attachment) -> Result<(), CniError> {
+            Ok(())
+        }
+        fn announce(&mut self, _: &Attachment) -> Result<(), CniError> {
+            Ok(())
+        }
+        fn withdraw(&mut self, _: &Attachment) -> Result<(), CniError> {
+            Ok(())
+        }
+    }
+    let (questions, queue) = mpsc::channel::<Question>();
+    let run_dir = dir.to_owned();
+    // Threads inherit the namespace, so this one is in the test's private one.
+    thread::spawn(move || {
+        let pool = |cidr: &str| PoolConfig {
+            name: "default".into(),
+            cidr: cidr.parse().unwrap(),
+            blocks: vec![cidr.parse().unwrap()],
+            exclude: vec![],
+        };
+        let mut handler = Handler::start(HandlerConfig {
+            run_dir,
+            attach: AttachConfig::default(),
+            ipam: IpamConfig {
+                quarantine: Duration::from_secs(30),
+                pools: vec![pool("10.32.0.0/16"), pool("fd00:32::/112")],
+            },
+            mtu: None,
+            label_rules: vec![],
+        })
+        .unwrap();
+        handler.recover(&mut Nothing, Now::read()).unwrap();
+        for question in queue {
+            match question {
+                Question::Cni(request, answer) => {
+                    let _ = answer.send(handler.handle(&mut Nothing, &request, &|| true, Now::read()));
+                }
+                Question::State(answer) => {
+                    handler.finish();
+                    assert_eq!(handler.audit(&mut Nothing, false, Now::read()).unwrap(), []);
+                    assert_eq!(handler.ipam().leases().count(), handler.attachments().len() * 2);
+                    let _ = answer.send(handler.attachments().len());
+                }
+            }
+        }
+    });
+    let listener = UnixListener::bind(dir.join(SOCKET_NAME)).unwrap();
+    let to_handler = questions.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, to_handler) = (stream.unwrap(), to_handler.clone());
+            thread::spawn(move || {
+                let mut text = String::new();
+                BufReader::new(stream.try_clone().unwrap()).read_line(&mut text).unwrap();
+                let Ok(Request::Cni(request)) = serde_json::from_str(&text) else { return };
+                let (answer, result) = mpsc::channel();
+                to_handler.send(Question::Cni(Box::new(request), answer)).unwrap();
+                let _ = stream.write_all(line(result.recv().unwrap()).as_bytes());
+            });
+        }
+    });
+    questions
+}
+
+enum Question {
+    Cni(Box<CniRequest>, mpsc::Sender<CniAnswer>),
+    /// Whether everything fits together, and how many endpoints there are.
+    State(mpsc::Sender<usize>),
+}
+
+/// 64 ADDs at once, each sent twice; then DELs of these, each sent twice, while 64 others are added.
+#[test]
+fn a_crowd_with_duplicates() {
+    use crate::netlink::ns::testing::NamedNetns;
+    private(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let questions = handler_agent(dir.path());
+        let endpoints = || {
+            let (answer, result) = mpsc::channel();
+            questions.send(Question::State(answer)).unwrap();
+            result.recv().unwrap()
+        };
+        let patient = Waits { agent: Duration::from_secs(60), ..SHORT };
+        let spaces: Vec<_> = (0..128).map(|_| NamedNetns::create("s32p").unwrap()).collect();
+        let call = |command: &str, i: usize| {
+            let mut call = call_of(dir.path(), command, conf());
+            call.request.container_id = format!("c{i}");
+            spaces[i].path().to_str().unwrap().clone_into(&mut call.request.netns);
+            call.answer(patient)
+        };
+        let crowd = |work: &[(&'static str, usize)]| {
+            thread::scope(|scope| {
+                let threads: Vec<_> =
+                    work.iter().map(|(command, i)| scope.spawn(|| call(command, *i))).collect();
+                threads.into_iter().map(|t| t.join().unwrap()).collect::<Vec<_>>()
+            })
+        };
+        let adds: Vec<_> = (0..64).chain(0..64).map(|i| ("ADD", i)).collect();
+        let outputs = crowd(&adds);
+        let mut addresses = std::collections::HashSet::new();
+        for (i, output) in outputs.iter().enumerate() {
+            assert!(output.success, "{output:?}");
+            let value: Value = serde_json::from_str(&output.text).unwrap();
+            let fresh = addresses.insert(value["ips"][0]["address"].as_str().unwrap().to_owned());
+            // The second of two equal calls answers what the first did.
+            assert_eq!(fresh, i < 64);
+        }
+        assert_eq!(endpoints(), 64);
+        let mixed: Vec<_> = (0..64).flat_map(|i| [("DEL", i), ("ADD", 64 + i), ("DEL", i)]).collect();
+        for output in crowd(&mixed) {
+            assert!(output.success, "{output:?}");
+        }
+        assert_eq!(endpoints(), 64);
+        let dels: Vec<_> = (0..128).map(|i| ("DEL", i)).collect();
+        assert!(crowd(&dels).iter().all(|o| o.success));
+        assert_eq!(endpoints(), 0);
+        assert_eq!(fs::read_dir(dir.path().join("endpoints")).unwrap().count(), 0);
+        let links = crate::netlink::link::list(&mut crate::netlink::Socket::route().unwrap()).unwrap();
+        assert_eq!(links.len(), 1);
+    });
+}

@@ -8,7 +8,7 @@ set -euo pipefail
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 # command or file : Debian package
-build="cc:gcc"
+build="cc:gcc /usr/include/stdio.h:libc6-dev"
 demo="ip:iproute2 unshare:util-linux ping:iputils-ping nft:nftables"
 bird="bird:bird2 birdc:bird2"
 frr="/usr/lib/frr/bgpd:frr vtysh:frr"
@@ -28,7 +28,7 @@ for purpose in "$@"; do
   esac
   for pair in ${!purpose}; do
     command=${pair%%:*} package=${pair#*:}
-    if ! { [[ $command == /* && -x $command ]] || command -v "$command" >/dev/null; }; then
+    if ! { [[ $command == /* && -e $command ]] || command -v "$command" >/dev/null; }; then
       missing+=("$command")
       [[ " ${packages[*]-} " == *" $package "* ]] || packages+=("$package")
     fi

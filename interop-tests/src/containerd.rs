@@ -34,6 +34,7 @@ pub struct Containerd {
 pub struct CtrContainer<'a> {
     containerd: &'a Containerd,
     id: String,
+    run: Process,
 }
 
 impl Containerd {
@@ -66,10 +67,17 @@ impl Containerd {
         self.machine.command("ctr").args(["--namespace", &self.namespace]).args(args)
     }
 
-    /// `ctr run --cni`: a container that sleeps, attached to the network.
+    /// `ctr run --cni`: a container that sleeps, attached to the network. In the foreground, because only then does `ctr` detach it
+    /// in the end.
     pub fn run(&self, id: &str) -> Result<CtrContainer<'_>> {
-        self.ctr(["run", "--cni", "--detach", IMAGE, id, "/bin/sleep", "infinity"]).run()?;
-        Ok(CtrContainer { containerd: self, id: id.to_owned() })
+        let run =
+            self.ctr(["run", "--cni", IMAGE, id, "/bin/sleep", "infinity"]).spawn(&format!("ctr-{id}"))?;
+        let container = CtrContainer { containerd: self, id: id.to_owned(), run };
+        eventually(&format!("{id} runs"), PATIENCE, || {
+            container.run.check()?;
+            container.address(false)
+        })?;
+        Ok(container)
     }
 }
 
@@ -102,19 +110,13 @@ impl CtrContainer<'_> {
         Ok(address.split('/').next().unwrap_or(address).to_owned())
     }
 
-    /// Ends the container in the way `ctr` does: kill the task, CNI DEL, remove.
+    /// Kills the container's process; `ctr` then detaches (CNI DEL) and removes it.
     pub fn remove(self) -> Result<()> {
-        let ctr = |args: &[&str]| self.containerd.ctr(args.iter().copied().chain([self.id.as_str()])).run();
-        ctr(&["task", "kill", "--signal", "SIGKILL"])?;
-        eventually("the task has ended", PATIENCE, || {
-            let tasks = self.containerd.ctr(["task", "list"]).run()?;
-            let line =
-                tasks.lines().find(|line| line.split_whitespace().next() == Some(&self.id)).unwrap_or("");
-            ensure!(!line.contains("RUNNING"), "{line}");
-            Ok(())
-        })?;
-        ctr(&["task", "delete"])?;
-        ctr(&["container", "delete"]).map(drop)
+        self.containerd.ctr(["task", "kill", "--signal", "SIGKILL", &self.id]).run()?;
+        self.run.wait(PATIENCE).map(drop)?;
+        // It exits with the code of the container's process, so its words tell how it went.
+        ensure!(self.run.log().trim().is_empty(), "ctr said: {}", self.run.log());
+        self.containerd.ctr(["container", "delete", &self.id]).run().map(drop)
     }
 }
 

@@ -24,6 +24,8 @@ pub struct ProbeReport {
     pub received: u64,
     /// Longest time without an answer, in milliseconds.
     pub longest_gap_ms: f64,
+    /// When the packets that did not come back were sent, in milliseconds since the first; at most the first hundred.
+    pub lost_at_ms: Vec<f64>,
 }
 
 impl ProbeReport {

@@ -12,6 +12,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// Between two echo requests.
 const PAUSE: Duration = Duration::from_micros(500);
+/// Between two looks for an answer. Socket timeouts are as coarse as the kernel's tick; sleeping is not.
+const LOOK: Duration = Duration::from_micros(50);
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// ICMP types (RFC 792, RFC 4443).
@@ -37,7 +39,7 @@ fn wait_for(address: IpAddr) -> Result<()> {
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
     };
     let mut socket = Socket::new(domain, Type::RAW, Some(protocol)).context("raw socket")?;
-    socket.set_read_timeout(Some(PAUSE))?;
+    socket.set_nonblocking(true)?;
     let to = SocketAddr::new(address, 0).into();
     let id = (std::process::id() as u16).to_be_bytes();
     let start = Instant::now();
@@ -47,7 +49,10 @@ fn wait_for(address: IpAddr) -> Result<()> {
         let until = Instant::now() + PAUSE;
         while Instant::now() < until {
             let mut packet = [0; 256];
-            let Ok(length) = socket.read(&mut packet) else { continue };
+            let Ok(length) = socket.read(&mut packet) else {
+                std::thread::sleep(LOOK);
+                continue;
+            };
             if is_answer(&packet[..length], address, id) {
                 return Ok(());
             }

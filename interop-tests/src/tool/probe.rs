@@ -1,5 +1,6 @@
 //! `lab-tool probe ADDRESS PORT RATE`: numbered UDP packets to an echo server, and what came back.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ use crate::probe::ProbeReport;
 const FIRST: Duration = Duration::from_secs(10);
 /// How long to wait for answers after the last packet.
 const LAST: Duration = Duration::from_millis(500);
+/// How many lost packets a report lists.
+const LISTED: usize = 100;
 
 /// Sends until stdin ends, then prints the report.
 pub fn run(to: IpAddr, port: u16, rate: u32) -> Result<()> {
@@ -31,17 +34,21 @@ pub fn run(to: IpAddr, port: u16, rate: u32) -> Result<()> {
         let receiver = scope.spawn(|| receive(&socket, &done));
         let start = Instant::now();
         let mut sent = 0;
+        let mut times = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             sent += 1;
             // An error is the ICMP error of an earlier packet, or no route: the packet is lost.
+            times.push(start.elapsed());
             drop(socket.send(&u64::to_be_bytes(sent)));
             let due = start + period * u32::try_from(sent).unwrap_or(u32::MAX);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         std::thread::sleep(LAST);
         done.store(true, Ordering::Relaxed);
-        let (received, longest) = receiver.join().unwrap_or_default();
-        ProbeReport { sent, received, longest_gap_ms: milliseconds(longest) }
+        let (seen, longest) = receiver.join().unwrap_or_default();
+        let lost = (1..).zip(&times).filter(|(number, _)| !seen.contains(number));
+        let lost_at_ms = lost.map(|(_, time)| milliseconds(*time)).take(LISTED).collect();
+        ProbeReport { sent, received: seen.len() as u64, longest_gap_ms: milliseconds(longest), lost_at_ms }
     });
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
@@ -62,8 +69,8 @@ fn first(socket: &UdpSocket) -> Result<()> {
 }
 
 /// Counts each number once. The gap ends with the last answer: silence after it is the end.
-fn receive(socket: &UdpSocket, done: &AtomicBool) -> (u64, Duration) {
-    let mut seen = std::collections::HashSet::new();
+fn receive(socket: &UdpSocket, done: &AtomicBool) -> (HashSet<u64>, Duration) {
+    let mut seen = HashSet::new();
     let mut last = Instant::now();
     let mut longest = Duration::ZERO;
     while !done.load(Ordering::Relaxed) {
@@ -76,5 +83,5 @@ fn receive(socket: &UdpSocket, done: &AtomicBool) -> (u64, Duration) {
             }
         }
     }
-    (seen.len() as u64, longest)
+    (seen, longest)
 }

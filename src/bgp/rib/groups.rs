@@ -44,6 +44,12 @@ impl Groups {
         self.iter().any(|group| group.refers_to(family, node))
     }
 
+    /// Whether nothing refers to a node but what is advertised.
+    pub(super) fn are_idle(&self) -> bool {
+        self.iter()
+            .all(|group| !group.is_dirty() && group.members.values().all(|member| member.place().is_some()))
+    }
+
     pub(super) fn pull(
         &mut self,
         store: &mut Store,

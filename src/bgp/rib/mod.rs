@@ -385,9 +385,14 @@ impl Rib {
 
     /// Frees prefixes that nobody needs any more, now and then.
     fn free_nodes(&mut self) {
+        if Family::ALL.into_iter().all(|family| !self.store.tables[family].wants_freeing(true)) {
+            return;
+        }
+        // When nothing waits anywhere, all of them can go.
+        let idle = self.best.is_empty() && self.groups.are_idle();
         for family in Family::ALL {
             let table = &mut self.store.tables[family];
-            if table.wants_freeing() {
+            if table.wants_freeing(idle) {
                 let (groups, best) = (&self.groups, &self.best);
                 table.free_empty(|node| best.contains(family, node) || groups.refer_to(family, node));
             }

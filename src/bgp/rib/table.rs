@@ -283,8 +283,8 @@ impl Table {
     }
 
     /// Whether enough nodes have lost their paths that looking through them is worth while.
-    pub(super) fn wants_freeing(&self) -> bool {
-        self.empty.len() > self.empty_limit
+    pub(super) fn wants_freeing(&self, idle: bool) -> bool {
+        self.empty.len() > if idle { 0 } else { self.empty_limit }
     }
 
     /// Frees nodes without paths unless something else refers to them.

@@ -1,6 +1,9 @@
 //! Tests of the whole RIB, through its public methods only.
 
 mod basic;
+mod catch_up;
 mod decision;
 mod kit;
 mod receive;
+mod restart;
+mod send;

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    Difference, RuleCounter, Settings, dump,
+    Difference, ForeignDrop, RuleCounter, Settings, dump,
     encode::{self, INET, SUBSYSTEM, UDATA_GENERATION},
+    foreign,
 };
 use crate::{
     netlink::{Batch, BatchReport, Error as NetlinkError, Socket},
@@ -153,6 +154,11 @@ impl Driver {
     /// The live counters of all rules that count.
     pub fn counters(&mut self) -> Result<Vec<RuleCounter>, Error> {
         Ok(dump::counters(&mut self.socket, &self.settings)?)
+    }
+
+    /// Other people's chains that refuse our traffic.
+    pub fn foreign_drops(&mut self) -> Result<Vec<ForeignDrop>, Error> {
+        Ok(foreign::drops(&mut self.socket, &self.settings)?)
     }
 
     /// Removes the table: nothing is enforced any more.

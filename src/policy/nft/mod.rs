@@ -6,11 +6,13 @@
 mod driver;
 mod dump;
 mod encode;
+mod foreign;
 mod text;
 
 pub use self::{
     driver::{Driver, Error},
     dump::{Difference, RuleCounter},
+    foreign::ForeignDrop,
     text::Text,
 };
 

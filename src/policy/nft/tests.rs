@@ -317,3 +317,43 @@ fn counters_are_read_by_their_comments() {
         assert_eq!(counters.iter().filter(of_rule).map(|c| c.packets).collect::<Vec<_>>(), [0; 4]);
     });
 }
+
+#[test]
+fn foreign_chains_that_drop_are_found() {
+    private(|| {
+        let mut driver = Driver::open(Settings::default()).unwrap();
+        driver.replace(&sink().snapshot()).unwrap();
+        let shown = |driver: &mut Driver| -> Vec<String> {
+            driver.foreign_drops().unwrap().iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(shown(&mut driver), [""; 0], "our own chains are not foreign");
+        nft(
+            &["-f", "-"],
+            "table ip filter {
+                chain FORWARD { type filter hook forward priority filter; policy drop; }
+                chain DOCKER-USER { return; }
+                chain INPUT { type filter hook input priority filter; policy accept; ct state new accept; }
+            }
+            table ip6 mine {
+                chain in { type filter hook input priority filter; policy accept; tcp dport 22 accept; counter reject; }
+            }
+            table inet other {
+                chain f { type filter hook forward priority 10; policy drop; iifname \"s32*\" accept; oifname \"s32*\" accept; }
+                chain o { type filter hook output priority 10; policy drop; }
+                chain n { type nat hook prerouting priority dstnat; }
+            }",
+        )
+        .unwrap();
+        let found = [
+            "ip filter FORWARD drops at the forward hook (policy drop)",
+            "ip6 mine in drops at the input hook (its last rule)",
+        ];
+        assert_eq!(shown(&mut driver), found);
+        let drops = driver.foreign_drops().unwrap();
+        assert_eq!(drops[0].remedy[0], "iptables -I DOCKER-USER -i s32+ -j ACCEPT");
+        assert_eq!(drops[1].remedy, ["nft insert rule ip6 mine in iifname \"s32*\" accept"]);
+        // The remedy helps.
+        nft(&["insert", "rule", "ip6", "mine", "in", "iifname", "s32*", "accept"], "").unwrap();
+        assert_eq!(shown(&mut driver), &found[..1]);
+    });
+}

@@ -161,3 +161,160 @@ fn endpoints_do_not_reach_routing_protocols() {
     // A container may speak BGP with another.
     lab.expect(C(WEB), C(LB), Tcp, 179, true);
 }
+
+#[test]
+fn a_flushed_table_is_restored_and_open_connections_do_not_notice() {
+    use crate::netlink::{NftEvent, NftWatch};
+    use std::sync::mpsc::channel;
+    let mut lab = three();
+    lab.policies(
+        r#"[[policy]]
+        name = "web"
+        select = 'role == "web"'
+        ingress = [{ action = "allow", from = { selector = 'role == "lb"' } }]"#,
+    );
+    let mut talk = lab.talk_to(C(LB), C(WEB), V6, 80);
+    assert!(talk.works(true));
+    let ours = lab.enforcer.driver().port().unwrap();
+    let (send, events) = channel();
+    let sink = move |event: NftEvent| send.send(event).is_ok();
+    lab.host.run(|| NftWatch::spawn("s32pol-watch", &[ours], sink)).unwrap();
+    for meddling in ["flush ruleset", "delete table inet slash32", "flush chain inet slash32 guard"] {
+        lab.host.run(|| crate::policy::nft::tests::nft(&["-f", "-"], meddling)).unwrap();
+        let event = events.recv_timeout(std::time::Duration::from_secs(5)).unwrap();
+        assert_eq!(event, NftEvent::Changed { family: 1, table: "slash32".into() }, "{meddling}");
+        assert_ne!(lab.enforcer.repair().unwrap(), []);
+        assert!(talk.works(true), "after {meddling}");
+        lab.expect(C(OTHER), C(WEB), Udp, 53, false);
+        lab.expect(C(LB), C(WEB), Udp, 53, true);
+        while events.try_recv().is_ok() {}
+    }
+    assert_eq!(lab.enforcer.repair().unwrap(), []);
+}
+
+#[test]
+fn an_answer_is_no_way_around_a_revocation() {
+    // The server keeps sending after the client was told off: the stream is cut although the client is silent.
+    let mut lab = three();
+    lab.policies("");
+    let socket = lab.ns(C(LB)).run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap());
+    let server = lab.ns(C(WEB)).run(|| std::net::UdpSocket::bind("0.0.0.0:7000").unwrap());
+    for socket in [&socket, &server] {
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+    }
+    socket.send_to(b"subscribe", (lab.addr(C(WEB), V4), 7000)).unwrap();
+    let mut buf = [0; 16];
+    let (_, subscriber) = server.recv_from(&mut buf).unwrap();
+    server.send_to(b"1", subscriber).unwrap();
+    assert!(socket.recv(&mut buf).is_ok());
+    lab.policies("[[policy]]\nname='p'\nselect='role == \"web\"'\ningress=[]");
+    server.send_to(b"2", subscriber).unwrap();
+    assert!(socket.recv(&mut buf).is_err(), "the stream goes on after the revocation");
+    lab.policies("[[policy]]\nname='p'\nselect='role == \"web\"'\ningress=[{action='allow'}]");
+    server.send_to(b"3", subscriber).unwrap();
+    assert!(socket.recv(&mut buf).is_ok(), "the stream comes back with the permission");
+}
+
+#[test]
+fn tiers_pass_reject_and_staged_policies() {
+    let mut lab = three();
+    lab.policies(
+        r#"[[tier]]
+        name = "security"
+        order = 1
+        default = "pass"
+        [[policy]]
+        name = "quarantine"
+        tier = "security"
+        select = 'role == "web"'
+        ingress = [
+          { action = "reject", from = { selector = 'role == "other"' } },
+          { action = "pass", protocol = "tcp" },
+          { action = "deny", protocol = "udp", ports = 443 },
+        ]
+        [[policy]]
+        name = "trial"
+        select = 'role == "lb"'
+        ingress = []
+        staged = true
+        [[policy]]
+        name = "web"
+        select = 'role == "web"'
+        ingress = [{ action = "allow", ports = [53, 80], protocol = ["tcp", "udp"] }, { action = "allow", protocol = "icmp" }]"#,
+    );
+    lab.expect(C(LB), C(WEB), Tcp, 80, true);
+    lab.expect(C(LB), C(WEB), Tcp, 443, false);
+    lab.expect(C(LB), C(WEB), Udp, 53, true);
+    lab.expect(C(LB), C(WEB), Udp, 443, false);
+    lab.expect(C(OTHER), C(LB), Tcp, 80, true);
+    // A rejection is told at once: the connection is refused rather than timed out.
+    for v6 in [V4, V6] {
+        let addr = std::net::SocketAddr::new(lab.addr(C(WEB), v6), 80);
+        let error = lab.ns(C(OTHER)).run(|| std::net::TcpStream::connect(addr).unwrap_err());
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+    let counters = lab.enforcer.driver().counters().unwrap();
+    let count = |what: &str| counters.iter().filter(|c| c.comment == what).map(|c| c.packets).sum::<u64>();
+    assert!(count("staged default/trial: no rule") >= 2, "{counters:#?}");
+    assert!(count("security/quarantine ingress 1 reject") >= 2);
+}
+
+#[test]
+fn named_ports_sets_world_and_host() {
+    let mut lab = three();
+    lab.policies(
+        r#"[[named_port]]
+        name = "http"
+        select = 'role == "web"'
+        port = 8080
+        [[network_set]]
+        name = "dns"
+        cidr = ["192.0.2.0/25", "2001:db8::/64"]
+        except = ["192.0.2.77"]
+        [[policy]]
+        name = "in"
+        select = 'role in {"web", "lb"}'
+        ingress = [{ action = "allow", protocol = "tcp", ports = "http" }]
+        [[policy]]
+        name = "out"
+        select = 'role == "other"'
+        egress = [
+          { action = "allow", to = "host", protocol = "udp" },
+          { action = "allow", to = { set = "dns" }, protocol = "tcp", ports = 53 },
+          { action = "allow", to = "world", protocol = "tcp", ports = 443 },
+          { action = "allow", to = { selector = 'has(role)' }, protocol = "tcp", ports = "http" },
+        ]"#,
+    );
+    lab.expect(C(OTHER), C(WEB), Tcp, 8080, true);
+    lab.expect(C(OTHER), C(WEB), Tcp, 80, false);
+    // The name means nothing at the other one.
+    lab.expect(C(OTHER), C(LB), Tcp, 8080, false);
+    lab.expect(C(OTHER), Host, Udp, 53, true);
+    // The host's address is in the set as well.
+    lab.expect(C(OTHER), Host, Tcp, 53, true);
+    lab.expect(C(OTHER), Host, Tcp, 80, false);
+    lab.expect(C(OTHER), Outside, Tcp, 53, true);
+    lab.expect(C(OTHER), Outside, Tcp, 443, true);
+    lab.expect(C(OTHER), Outside, Tcp, 80, false);
+    lab.expect(C(OTHER), C(WEB), Tcp, 443, false);
+    assert_eq!(lab.enforcer.repair().unwrap(), []);
+}
+
+#[test]
+fn host_policies_protect_the_host_and_leave_a_way_in() {
+    let mut lab = three();
+    lab.policies(
+        r#"[[host_policy]]
+        name = "front"
+        interfaces = ["eth*"]
+        ingress = [{ action = "allow", from = { cidr = ["192.0.2.2", "2001:db8::2"] }, protocol = "tcp", ports = 80 }]"#,
+    );
+    lab.expect(Outside, Host, Tcp, 80, true);
+    lab.expect(Outside, Host, Tcp, 443, false);
+    lab.expect(Outside, Host, Udp, 53, false);
+    // BGP is among the failsafe ports, endpoints are not concerned, and the host's own connections are free.
+    lab.expect(Outside, Host, Tcp, 179, true);
+    lab.expect(C(WEB), Host, Udp, 53, true);
+    lab.expect(Host, Outside, Tcp, 443, true);
+    lab.expect(Outside, C(WEB), Tcp, 443, true);
+}

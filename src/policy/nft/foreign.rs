@@ -1,0 +1,230 @@
+//! Other people's chains that refuse our traffic.
+//!
+//! An accept in our table does not override a drop in another: every base chain at a hook has its say. Docker,
+//! firewalld and ufw set the forward hook's policy to drop. We never touch such a table; we find it and say what
+//! would help. See also `slash32 doctor`.
+
+use std::fs;
+
+use serde::Serialize;
+
+use super::{
+    Settings,
+    encode::{INET, SUBSYSTEM},
+};
+use crate::{
+    model::EndpointId,
+    netlink::{Attr, Attrs, Error, Socket},
+};
+
+const GETCHAIN: u16 = 4;
+const GETRULE: u16 = 7;
+/// `NF_INET_LOCAL_IN`, `NF_INET_FORWARD`.
+const INPUT: u32 = 1;
+const FORWARD: u32 = 2;
+/// `NFPROTO_INET`, `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
+
+/// A chain of somebody else that drops or rejects what nobody accepted before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ForeignDrop {
+    /// `ip`, `ip6` or `inet`; `iptables-legacy` for tables that nftables cannot see.
+    pub family: &'static str,
+    /// The table.
+    pub table: String,
+    /// The chain.
+    pub chain: String,
+    /// `forward` or `input`.
+    pub hook: &'static str,
+    /// How it refuses: by its policy, or by its last rule.
+    pub how: &'static str,
+    /// What lets our traffic through: commands, or advice where there is no such command.
+    pub remedy: Vec<String>,
+}
+
+impl std::fmt::Display for ForeignDrop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { family, table, chain, hook, how, .. } = self;
+        write!(f, "{family} {table} {chain} drops at the {hook} hook ({how})")
+    }
+}
+
+struct Base {
+    family: u8,
+    family_name: &'static str,
+    table: String,
+    chain: String,
+    hook: u32,
+    policy_drop: bool,
+}
+
+/// Finds foreign chains that refuse traffic of endpoints, unless they accept it by a rule for `s32*`.
+pub(super) fn drops(socket: &mut Socket, settings: &Settings) -> Result<Vec<ForeignDrop>, Error> {
+    let mut chains = Vec::new();
+    let mut names = Vec::new();
+    for (family, family_name) in FAMILIES {
+        let header = [family, 0, 0, 0];
+        let list = socket.dump(
+            SUBSYSTEM << 8 | GETCHAIN,
+            |w| _ = w.raw(&header),
+            |message| {
+                // An inet dump lists inet only; be sure all the same.
+                Ok((message.payload.first() == Some(&family))
+                    .then(|| message.attrs(INET.len()))
+                    .and_then(chain))
+            },
+        )?;
+        for (table, name, base) in list {
+            if table == settings.table && family == 1 {
+                continue;
+            }
+            if let Some((hook, policy_drop)) = base.filter(|(hook, _)| [INPUT, FORWARD].contains(hook)) {
+                let (table, chain) = (table.clone(), name.clone());
+                chains.push(Base { family, family_name, table, chain, hook, policy_drop });
+            }
+            names.push((family, table, name));
+        }
+    }
+    let mut found = Vec::new();
+    for base in chains {
+        let rules = rules(socket, &base)?;
+        let how = match (base.policy_drop, rules.last()) {
+            (true, _) => "policy drop",
+            (false, Some(last)) if last.refuses && last.unconditional => "its last rule",
+            _ => continue,
+        };
+        let admits = |rule: &RuleSummary| rule.accepts && rule.names_endpoints;
+        // Traffic needs a rule for either direction; traffic to the host itself has only one.
+        let needed = if base.hook == FORWARD { 2 } else { 1 };
+        if rules.iter().filter(|r| admits(r)).count() >= needed {
+            continue;
+        }
+        let docker =
+            names.iter().any(|(f, t, n)| *f == base.family && *t == base.table && n == "DOCKER-USER");
+        found.push(ForeignDrop {
+            family: base.family_name,
+            hook: if base.hook == FORWARD { "forward" } else { "input" },
+            how,
+            remedy: remedy(&base, docker),
+            table: base.table,
+            chain: base.chain,
+        });
+    }
+    found.extend(legacy());
+    Ok(found)
+}
+
+type ChainEntry = (String, String, Option<(u32, bool)>);
+
+/// Table, name, and for base chains that filter: the hook, and whether the policy is drop.
+fn chain(attrs: Attrs<'_>) -> Option<ChainEntry> {
+    let find = |kind| attrs.clone().find_kind(kind);
+    let base = find(4).and_then(|hook| {
+        let number = hook.nested().find_kind(1)?.be32()?;
+        (find(7)?.str()? == "filter").then_some((number, find(5).and_then(Attr::be32) == Some(0)))
+    });
+    Some((find(1)?.str()?.to_owned(), find(3)?.str()?.to_owned(), base))
+}
+
+/// What matters about a rule.
+struct RuleSummary {
+    accepts: bool,
+    refuses: bool,
+    /// Nothing but counting and logging comes before the verdict.
+    unconditional: bool,
+    /// It compares something with `s32`.
+    names_endpoints: bool,
+}
+
+fn rules(socket: &mut Socket, base: &Base) -> Result<Vec<RuleSummary>, Error> {
+    let header = [base.family, 0, 0, 0];
+    socket.dump(
+        SUBSYSTEM << 8 | GETRULE,
+        |w| _ = w.raw(&header).attr_str(1, &base.table).attr_str(2, &base.chain),
+        |message| {
+            let attrs = message.attrs(INET.len());
+            let find = |kind| attrs.clone().find_kind(kind);
+            let here = message.payload.first() == Some(&base.family)
+                && find(1).and_then(Attr::str) == Some(base.table.as_str())
+                && find(2).and_then(Attr::str) == Some(base.chain.as_str());
+            Ok(here.then(|| summarise(find(4).map_or(Attrs::new(&[]), Attr::nested))))
+        },
+    )
+}
+
+fn summarise(expressions: Attrs<'_>) -> RuleSummary {
+    let mut summary =
+        RuleSummary { accepts: false, refuses: false, unconditional: true, names_endpoints: false };
+    for expression in expressions {
+        let parts = expression.nested();
+        let name = parts.clone().find_kind(1).and_then(Attr::str).unwrap_or_default();
+        let data = parts.find_kind(2).map_or(Attrs::new(&[]), Attr::nested);
+        match name {
+            "immediate" => {
+                // NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CODE
+                let code = data
+                    .find_kind(2)
+                    .and_then(|d| d.nested().find_kind(2))
+                    .and_then(|v| v.nested().find_kind(1)?.be32());
+                summary.accepts |= code == Some(1);
+                summary.refuses |= code == Some(0);
+            }
+            "reject" => summary.refuses = true,
+            "counter" | "log" | "limit" => {}
+            "cmp" => {
+                summary.unconditional = false;
+                let value = data.find_kind(3).and_then(|d| d.nested().find_kind(1)).map(|v| v.data);
+                summary.names_endpoints |=
+                    value.is_some_and(|v| v.starts_with(EndpointId::PREFIX.as_bytes()));
+            }
+            _ => summary.unconditional = false,
+        }
+    }
+    summary
+}
+
+fn remedy(base: &Base, docker: bool) -> Vec<String> {
+    let prefix = EndpointId::PREFIX;
+    let both: &[&str] = if base.hook == FORWARD { &["i", "o"] } else { &["i"] };
+    let iptables = if base.family == 10 { "ip6tables" } else { "iptables" };
+    // Chains that iptables made are best changed by iptables, which would not understand others' rules.
+    if docker && base.hook == FORWARD {
+        return both.iter().map(|d| format!("{iptables} -I DOCKER-USER -{d} {prefix}+ -j ACCEPT")).collect();
+    }
+    if base.table == "filter" && ["FORWARD", "INPUT"].contains(&base.chain.as_str()) {
+        return both
+            .iter()
+            .map(|d| format!("{iptables} -I {} -{d} {prefix}+ -j ACCEPT", base.chain))
+            .collect();
+    }
+    if base.table == "firewalld" {
+        return vec![format!(
+            "firewall-cmd --permanent --zone=trusted --add-interface={prefix}+ && firewall-cmd --reload"
+        )];
+    }
+    let (family, table, chain) = (base.family_name, &base.table, &base.chain);
+    both.iter()
+        .map(|d| format!("nft insert rule {family} {table} {chain} {d}ifname \"{prefix}*\" accept"))
+        .collect()
+}
+
+/// Tables of the old iptables, which nftables cannot look into.
+fn legacy() -> Vec<ForeignDrop> {
+    let mut found = Vec::new();
+    for (file, tool) in [("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy")] {
+        let names = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
+        if names.lines().any(|l| l == "filter") {
+            found.push(ForeignDrop {
+                family: "iptables-legacy",
+                table: "filter".into(),
+                chain: "FORWARD".into(),
+                hook: "forward",
+                how: "a table of the old iptables is loaded; it may drop",
+                remedy: vec![format!(
+                    "{tool} -S FORWARD   # and, if it drops, {tool} -I FORWARD -i s32+ -j ACCEPT"
+                )],
+            });
+        }
+    }
+    found
+}

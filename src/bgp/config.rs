@@ -5,6 +5,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -44,6 +45,8 @@ pub struct SpeakerConfig {
     /// Whether this process replaces one whose forwarding state is still in the kernel: the R and F bits of the
     /// first OPENs (RFC 4724 section 3), and route selection deferred until the peers' End-of-RIB (section 4.1).
     pub restarting: bool,
+    /// Where BFD keeps what a restart needs, on a tmpfs (`/run/slash32/bfd`); nowhere if absent.
+    pub bfd_state_dir: Option<PathBuf>,
     /// Prefixes to originate whatever endpoints exist.
     pub originate: Vec<Prefix>,
     /// Configured neighbours; addresses are unique.
@@ -76,6 +79,7 @@ impl SpeakerConfig {
             identity_pools: Vec::new(),
             graceful_restart: GracefulRestart::default(),
             restarting: false,
+            bfd_state_dir: None,
             originate: Vec::new(),
             peers: Vec::new(),
             listen_ranges: Vec::new(),

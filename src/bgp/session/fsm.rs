@@ -58,10 +58,15 @@ pub(super) fn handle(session: &mut Session, now: Instant, input: Input) {
         }
         Input::BfdUp => {
             session.bfd_up = true;
-            if session.phase == Phase::Waiting && session.timers.deadline(Timer::IdleHold).is_none() {
-                run(session, now);
-            }
+            reconfigured(session, now);
         }
+    }
+}
+
+/// What the session waited for may have come, or is no longer asked for.
+pub(super) fn reconfigured(session: &mut Session, now: Instant) {
+    if session.phase == Phase::Waiting && session.timers.deadline(Timer::IdleHold).is_none() {
+        run(session, now);
     }
 }
 
@@ -575,6 +580,10 @@ fn stop(session: &mut Session, now: Instant, stop: Stop) {
     };
     if let Stop::BfdDown { .. } = stop {
         session.bfd_up = false;
+        // An attempt to connect finds out by itself.
+        if session.established().is_none() && !session.config.bfd_strict {
+            return;
+        }
     }
     let was_stopped = session.phase == Phase::Stopped;
     for slot in Slot::BOTH {

@@ -152,8 +152,9 @@ impl Session {
 
     /// Replaces the configuration. It counts from the next OPEN on; whether the session must end for it is for the
     /// caller to decide.
-    pub fn set_config(&mut self, config: SessionConfig) {
+    pub fn set_config(&mut self, now: Instant, config: SessionConfig) {
         self.config = config;
+        fsm::reconfigured(self, now);
     }
 
     /// The time of restarting is over: R bits are no longer sent (RFC 4724 section 4.1).

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -15,16 +15,22 @@ use tokio::{
 };
 
 use super::{
-    BfdEvent, PeerAction, PeerStatus, ReconfigureReport, Shutdown, SpeakerError, SpeakerEvent, change,
+    PeerAction, PeerStatus, ReconfigureReport, Shutdown, SpeakerError, SpeakerEvent, change,
+    liveness::{Liveness, state_of},
     params::{self, HostAddresses},
     peer::{self, FromTask, PeerCommand, PeerContext},
     rib_thread::{Control, RibSender},
     socket::{self, canonical, scope},
     status::{PrefixCounts, SharedStatus, peer_status},
+    unnumbered,
 };
 use crate::{
     bgp::{
         PeerId,
+        bfd::{
+            self,
+            driver::{BfdHandle, BfdStatus},
+        },
         config::{ListenRange, PeerAddress, PeerConfig, SpeakerConfig},
         rib,
         session::{State, Stop},
@@ -45,7 +51,7 @@ pub(super) enum Request {
     Reconfigure { config: Box<SpeakerConfig>, done: oneshot::Sender<Result<ReconfigureReport, SpeakerError>> },
     Act { peer: String, action: PeerAction, done: oneshot::Sender<Result<(), SpeakerError>> },
     Find { peer: String, done: oneshot::Sender<Result<PeerId, SpeakerError>> },
-    Bfd { peer: PeerId, event: BfdEvent, done: oneshot::Sender<()> },
+    Bfd { done: oneshot::Sender<Vec<BfdStatus>> },
     Shutdown { mode: Shutdown, done: oneshot::Sender<()> },
 }
 
@@ -74,6 +80,20 @@ struct Peer {
     task: JoinHandle<()>,
     /// Counts up when a dynamic neighbour goes idle, so that an older wait for its end does not count.
     idle: u32,
+    /// Looks for the neighbour of an unnumbered interface.
+    _discovery: Option<AbortOnDrop>,
+    /// The address that was found.
+    neighbour: Option<IpAddr>,
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A dynamic neighbour whose wait is over, and the number of the wait.
@@ -107,6 +127,7 @@ pub(super) struct Manager {
     inbox: Inbox,
     events: mpsc::UnboundedSender<SpeakerEvent>,
     host: HostAddresses,
+    liveness: Liveness,
     restarting: bool,
 }
 
@@ -122,6 +143,7 @@ impl Manager {
         let (expired, from_waits) = mpsc::unbounded_channel();
         let mut manager = Self {
             restarting: config.restarting,
+            liveness: Liveness::new(config.bfd_state_dir.clone()),
             config: Arc::new(config),
             rib,
             thread: Some(thread),
@@ -152,7 +174,7 @@ impl Manager {
                         let _ = done.send(());
                         return;
                     }
-                    Some(request) => self.request(request).await,
+                    Some(request) => self.request(request),
                     // Every handle is gone: nobody wants the speaker any more.
                     None => return self.shutdown(Shutdown::Cease(String::new())).await,
                 },
@@ -169,19 +191,17 @@ impl Manager {
         }
     }
 
-    async fn request(&mut self, request: Request) {
+    fn request(&mut self, request: Request) {
         // None of the askers must still be there for the answer.
         match request {
-            Request::Peers { done } => {
-                let _ = done.send(self.statuses().await);
-            }
+            Request::Peers { done } => self.statuses(done),
             Request::Reconfigure { config, done } => {
-                let _ = done.send(self.reconfigure(*config).await);
+                let _ = done.send(self.reconfigure(*config));
             }
             Request::Act { peer, action, done } => {
                 let result = match self.find(&peer) {
                     Ok(id) => {
-                        self.act(id, action).await;
+                        self.act(id, action);
                         Ok(())
                     }
                     Err(error) => Err(error),
@@ -191,14 +211,9 @@ impl Manager {
             Request::Find { peer, done } => {
                 let _ = done.send(self.find(&peer));
             }
-            Request::Bfd { peer, event, done } => {
-                if let Some(peer) = self.peers.get(&peer) {
-                    peer.tell(match event {
-                        BfdEvent::Up => PeerCommand::BfdUp,
-                        BfdEvent::Down { forwarding_lost } => PeerCommand::BfdDown { forwarding_lost },
-                    });
-                }
-                let _ = done.send(());
+            Request::Bfd { done } => {
+                let handle = self.liveness.handle();
+                tokio::task::spawn_blocking(move || done.send(bfd_sessions(handle.as_ref())));
             }
             // Taken by `run`.
             Request::Shutdown { .. } => {}
@@ -216,7 +231,7 @@ impl Manager {
             .ok_or_else(|| SpeakerError::NoPeer(name.to_owned()))
     }
 
-    async fn act(&self, id: PeerId, action: PeerAction) {
+    fn act(&self, id: PeerId, action: PeerAction) {
         let Some(peer) = self.peers.get(&id) else { return };
         match action {
             PeerAction::Reset => peer.tell(PeerCommand::Stop(Stop::Reset(String::new()))),
@@ -234,35 +249,41 @@ impl Manager {
                     }
                 };
                 // A RIB that has ended has nothing to send.
-                let _ = self.rib.control.send(Control::Query(Box::new(refresh))).await;
+                let _ = self.rib.control.send(Control::Query(Box::new(refresh)));
             }
         }
     }
 
-    async fn statuses(&self) -> Vec<PeerStatus> {
-        let counts = self.prefix_counts().await;
-        let mut list: Vec<_> = self.peers.iter().collect();
-        list.sort_by(|(_, a), (_, b)| {
-            (a.range.is_some(), &a.config.address).cmp(&(b.range.is_some(), &b.config.address))
-        });
-        let status = |(id, peer): (&PeerId, &Peer)| {
-            let counts = counts.get(id).copied().unwrap_or_default();
-            let asn = self.config.asn.get();
-            peer_status(*id, &peer.config, asn, peer.range.is_some(), &peer.status.read(), counts)
-        };
-        list.into_iter().map(status).collect()
-    }
-
-    async fn prefix_counts(&self) -> HashMap<PeerId, PrefixCounts> {
-        let (done, answer) = oneshot::channel();
+    /// Answers with all peers. The RIB may be busy, so the manager does not wait for it.
+    fn statuses(&self, done: oneshot::Sender<Vec<PeerStatus>>) {
+        let mut list: Vec<_> = self
+            .peers
+            .iter()
+            .map(|(id, peer)| (*id, peer.config.clone(), peer.range.is_some(), peer.status.clone()))
+            .collect();
+        list.sort_by(|a, b| (a.2, &a.1.address).cmp(&(b.2, &b.1.address)));
+        let asn = self.config.asn.get();
+        let (keys, handle) = (self.liveness.keys(), self.liveness.handle());
+        let (counted, counts) = oneshot::channel();
         let count = move |rib: &mut rib::Rib| {
             let counts = rib.all_peer_stats().into_iter().map(|(id, stats)| (id, PrefixCounts::of(&stats)));
             // The asker may have gone.
-            let _ = done.send(counts.collect());
+            let _ = counted.send(counts.collect::<HashMap<_, _>>());
         };
         // Without a RIB there are no prefixes.
-        let _ = self.rib.control.send(Control::Query(Box::new(count))).await;
-        answer.await.unwrap_or_default()
+        let _ = self.rib.control.send(Control::Query(Box::new(count)));
+        tokio::spawn(async move {
+            let counts = counts.await.unwrap_or_default();
+            let bfd = tokio::task::spawn_blocking(move || bfd_sessions(handle.as_ref())).await;
+            let bfd = bfd.unwrap_or_default();
+            let status = |(id, config, dynamic, status): (PeerId, Arc<PeerConfig>, bool, SharedStatus)| {
+                let counts = counts.get(&id).copied().unwrap_or_default();
+                let bfd = keys.get(&id).and_then(|key| state_of(&bfd, key));
+                peer_status(id, &config, asn, dynamic, &status.read(), counts, bfd)
+            };
+            // The asker may have gone.
+            let _ = done.send(list.into_iter().map(status).collect());
+        });
     }
 
     fn add(&mut self, config: PeerConfig, range: Option<Prefix>) -> PeerId {
@@ -281,15 +302,36 @@ impl Manager {
             status: status.clone(),
             host: self.host.clone(),
         });
-        let peer = Peer { config, range, commands, status, task, idle: 0 };
+        let discovery = match &config.address {
+            PeerAddress::Interface(name) => {
+                let discover = unnumbered::discover(id, name.clone(), self.own.tasks.clone());
+                Some(AbortOnDrop(tokio::spawn(discover)))
+            }
+            PeerAddress::Ip(_) | PeerAddress::LinkLocal { .. } => None,
+        };
+        let peer =
+            Peer { config, range, commands, status, task, idle: 0, _discovery: discovery, neighbour: None };
         if peer.config.settings.shutdown.is_none() {
             peer.tell(PeerCommand::Start);
         }
         self.peers.insert(id, peer);
+        self.watch(id);
         id
     }
 
+    /// Gives a peer its BFD session, if it is to have one.
+    fn watch(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        if let Err(error) = self.liveness.set(id, &peer.config, peer.neighbour, &peer.commands) {
+            let peer_name = &peer.config.address;
+            tracing::error!(peer = %peer_name, %error, "no BFD for this peer");
+            let text = format!("BFD: {}", peer::plain(&error));
+            peer.status.update(|status| status.last_error = Some((text, Instant::now())));
+        }
+    }
+
     fn remove(&mut self, id: PeerId) {
+        self.liveness.remove(id);
         if let Some(peer) = self.peers.remove(&id) {
             // The task ends by itself, after it has told the neighbour.
             peer.tell(PeerCommand::Terminate { stop: Stop::Deconfigured, quiet: false });
@@ -379,6 +421,12 @@ impl Manager {
                 // Nobody may be listening.
                 let _ = self.events.send(event);
             }
+            FromTask::Neighbour { peer: id, address } => {
+                let Some(peer) = self.peers.get_mut(&id) else { return };
+                peer.neighbour = Some(address.ip());
+                peer.tell(PeerCommand::Neighbour(address));
+                self.watch(id);
+            }
             FromTask::Idle { peer: id, keep } => {
                 let Some(peer) = self.peers.get_mut(&id) else { return };
                 peer.idle += 1;
@@ -402,7 +450,7 @@ impl Manager {
         }
     }
 
-    async fn reconfigure(&mut self, new: SpeakerConfig) -> Result<ReconfigureReport, SpeakerError> {
+    fn reconfigure(&mut self, new: SpeakerConfig) -> Result<ReconfigureReport, SpeakerError> {
         let old = self.config.clone();
         let mut report =
             ReconfigureReport { needs_restart: change::needs_restart(&old, &new), ..Default::default() };
@@ -417,12 +465,9 @@ impl Manager {
         }
         let new = self.config.clone();
         // A RIB that has ended needs no configuration.
-        let _ = self
-            .rib
-            .control
-            .send(Control::Reconfigure(Box::new(params::rib_config(&new, &self.host, false))))
-            .await;
-        self.originate_configured(&old.originate).await;
+        let rib = params::rib_config(&new, &self.host, false);
+        let _ = self.rib.control.send(Control::Reconfigure(Box::new(rib)));
+        self.originate_configured(&old.originate);
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
             self.reconfigure_peer(id, &old, &mut report);
@@ -472,6 +517,7 @@ impl Manager {
             (Some(_), None) => peer.tell(PeerCommand::Start),
             _ => {}
         }
+        self.watch(id);
         if !change.reset.is_empty() {
             report.reset.push((name.clone(), change.reset));
         }
@@ -481,23 +527,17 @@ impl Manager {
     }
 
     /// Originates the configured prefixes, and no longer those that were.
-    async fn originate_configured(&self, before: &[Prefix]) {
+    fn originate_configured(&self, before: &[Prefix]) {
         let now = &self.config.originate;
         let gone = before.iter().filter(|p| !now.contains(p)).copied().collect();
         let fresh =
             now.iter().filter(|p| !before.contains(p)).map(|p| (*p, rib::LocalRoute::default())).collect();
         let wait = Duration::ZERO;
         // Nobody waits for the answers, and a RIB that has ended originates nothing.
-        let _ = self
-            .rib
-            .control
-            .send(Control::Withdraw { prefixes: gone, wait, done: oneshot::channel().0 })
-            .await;
-        let _ = self
-            .rib
-            .control
-            .send(Control::Originate { routes: fresh, wait, done: oneshot::channel().0 })
-            .await;
+        let done = oneshot::channel().0;
+        let _ = self.rib.control.send(Control::Withdraw { prefixes: gone, wait, done });
+        let done = oneshot::channel().0;
+        let _ = self.rib.control.send(Control::Originate { routes: fresh, wait, done });
     }
 
     async fn shutdown(mut self, mode: Shutdown) {
@@ -507,6 +547,10 @@ impl Manager {
         let stop = match mode {
             Shutdown::Cease(text) => Stop::Shutdown(text),
             Shutdown::Restart => Stop::PlannedRestart,
+        };
+        let bfd = match stop {
+            Stop::PlannedRestart => bfd::driver::Shutdown::Keep,
+            _ => bfd::driver::Shutdown::AdminDown,
         };
         let mut tasks = Vec::new();
         for (_, peer) in std::mem::take(&mut self.peers) {
@@ -522,6 +566,11 @@ impl Manager {
         if tokio::time::timeout(SHUTDOWN, all).await.is_err() {
             tracing::warn!("some peers could not be told of the shutdown in time");
         }
+        // After the sessions, so that none goes down by it.
+        let mut liveness = self.liveness;
+        if let Err(error) = tokio::task::spawn_blocking(move || liveness.shutdown(bfd)).await {
+            tracing::error!(%error, "BFD did not end in order");
+        }
         // The thread ends when the senders of the tasks and of this manager are gone; handles may keep them longer.
         drop(self.thread.take());
     }
@@ -532,6 +581,11 @@ impl Peer {
         // A task that has ended, by a panic, is past being told.
         let _ = self.commands.send(command);
     }
+}
+
+/// Blocks for microseconds.
+fn bfd_sessions(handle: Option<&BfdHandle>) -> Vec<BfdStatus> {
+    handle.and_then(|handle| handle.status().ok()).unwrap_or_default()
 }
 
 fn on(interface: &str, from: SocketAddr) -> bool {

@@ -11,6 +11,7 @@
 //! KEEPALIVEs; with a slow peer the RIB stops encoding for that peer, and goes on with the others.
 
 mod change;
+mod liveness;
 mod manager;
 mod outbox;
 mod params;
@@ -20,9 +21,14 @@ mod socket;
 mod status;
 #[cfg(test)]
 mod tests;
+mod unnumbered;
 mod wire_out;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -34,6 +40,7 @@ use self::{
 };
 use super::{
     PeerId,
+    bfd::driver::BfdStatus,
     config::SpeakerConfig,
     rib::{BestChange, LocalRoute, Rib},
 };
@@ -196,7 +203,7 @@ impl Speaker {
         let mut routes = originated;
         routes.extend(config.originate.iter().map(|prefix| (*prefix, LocalRoute::default())));
         let first = Control::Originate { routes, wait: Duration::ZERO, done };
-        rib.control.try_send(first).map_err(|_| SpeakerError::Stopped)?;
+        rib.control.send(first).map_err(|_| SpeakerError::Stopped)?;
         let (requests, from_handles) = mpsc::channel(16);
         let manager = Manager::new(config, rib.clone(), thread, peer_sender)?;
         tokio::spawn(manager.run(from_handles));
@@ -220,14 +227,14 @@ impl SpeakerHandle {
         wait: Duration,
     ) -> Result<bool, SpeakerError> {
         let (done, answer) = oneshot::channel();
-        self.control(Control::Originate { routes, wait, done }).await?;
+        self.control(Control::Originate { routes, wait, done })?;
         answer.await.map_err(|_| SpeakerError::Stopped)
     }
 
     /// Ends the origination of prefixes. Resolves like [`Self::originate`].
     pub async fn withdraw(&self, prefixes: Vec<Prefix>, wait: Duration) -> Result<bool, SpeakerError> {
         let (done, answer) = oneshot::channel();
-        self.control(Control::Withdraw { prefixes, wait, done }).await?;
+        self.control(Control::Withdraw { prefixes, wait, done })?;
         answer.await.map_err(|_| SpeakerError::Stopped)
     }
 
@@ -241,17 +248,17 @@ impl SpeakerHandle {
             // The asker may have gone.
             let _ = done.send(query(rib));
         });
-        self.control(Control::Query(query)).await?;
+        self.control(Control::Query(query))?;
         answer.await.map_err(|_| SpeakerError::Stopped)
     }
 
     /// While draining, what is sent carries GRACEFUL_SHUTDOWN (RFC 8326), so that traffic moves away before we go.
     pub async fn drain(&self, draining: bool) -> Result<(), SpeakerError> {
-        self.control(Control::Drain(draining)).await
+        self.query(move |rib| rib.set_draining(draining, Instant::now())).await
     }
 
-    async fn control(&self, control: Control) -> Result<(), SpeakerError> {
-        self.rib.control.send(control).await.map_err(|_| SpeakerError::Stopped)
+    fn control(&self, control: Control) -> Result<(), SpeakerError> {
+        self.rib.control.send(control).map_err(|_| SpeakerError::Stopped)
     }
 
     /// The peers, configured ones first in the order of their addresses.
@@ -276,9 +283,9 @@ impl SpeakerHandle {
         self.request(|done| Request::Find { peer, done }).await?
     }
 
-    /// What a peer's BFD session says. `forwarding_lost`: routes need not be kept for a restart (RFC 5882).
-    pub async fn bfd_event(&self, peer: PeerId, event: BfdEvent) -> Result<(), SpeakerError> {
-        self.request(|done| Request::Bfd { peer, event, done }).await
+    /// All BFD sessions.
+    pub async fn bfd(&self) -> Result<Vec<BfdStatus>, SpeakerError> {
+        self.request(|done| Request::Bfd { done }).await
     }
 
     /// Ends every session and the speaker. Resolves when the peers have been told, after two seconds at most.
@@ -291,16 +298,4 @@ impl SpeakerHandle {
         self.requests.send(make(done)).await.map_err(|_| SpeakerError::Stopped)?;
         answer.await.map_err(|_| SpeakerError::Stopped)
     }
-}
-
-/// What BFD says of a neighbour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BfdEvent {
-    /// It is there.
-    Up,
-    /// It is gone.
-    Down {
-        /// Its forwarding too: BFD does not share its fate with its control plane (C bit, RFC 5882 section 4.3).
-        forwarding_lost: bool,
-    },
 }

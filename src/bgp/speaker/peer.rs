@@ -24,7 +24,7 @@ use super::{
     SpeakerEvent,
     outbox::Outbox,
     params::{HostAddresses, peer_params},
-    rib_thread::{FromPeer, RibSender},
+    rib_thread::{Control, FromPeer, News, RibSender},
     socket::{self, canonical},
     status::SharedStatus,
     wire_out::WireOut,
@@ -80,7 +80,7 @@ pub(super) enum PeerCommand {
     /// The time of restarting is over.
     EndRestarting,
     /// The neighbour on an unnumbered interface.
-    Neighbour(Option<SocketAddr>),
+    Neighbour(SocketAddr),
     /// End the session and the task. `quiet`: the RIB shall not notice, as the process ends.
     Terminate {
         stop: Stop,
@@ -93,6 +93,8 @@ pub(super) enum PeerCommand {
 pub(super) enum FromTask {
     /// For whoever listens to the speaker.
     Event(SpeakerEvent),
+    /// The neighbour on an unnumbered interface.
+    Neighbour { peer: PeerId, address: SocketAddr },
     /// A dynamic neighbour has no connection any more; its routes stay for so long.
     Idle { peer: PeerId, keep: Duration },
 }
@@ -135,6 +137,8 @@ struct PeerTask {
     dial: Option<(ConnId, JoinHandle<io::Result<TcpStream>>)>,
     closing: JoinSet<()>,
     established: Option<Established>,
+    /// Counts the sessions of this peer.
+    sessions: u32,
     to_rib: VecDeque<FromPeer>,
     neighbour: Option<SocketAddr>,
     paused: bool,
@@ -162,6 +166,7 @@ pub(super) fn spawn(context: PeerContext) -> (mpsc::UnboundedSender<PeerCommand>
         dial: None,
         closing: JoinSet::new(),
         established: None,
+        sessions: 0,
         to_rib: VecDeque::new(),
         neighbour: None,
         paused: false,
@@ -275,24 +280,15 @@ impl PeerTask {
                 let restart = self.context.config.settings.max_prefixes.and_then(|max| max.restart);
                 self.session.handle_input(now, Input::Stop(Stop::MaxPrefixes { family, limit, restart }));
             }
-            PeerCommand::BfdUp => {
-                self.context.status.update(|s| s.bfd = Some("up"));
-                self.session.handle_input(now, Input::BfdUp);
-            }
+            PeerCommand::BfdUp => self.session.handle_input(now, Input::BfdUp),
             PeerCommand::BfdDown { forwarding_lost } => {
-                self.context.status.update(|s| s.bfd = Some("down"));
                 self.session.handle_input(now, Input::Stop(Stop::BfdDown { forwarding_lost }));
             }
             PeerCommand::EndRestarting => self.session.end_restarting(),
             PeerCommand::Neighbour(address) => {
-                let changed = self.neighbour != address;
-                self.neighbour = address;
+                self.neighbour = Some(address);
                 // A wait that was for nothing but the address ends.
-                if changed
-                    && address.is_some()
-                    && self.session.state() < State::OpenSent
-                    && !self.session.is_stopped()
-                {
+                if self.session.state() < State::OpenSent {
                     self.session.handle_input(now, Input::RetryNow);
                 }
             }
@@ -301,9 +297,7 @@ impl PeerTask {
                 self.ending = true;
                 self.session.handle_input(now, Input::Stop(stop));
                 self.settle();
-                if !quiet {
-                    self.to_rib.push_back(FromPeer::Removed { peer: self.context.id });
-                }
+                self.tell_rib(News::Removed);
             }
         }
     }
@@ -313,12 +307,12 @@ impl PeerTask {
         session.passive |= self.context.dynamic;
         self.context.config = config;
         self.context.speaker = speaker;
-        self.session.set_config(session);
+        self.session.set_config(Instant::now(), session);
         match (reset, &self.established) {
             (Some(stop), _) => self.session.handle_input(Instant::now(), Input::Stop(stop)),
             (None, Some(established)) => {
                 let params = Box::new(self.params(established));
-                self.to_rib.push_back(FromPeer::Changed { peer: self.context.id, params });
+                self.tell_rib(News::Changed(params));
             }
             (None, None) => {}
         }
@@ -529,13 +523,13 @@ impl PeerTask {
     fn pass_on(&mut self, updates: &mut Vec<Update>) {
         if !updates.is_empty() {
             let updates = std::mem::take(updates);
-            self.tell_rib(FromPeer::Updates { peer: self.context.id, updates });
+            self.tell_rib(News::Updates(updates));
         }
     }
 
-    fn tell_rib(&mut self, message: FromPeer) {
+    fn tell_rib(&mut self, news: News) {
         if !self.quiet {
-            self.to_rib.push_back(message);
+            self.to_rib.push_back(FromPeer { peer: self.context.id, session: self.sessions, news });
         }
     }
 
@@ -560,7 +554,7 @@ impl PeerTask {
                     Refresh::Begin => rib::Refresh::Begin,
                     Refresh::End => rib::Refresh::End,
                 };
-                self.tell_rib(FromPeer::Refresh { peer: self.context.id, family, kind });
+                self.tell_rib(News::Refresh(family, kind));
             }
             Event::Down { reason, retain } => self.down(&reason, retain),
             Event::Failed(failure) => {
@@ -602,7 +596,8 @@ impl PeerTask {
         let params = Box::new(self.params(&established));
         self.established = Some(established);
         let id = self.context.id;
-        self.tell_rib(FromPeer::Up { peer: id, params, outbox, commands: self.own.clone() });
+        self.sessions += 1;
+        self.tell_rib(News::Up { params, outbox, commands: self.own.clone() });
         tracing::info!(
             peer = %self.context.config.address, asn = %negotiated.peer_asn, hold = negotiated.hold_time.as_secs(),
             "established"
@@ -620,7 +615,11 @@ impl PeerTask {
     fn down(&mut self, reason: &Failure, retain: bool) {
         let id = self.context.id;
         let rib_reason = if retain { DownReason::Restarting } else { DownReason::Flush };
-        self.tell_rib(FromPeer::Down { peer: id, reason: rib_reason });
+        if !self.quiet {
+            let down = Control::Down { peer: id, session: self.sessions, reason: rib_reason };
+            // A RIB that has ended has no routes.
+            let _ = self.context.rib.control.send(down);
+        }
         let keep = self.established.take().filter(|_| retain).map_or(Duration::ZERO, |e| kept(&e.negotiated));
         self.note(reason);
         self.context.status.update(|status| {

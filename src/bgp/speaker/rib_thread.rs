@@ -20,8 +20,6 @@ use crate::{
 
 /// Batches of UPDATEs that wait. Each comes from one read of at most 64 KiB.
 const PEER_QUEUE: usize = 64;
-/// Commands of the agent that wait.
-const CONTROL_QUEUE: usize = 1024;
 /// Batches applied before output is looked at.
 const ROUND: usize = 16;
 /// Output fetched from the RIB for a peer at once.
@@ -31,37 +29,37 @@ const BEST_BATCH: usize = 1024;
 
 /// What a peer's task tells the RIB.
 #[derive(Debug)]
-pub(super) enum FromPeer {
+pub(super) struct FromPeer {
+    pub(super) peer: PeerId,
+    /// Sessions of a peer are numbered from 1, as the end of one overtakes its routes (see [`Control::Down`]).
+    pub(super) session: u32,
+    pub(super) news: News,
+}
+
+#[derive(Debug)]
+pub(super) enum News {
+    /// The session is established.
     Up {
-        peer: PeerId,
         params: Box<PeerParams>,
         outbox: Arc<Outbox>,
         commands: mpsc::UnboundedSender<PeerCommand>,
     },
-    Changed {
-        peer: PeerId,
-        params: Box<PeerParams>,
-    },
-    Updates {
-        peer: PeerId,
-        updates: Vec<Update>,
-    },
-    Refresh {
-        peer: PeerId,
-        family: Family,
-        kind: rib::Refresh,
-    },
-    Down {
-        peer: PeerId,
-        reason: DownReason,
-    },
-    Removed {
-        peer: PeerId,
-    },
+    /// Its settings have changed.
+    Changed(Box<PeerParams>),
+    Updates(Vec<Update>),
+    Refresh(Family, rib::Refresh),
+    /// The peer is no longer configured.
+    Removed,
 }
 
-/// What the agent tells the RIB.
+/// What goes before everything else.
 pub(super) enum Control {
+    /// A session is over: what waits of its routes need not be looked at any more.
+    Down {
+        peer: PeerId,
+        session: u32,
+        reason: DownReason,
+    },
     /// Answered when the prefixes are in every established peer's queue, or when the time is over.
     Originate {
         routes: Vec<(Prefix, LocalRoute)>,
@@ -74,7 +72,6 @@ pub(super) enum Control {
         done: oneshot::Sender<bool>,
     },
     Reconfigure(Box<RibConfig>),
-    Drain(bool),
     Query(Box<dyn FnOnce(&mut Rib) + Send>),
 }
 
@@ -82,7 +79,8 @@ pub(super) enum Control {
 #[derive(Clone, Debug)]
 pub(super) struct RibSender {
     pub(super) peers: mpsc::Sender<FromPeer>,
-    pub(super) control: mpsc::Sender<Control>,
+    /// Not bounded: the agent waits for what it asks, and a session ends once.
+    pub(super) control: mpsc::UnboundedSender<Control>,
     /// Wakes the thread when an [`Outbox`] has room again.
     pub(super) hungry: Arc<Notify>,
 }
@@ -93,13 +91,14 @@ pub(super) fn start(
     events: mpsc::Sender<SpeakerEvent>,
 ) -> std::io::Result<(RibSender, thread::JoinHandle<()>)> {
     let (peers, from_peers) = mpsc::channel(PEER_QUEUE);
-    let (control, from_control) = mpsc::channel(CONTROL_QUEUE);
+    let (control, from_control) = mpsc::unbounded_channel();
     let hungry = Arc::new(Notify::new());
     // Its own little runtime: the queues are tokio's, since the other ends must not block.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let owner = Owner {
         rib: Rib::new(config),
         members: HashMap::new(),
+        ended: HashMap::new(),
         waiters: Vec::new(),
         events,
         hungry: hungry.clone(),
@@ -114,6 +113,7 @@ pub(super) fn start(
 
 #[derive(Debug)]
 struct Member {
+    session: u32,
     outbox: Arc<Outbox>,
     commands: mpsc::UnboundedSender<PeerCommand>,
 }
@@ -129,6 +129,8 @@ struct Waiter {
 struct Owner {
     rib: Rib,
     members: HashMap<PeerId, Member>,
+    /// The last session of each peer whose end has been told.
+    ended: HashMap<PeerId, u32>,
     waiters: Vec<Waiter>,
     events: mpsc::Sender<SpeakerEvent>,
     hungry: Arc<Notify>,
@@ -139,7 +141,11 @@ struct Owner {
 }
 
 impl Owner {
-    async fn run(mut self, mut peers: mpsc::Receiver<FromPeer>, mut control: mpsc::Receiver<Control>) {
+    async fn run(
+        mut self,
+        mut peers: mpsc::Receiver<FromPeer>,
+        mut control: mpsc::UnboundedReceiver<Control>,
+    ) {
         let hungry = self.hungry.clone();
         let events = self.events.clone();
         let mut control_open = true;
@@ -193,6 +199,13 @@ impl Owner {
     fn control(&mut self, command: Control) {
         let now = Instant::now();
         match command {
+            Control::Down { peer, session, reason } => {
+                self.ended.insert(peer, session);
+                if self.is_current(peer, session) {
+                    self.members.remove(&peer);
+                    self.rib.peer_down(peer, reason, now);
+                }
+            }
             Control::Originate { routes, wait, done } => {
                 let prefixes = routes.iter().map(|(prefix, _)| *prefix).collect();
                 for (prefix, route) in routes {
@@ -207,34 +220,38 @@ impl Owner {
                 self.waiters.push(Waiter { prefixes, deadline: now + wait, done });
             }
             Control::Reconfigure(config) => self.rib.reconfigure(*config, now),
-            Control::Drain(draining) => self.rib.set_draining(draining, now),
             Control::Query(query) => query(&mut self.rib),
         }
     }
 
-    fn peer_says(&mut self, command: FromPeer) {
+    fn peer_says(&mut self, message: FromPeer) {
         let now = Instant::now();
-        match command {
-            FromPeer::Up { peer, params, outbox, commands } => {
-                self.members.insert(peer, Member { outbox, commands });
-                self.rib.peer_up(peer, *params, now);
+        let FromPeer { peer, session, news } = message;
+        match news {
+            News::Up { params, outbox, commands } => {
+                if self.ended.get(&peer).is_none_or(|ended| *ended < session) {
+                    self.members.insert(peer, Member { session, outbox, commands });
+                    self.rib.peer_up(peer, *params, now);
+                }
             }
-            FromPeer::Changed { peer, params } => self.rib.peer_changed(peer, *params, now),
-            FromPeer::Updates { peer, updates } => {
+            News::Removed => {
+                self.members.remove(&peer);
+                self.ended.remove(&peer);
+                self.rib.peer_removed(peer, now);
+            }
+            _ if !self.is_current(peer, session) => {}
+            News::Changed(params) => self.rib.peer_changed(peer, *params, now),
+            News::Updates(updates) => {
                 for update in updates {
                     self.rib.update(peer, update, now);
                 }
             }
-            FromPeer::Refresh { peer, family, kind } => self.rib.refresh(peer, family, kind, now),
-            FromPeer::Down { peer, reason } => {
-                self.members.remove(&peer);
-                self.rib.peer_down(peer, reason, now);
-            }
-            FromPeer::Removed { peer } => {
-                self.members.remove(&peer);
-                self.rib.peer_removed(peer, now);
-            }
+            News::Refresh(family, kind) => self.rib.refresh(peer, family, kind, now),
         }
+    }
+
+    fn is_current(&self, peer: PeerId, session: u32) -> bool {
+        self.members.get(&peer).is_some_and(|member| member.session == session)
     }
 
     fn events(&mut self) {

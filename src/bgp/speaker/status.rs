@@ -84,7 +84,7 @@ pub struct PeerStatus {
     pub dynamic: bool,
     /// Never dialed.
     pub passive: bool,
-    /// `up`, `down` or `init`; null without BFD.
+    /// `up`, `down`, `init` or `admin_down`; null without BFD.
     pub bfd: Option<&'static str>,
 }
 
@@ -98,7 +98,6 @@ pub(super) struct TaskStatus {
     pub(super) last_error: Option<(String, Instant)>,
     pub(super) address: Option<String>,
     pub(super) local_address: Option<String>,
-    pub(super) bfd: Option<&'static str>,
 }
 
 /// The shared copy of it.
@@ -142,6 +141,7 @@ pub(super) fn peer_status(
     dynamic: bool,
     task: &TaskStatus,
     counts: PrefixCounts,
+    bfd: Option<&'static str>,
 ) -> PeerStatus {
     let negotiated = task.negotiated.as_deref();
     let settings = &config.settings;
@@ -193,7 +193,7 @@ pub(super) fn peer_status(
         description: settings.description.clone(),
         dynamic,
         passive: settings.passive,
-        bfd: task.bfd,
+        bfd,
     }
 }
 

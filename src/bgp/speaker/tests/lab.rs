@@ -36,12 +36,20 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    /// So many hosts, with links between these pairs.
-    pub(super) fn new(hosts: u8, links: &[(u8, u8)]) -> Self {
+    /// So many hosts, with links between these pairs that have no addresses but link-local ones.
+    pub(super) fn bare(hosts: u8, links: &[(u8, u8)]) -> Self {
         let hosts: Vec<_> = (0..hosts).map(|_| NamedNetns::create("s32bgp").unwrap()).collect();
         let lab = Self { hosts };
         for &(a, b) in links {
             lab.host(a).connect(&format!("to{b}"), lab.host(b), &format!("to{a}")).unwrap();
+        }
+        lab
+    }
+
+    /// So many hosts, with links between these pairs.
+    pub(super) fn new(hosts: u8, links: &[(u8, u8)]) -> Self {
+        let lab = Self::bare(hosts, links);
+        for &(a, b) in links {
             for (own, other) in [(a, b), (b, a)] {
                 lab.host(own).run(|| {
                     let mut socket = netlink::Socket::route().unwrap();

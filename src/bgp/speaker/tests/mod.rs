@@ -3,6 +3,7 @@
 mod bird;
 mod harness;
 mod lab;
+mod liveness;
 mod reload;
 mod routes;
 mod sessions;

@@ -56,6 +56,9 @@ pub struct Attachment {
     /// go back to no block of ours.
     #[serde(default)]
     pub moved: Vec<IpAddr>,
+    /// Whether other hosts may announce the same addresses at the same time.
+    #[serde(default)]
+    pub anycast: bool,
     /// The plugin that manages the addresses instead of us.
     #[serde(default)]
     pub delegate: Option<String>,
@@ -68,6 +71,13 @@ impl Attachment {
     /// The IPv4 gateway inside the container; link-local (RFC 3927), and different for each network of a container.
     pub const fn gateway4(&self) -> Ipv4Addr {
         Ipv4Addr::new(169, 254, 1, self.gateway)
+    }
+
+    /// The attachment number to announce an address with: only addresses that moved here have one. It is the time of
+    /// the attachment in seconds, so the newest attachment of an address anywhere has the highest.
+    pub fn number(&self, addr: IpAddr) -> Option<u32> {
+        let moved = self.moved.contains(&addr) && !self.anycast;
+        moved.then(|| u32::try_from(self.sequence / 1_000_000).unwrap_or(u32::MAX))
     }
 
     /// The IPv6 gateway inside the container: the host end's link-local address.
@@ -157,6 +167,7 @@ pub(super) mod tests {
             bandwidth: None,
             aliases: Vec::new(),
             moved: Vec::new(),
+            anycast: false,
             delegate: None,
             sequence,
         }

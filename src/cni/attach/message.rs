@@ -2,8 +2,9 @@
 
 use std::{net::IpAddr, os::fd::AsRawFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 
+use super::shape::Limit;
 use crate::{
     cni::types::{Mac, Route},
     model::{Family, Prefix},
@@ -16,6 +17,7 @@ const RTM_DELLINK: u16 = 17;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
+const RTM_NEWQDISC: u16 = 36;
 const RTM_SETNEIGHTBL: u16 = 67;
 /// Attributes of linux/if_link.h.
 const IFLA_ADDRESS: u16 = 1;
@@ -232,6 +234,11 @@ impl Steps {
         self.words.push(what);
     }
 
+    pub(super) fn remove_device_route(&mut self, key: &route::Key, index: u32) {
+        route::push_delete(&mut self.batch, key, route::RouteKind::Unicast, Some(index));
+        self.words.push("remove the route to the container");
+    }
+
     /// Makes an address the host's own, without giving it to an interface (so it is never a source address).
     pub(super) fn local_address(&mut self, address: IpAddr, protocol: u8) {
         self.add("answer for the containers' gateway", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, |w| {
@@ -280,6 +287,11 @@ impl Steps {
                 });
             }
         });
+    }
+
+    /// Limits the rate at which an interface sends.
+    pub(super) fn limit(&mut self, index: u32, limit: Limit) {
+        self.add("limit the rate", RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, |w| limit.write(w, index));
     }
 
     /// A rule inside the container: what has this source address looks into this table.

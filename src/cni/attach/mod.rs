@@ -15,6 +15,7 @@ mod inspect;
 mod message;
 pub mod prepare;
 mod reaper;
+mod shape;
 mod uplink;
 
 #[cfg(test)]
@@ -38,6 +39,7 @@ use crate::{
 pub use inspect::{Finding, HostEnd};
 pub use message::StepError;
 use message::{Steps, Veth};
+use shape::Limit;
 pub use uplink::uplink_mtu;
 
 /// The device group of the host ends of living endpoints: `s32\0` and a 1.
@@ -64,7 +66,7 @@ pub struct AttachConfig {
 
 impl Default for AttachConfig {
     fn default() -> Self {
-        Self { table: route::TABLE_MAIN, protocol: 32, metric: 32 }
+        Self { table: route::TABLE_MAIN, protocol: 32, metric: route::LOCAL_METRIC }
     }
 }
 
@@ -199,6 +201,16 @@ impl Attacher {
         Ok(self.host_side(attachment)?)
     }
 
+    /// Removes the host's route to one address of an endpoint that goes on living.
+    pub fn drop_host_route(&mut self, addr: IpAddr, ifindex: u32) -> Result<(), AttachError> {
+        let mut steps = Steps::default();
+        steps.remove_device_route(&self.host_route(addr), ifindex);
+        match steps.execute(&mut self.socket) {
+            Err(error) if !error.source.is_missing() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Takes a host end out of service: down, its routes gone. Deletion follows in the background. Nothing to do is
     /// no error.
     pub fn detach(&mut self, id: &EndpointId) -> Result<(), AttachError> {
@@ -302,6 +314,10 @@ impl Attacher {
             steps.address(index, Attachment::gateway6().into(), 64);
         }
         self.push_host_routes(&mut steps, attachment);
+        let bandwidth = attachment.bandwidth.unwrap_or_default();
+        if let Some(limit) = Limit::new(bandwidth.ingress_rate, bandwidth.ingress_burst, attachment.mtu) {
+            steps.limit(index, limit);
+        }
         let errors = steps.errors(&mut self.socket)?;
         // What exists already is well: this also repairs.
         let Some(first) = errors.into_iter().find(|e| !e.source.is_exists()) else { return Ok(()) };
@@ -320,13 +336,17 @@ impl Attacher {
     /// Replaces what is there: a learned route of the same metric must not keep a local container from working.
     fn push_host_routes(&self, steps: &mut Steps, attachment: &Attachment) {
         for addr in attachment.endpoint.addresses() {
-            let key = route::Key {
-                prefix: Prefix::host(addr),
-                table: self.config.table,
-                protocol: self.config.protocol,
-                metric: self.config.metric,
-            };
+            let key = self.host_route(addr);
             steps.device_route("add the route to the container", &key, attachment.ifindex, true);
+        }
+    }
+
+    const fn host_route(&self, addr: IpAddr) -> route::Key {
+        route::Key {
+            prefix: Prefix::host(addr),
+            table: self.config.table,
+            protocol: self.config.protocol,
+            metric: self.config.metric,
         }
     }
 
@@ -350,6 +370,10 @@ impl Attacher {
             };
             steps.device_route("add the gateway's route in the container", &key, index, false);
             push_family(&mut steps, attachment, true);
+        }
+        let bandwidth = attachment.bandwidth.unwrap_or_default();
+        if let Some(limit) = Limit::new(bandwidth.egress_rate, bandwidth.egress_burst, attachment.mtu) {
+            steps.limit(index, limit);
         }
         let push_ipv6 = |steps: &mut Steps| {
             if let Some(ipv6) = attachment.endpoint.ipv6 {

@@ -4,7 +4,7 @@ use std::{fs, net::Ipv4Addr};
 
 use super::{
     AttachConfig,
-    message::{LOOPBACK, StepError, Steps},
+    message::{LOOPBACK, RTPROT_STATIC, StepError, Steps},
 };
 use crate::{
     model::{EndpointId, Prefix},
@@ -49,7 +49,8 @@ pub fn enable_forwarding() -> Result<(), Error> {
 /// up in traceroute; being a route in the local table and on no interface, it never becomes a source address.
 ///
 /// Where `arp_ignore` is set (hosts with LVS or kube-proxy's IPVS mode set it), the kernel answers ARP only for
-/// addresses of the interface itself. There it is a plain route to the loopback, which `proxy_arp` answers for.
+/// addresses of the interface itself. There it is a plain route to the loopback, which `proxy_arp` answers for. That
+/// one does not have our protocol number, as the FIB takes routes of ours onto a device for those of containers.
 #[derive(Debug, Default)]
 pub(super) struct Gateways {
     done: [u64; 4],
@@ -74,7 +75,7 @@ impl Gateways {
             let key = route::Key {
                 prefix,
                 table: route::TABLE_MAIN,
-                protocol: config.protocol,
+                protocol: RTPROT_STATIC,
                 metric: config.metric,
             };
             steps.device_route("answer for the containers' gateway", &key, LOOPBACK, true);

@@ -344,3 +344,30 @@ fn mtu_of_the_way_out() {
         assert_eq!(uplink_mtu(&mut socket), 9000);
     });
 }
+
+#[test]
+fn rates_are_limited_both_ways() {
+    private(|| {
+        let mut attacher = host();
+        let mut a = container(&mut attacher, 1);
+        a.attachment.bandwidth = Some(crate::cni::types::Bandwidth {
+            ingress_rate: 80_000_000_000,
+            ingress_burst: 8_000_000,
+            egress_rate: 8_000_000,
+            egress_burst: 0,
+        });
+        attacher.attach(&a.attachment, a.ns.netns()).unwrap();
+        let qdisc = |dev: &str| {
+            let output = Command::new("tc").args(["qdisc", "show", "dev", dev]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let host_end = qdisc(a.attachment.endpoint.id.as_str());
+        assert!(host_end.contains("tbf 1: root") && host_end.contains("rate 80Gbit"), "{host_end}");
+        let inside = a.ns.run(|| qdisc("eth0"));
+        assert!(inside.contains("tbf 1: root") && inside.contains("rate 8Mbit burst 20000b"), "{inside}");
+        // A repair does not mind that it is there.
+        attacher.repair_host_side(&a.attachment).unwrap();
+        let at = a.ns.run(|| echo(a.attachment.endpoint.ipv4.unwrap().into()));
+        assert!(asks(at));
+    });
+}

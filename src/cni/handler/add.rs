@@ -90,6 +90,7 @@ impl Handler {
             bandwidth: conf.runtime.bandwidth,
             aliases: conf.runtime.aliases,
             moved: grant.moved,
+            anycast: conf.anycast,
             delegate: conf.ipam.delegate,
             sequence: self.next_sequence(now),
         };

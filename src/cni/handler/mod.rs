@@ -14,6 +14,7 @@ mod audit;
 mod check;
 mod host;
 mod labels;
+mod moves;
 mod recover;
 mod remove;
 
@@ -43,6 +44,7 @@ use crate::{
 pub use audit::{Problem, ProblemKind};
 pub use host::Host;
 pub use labels::{LabelRule, glob};
+pub use moves::Move;
 pub use recover::Recovery;
 
 /// What the handler is told.

@@ -212,6 +212,7 @@ fn rebuild(end: &HostEnd, routes: &[(u32, IpAddr)]) -> Option<Attachment> {
         bandwidth: None,
         aliases: Vec::new(),
         moved: Vec::new(),
+        anycast: false,
         delegate: None,
         sequence: 0,
     })

@@ -689,3 +689,54 @@ fn killed_at_every_step() {
         }
     });
 }
+
+#[test]
+fn an_address_that_moves_away() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        let attachment = world.handler.attachments().next().unwrap().clone();
+        let (v4, v6) = (attachment.endpoint.ipv4.unwrap().into(), attachment.endpoint.ipv6.unwrap().into());
+        let now = Now::read();
+        let learn = |world: &mut World, addr: IpAddr, number| {
+            world.handler.announced_elsewhere(&mut world.host, addr, number, now).unwrap()
+        };
+        assert_eq!(learn(&mut world, v4, None), Move::Kept);
+        assert_eq!(learn(&mut world, v4, Some(1)), Move::GaveWay);
+        assert_eq!(learn(&mut world, v4, Some(1)), Move::NotOurs);
+        // The other address goes on, and so it does after a restart.
+        for restarted in [false, true] {
+            if restarted {
+                world.restart();
+            }
+            let routes = world.handler.attacher.host_routes().unwrap();
+            assert_eq!(routes, [(attachment.ifindex, v6)]);
+            assert_eq!(world.host.announced, HashSet::from([v6]));
+            assert_eq!(world.handler.ipam().leases().count(), 1);
+        }
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        world.assert_clean();
+        // Here it is asked for, and so it carries a number; an older one does not take it back.
+        learn(&mut world, v4, Some(1));
+        let add = with(request("ADD", "c2", &ns), "runtimeConfig", json!({"ips": [v4, "10.32.9.9"]}));
+        assert_eq!(world.call(&add).unwrap_err().code, code::ADDRESS_REFUSED);
+        let add = with(request("ADD", "c2", &ns), "runtimeConfig", json!({"ips": [v4]}));
+        world.call(&add).unwrap();
+        let number = world.handler.attachments().next().unwrap().number(v4).unwrap();
+        assert_eq!(learn(&mut world, v4, Some(number)), Move::Kept);
+        assert_eq!(learn(&mut world, v4, Some(number + 1)), Move::GaveWay);
+        world.handler.no_longer_elsewhere(v4, now);
+        world.call(&request("DEL", "c2", &ns)).unwrap();
+        // Anycast is announced by many, and nobody gives way.
+        let add = with(
+            with(request("ADD", "c3", &ns), "anycast", true.into()),
+            "runtimeConfig",
+            json!({"ips": ["10.32.9.9"]}),
+        );
+        world.call(&add).unwrap();
+        assert_eq!(learn(&mut world, "10.32.9.9".parse().unwrap(), Some(u32::MAX)), Move::Kept);
+        world.call(&request("DEL", "c3", &ns)).unwrap();
+        world.assert_clean();
+    });
+}

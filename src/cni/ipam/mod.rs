@@ -11,7 +11,7 @@ mod block;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::{Duration, Instant},
 };
@@ -130,6 +130,8 @@ pub struct BlockUse {
     pub used: u64,
     /// Released and not yet to be given again.
     pub resting: u64,
+    /// Announced by another host, where they moved to.
+    pub elsewhere: u64,
     /// To be given at once.
     pub free: u64,
 }
@@ -141,6 +143,8 @@ pub struct Ipam {
     pools: Vec<Pool>,
     leases: HashMap<IpAddr, EndpointId>,
     owners: HashMap<EndpointId, Vec<IpAddr>>,
+    /// Addresses of our blocks that another host announces.
+    elsewhere: HashSet<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -157,6 +161,7 @@ impl Ipam {
             pools: config.pools.iter().map(Pool::new).collect(),
             leases: HashMap::new(),
             owners: HashMap::new(),
+            elsewhere: HashSet::new(),
         }
     }
 
@@ -165,6 +170,7 @@ impl Ipam {
         let old = std::mem::replace(self, Self::new(config));
         self.leases = old.leases;
         self.owners = old.owners;
+        self.elsewhere = old.elsewhere;
         for pool in &old.pools {
             for (addr, since) in pool.blocks.iter().flat_map(Block::released) {
                 self.rest(addr, since);
@@ -204,7 +210,7 @@ impl Ipam {
             return Err(IpamError::NoBlock { family: None });
         }
         for addr in grant.addresses() {
-            if self.block_of(addr).is_none() {
+            if self.block_of(addr).is_none() || self.elsewhere.contains(&addr) {
                 grant.moved.push(addr);
             }
             self.take(wish.owner, addr);
@@ -239,6 +245,28 @@ impl Ipam {
         // An instant so early that the rest is over; where the clock cannot go back so far, it just rests.
         let long_ago = now.checked_sub(self.quarantine).unwrap_or(now);
         self.release(owner, long_ago);
+    }
+
+    /// Takes back one address of an owner that keeps its others; it does not rest.
+    pub fn give_back_one(&mut self, addr: IpAddr, now: Instant) {
+        let Some(owner) = self.leases.remove(&addr) else { return };
+        if let Some(held) = self.owners.get_mut(&owner) {
+            held.retain(|other| *other != addr);
+            if held.is_empty() {
+                self.owners.remove(&owner);
+            }
+        }
+        self.rest(addr, now.checked_sub(self.quarantine).unwrap_or(now));
+    }
+
+    /// Notes whether another host announces an address. One of our blocks' is not given to anybody meanwhile, unless
+    /// it is asked for by name (it comes home), and rests afterwards.
+    pub fn set_elsewhere(&mut self, addr: IpAddr, elsewhere: bool, now: Instant) {
+        if elsewhere {
+            self.elsewhere.insert(addr);
+        } else if self.elsewhere.remove(&addr) {
+            self.rest(addr, now);
+        }
     }
 
     /// Lets a free address rest since `since`: after a restart, from what was noted at its release.
@@ -303,14 +331,19 @@ impl Ipam {
                 size: size.try_into().unwrap_or(u64::MAX),
                 used: self.leases.keys().filter(|a| block.contains_addr(**a)).count() as u64,
                 resting: 0,
+                elsewhere: 0,
                 free: 0,
             };
             let mut in_blocks = 0;
             for block in &pool.blocks {
                 let mut entry = entry(block.prefix(), true, block.size());
-                entry.resting =
-                    block.released().filter(|(_, since)| *since + self.quarantine > now).count() as u64;
-                entry.free = entry.size.saturating_sub(entry.used + entry.resting);
+                entry.resting = block
+                    .released()
+                    .filter(|(addr, since)| *since + self.quarantine > now && !self.elsewhere.contains(addr))
+                    .count() as u64;
+                let here = |a: &&IpAddr| block.prefix().contains_addr(**a) && !self.leases.contains_key(*a);
+                entry.elsewhere = self.elsewhere.iter().filter(here).count() as u64;
+                entry.free = entry.size.saturating_sub(entry.used + entry.resting + entry.elsewhere);
                 in_blocks += entry.used;
                 usage.push(entry);
             }
@@ -363,7 +396,7 @@ impl Ipam {
 
     /// Finds any address of a family; none when the pools have no block of that family and nobody insists on it.
     fn any(&mut self, wish: Wish<'_>, family: Family, now: Instant) -> Result<Option<IpAddr>, IpamError> {
-        let Self { pools, leases, quarantine, .. } = self;
+        let Self { pools, leases, quarantine, elsewhere, .. } = self;
         let mut soonest: Option<Instant> = None;
         let mut tried = Vec::new();
         // In the order of the network's list, where it has one.
@@ -371,7 +404,7 @@ impl Ipam {
             pools.iter_mut().filter(|p| wish.allows(p) && p.config.cidr.family() == family).collect();
         order.sort_by_key(|p| wish.pools.iter().position(|name| *name == p.config.name));
         for block in order.into_iter().flat_map(|p| &mut p.blocks) {
-            match block.pick(now, *quarantine, |addr| leases.contains_key(&addr)) {
+            match block.pick(now, *quarantine, |a| leases.contains_key(&a) || elsewhere.contains(&a)) {
                 Pick::Free(addr) => return Ok(Some(addr)),
                 Pick::Rests(until) => soonest = Some(soonest.map_or(until, |s| s.min(until))),
                 Pick::Full => {}

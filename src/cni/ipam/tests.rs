@@ -172,6 +172,27 @@ fn restart_and_reconfiguration_keep_leases_and_rests() {
     assert_eq!(v4(&take(&mut ipam, 3, now).unwrap()), "10.0.4.1");
 }
 
+#[test]
+fn what_another_host_announces_is_not_given() {
+    let now = Instant::now();
+    let mut ipam = ipam(vec![pool("p", "10.0.0.0/16", &["10.0.4.0/31"], &[])]);
+    let (zero, one) = ("10.0.4.0".parse().unwrap(), "10.0.4.1".parse().unwrap());
+    ipam.set_elsewhere(zero, true, now);
+    assert_eq!(v4(&take(&mut ipam, 1, now).unwrap()), "10.0.4.1");
+    assert!(take(&mut ipam, 2, now).is_err());
+    let usage = ipam.usage(now).remove(0);
+    assert_eq!((usage.used, usage.resting, usage.elsewhere, usage.free), (1, 0, 1, 0));
+    // It moves home when it is asked for.
+    assert_eq!(asked(&mut ipam, 3, &["10.0.4.0"], now).unwrap().moved, [zero]);
+    ipam.release(&owner(3), now);
+    assert!(take(&mut ipam, 2, now + QUARANTINE).is_err());
+    ipam.set_elsewhere(zero, false, now + QUARANTINE);
+    assert!(take(&mut ipam, 2, now + QUARANTINE).is_err(), "it rests after its return");
+    assert_eq!(v4(&take(&mut ipam, 2, now + QUARANTINE * 2).unwrap()), "10.0.4.0");
+    ipam.give_back_one(one, now + QUARANTINE);
+    assert_eq!(v4(&take(&mut ipam, 4, now + QUARANTINE).unwrap()), "10.0.4.1");
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Any(u8),

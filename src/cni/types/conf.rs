@@ -46,6 +46,8 @@ pub struct NetConf {
     pub allow_spoofing: Vec<Prefix>,
     /// Whether the container forwards packets (a router or a VPN gateway).
     pub forwarding: bool,
+    /// Whether the addresses may be announced by several hosts at once (and are never given up to another).
+    pub anycast: bool,
     /// Name servers of the configuration, with those of the runtime laid on top.
     pub dns: Dns,
     /// What the caller asked of this one attachment in `args`.
@@ -171,6 +173,7 @@ impl NetConf {
             sysctls: root.read("sysctls", Node::text_map)?.unwrap_or_default(),
             allow_spoofing: root.read("allow_spoofing", read_prefixes)?.unwrap_or_default(),
             forwarding: root.read("forwarding", Node::bool)?.unwrap_or(false),
+            anycast: root.read("anycast", Node::bool)?.unwrap_or(false),
             dns,
             args: root.read("args", ArgsConf::read)?.unwrap_or_default(),
             runtime,

@@ -1,0 +1,80 @@
+//! Rate limits: a token bucket (tc-tbf(8)) on each end of the pair.
+//!
+//! Towards the container the host end shapes what it sends; from the container, the container's own end does, which
+//! costs no extra device. A container with CAP_NET_ADMIN could lift the limit on its own end; one that must not be
+//! trusted with that should not have the capability.
+
+use crate::netlink::Writer;
+
+/// Attributes of linux/rtnetlink.h and linux/pkt_sched.h.
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_TBF_PARMS: u16 = 1;
+const TCA_TBF_RATE64: u16 = 4;
+const TCA_TBF_BURST: u16 = 6;
+/// `TC_H_ROOT`.
+const ROOT: u32 = 0xffff_ffff;
+/// Handle 1:.
+const HANDLE: u32 = 0x0001_0000;
+/// `TC_LINKLAYER_ETHERNET`: the kernel computes by itself and needs no rate table.
+const LINKLAYER_ETHERNET: u8 = 1;
+/// Queued longer than this, packets are dropped.
+const LATENCY_MS: u64 = 25;
+
+/// A rate in bits per second and a burst in bits, as the bandwidth plugin has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limit {
+    pub(super) rate: u64,
+    pub(super) burst: u64,
+}
+
+impl Limit {
+    /// None when there is no limit. A burst that is not given is what the rate carries in 20 ms; none is so small that
+    /// a packet of `mtu` bytes with its header could never pass.
+    pub(super) fn new(rate: u64, burst: u64, mtu: u32) -> Option<Self> {
+        if rate < 8 {
+            return None;
+        }
+        let burst = if burst == 0 { rate / 50 } else { burst };
+        let least = (u64::from(mtu) + 18) * 8;
+        Some(Self { rate, burst: burst.max(least).min(u64::from(u32::MAX) * 8) })
+    }
+
+    /// The payload of an `RTM_NEWQDISC` that puts it at the root of an interface.
+    pub(super) fn write(self, w: &mut Writer<'_>, ifindex: u32) {
+        let (rate, burst) = (self.rate / 8, self.burst / 8);
+        let limit = (u128::from(rate) * u128::from(LATENCY_MS) / 1000 + u128::from(burst)) as u64;
+        let clamp = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        // struct tcmsg: family and padding, index, handle, parent, info.
+        w.raw(&[0; 4])
+            .raw(&ifindex.to_ne_bytes())
+            .raw(&HANDLE.to_ne_bytes())
+            .raw(&ROOT.to_ne_bytes())
+            .raw(&[0; 4])
+            .attr_str(TCA_KIND, "tbf")
+            .nest(TCA_OPTIONS, |w| {
+                // struct tc_tbf_qopt: rate and peak rate (struct tc_ratespec, 12 bytes each), limit, buffer, mtu.
+                let mut parms = [0; 36];
+                parms[1] = LINKLAYER_ETHERNET;
+                parms[8..12].copy_from_slice(&clamp(rate).to_ne_bytes());
+                parms[24..28].copy_from_slice(&clamp(limit).to_ne_bytes());
+                w.attr(TCA_TBF_PARMS, &parms).attr_u32(TCA_TBF_BURST, clamp(burst));
+                if u32::try_from(rate).is_err() {
+                    w.attr_u64(TCA_TBF_RATE64, rate);
+                }
+            });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sensible_bursts() {
+        assert_eq!(Limit::new(0, 1000, 1500), None);
+        assert_eq!(Limit::new(8_000_000, 0, 1500).unwrap().burst, 160_000);
+        assert_eq!(Limit::new(8_000_000, 1, 1500).unwrap().burst, 1518 * 8);
+        assert_eq!(Limit::new(u64::MAX, u64::MAX, 1500).unwrap().burst, u64::from(u32::MAX) * 8);
+    }
+}

@@ -1,0 +1,72 @@
+//! Addresses that move between hosts.
+//!
+//! An address may be asked for on a host whose blocks it is not in; it is announced from there with an attachment
+//! number, and BGP prefers the path with the higher number. A host that learns of a higher number for an address it
+//! holds gives way: the container that was there first has been replaced. And a host that sees one of its blocks'
+//! addresses announced by another does not give it to anybody.
+
+use std::net::IpAddr;
+
+use super::{Handler, Host, Now};
+use crate::cni::{attachment::Attachment, types::CniError};
+
+/// What became of a remote announcement of a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// Nobody on this host holds it.
+    NotOurs,
+    /// A container here held it and has lost it.
+    GaveWay,
+    /// A container here holds it and keeps it: it is anycast, or its announcement is the newer one.
+    Kept,
+}
+
+impl Handler {
+    /// Says that another host announces this address, with its attachment number if it has one.
+    pub fn announced_elsewhere(
+        &mut self,
+        host: &mut impl Host,
+        addr: IpAddr,
+        number: Option<u32>,
+        now: Now,
+    ) -> Result<Move, CniError> {
+        let holder = self.ipam.owner(addr).and_then(|id| self.attachments.get(id)).cloned();
+        let Some(holder) = holder else {
+            self.ipam.set_elsewhere(addr, true, now.mono);
+            return Ok(Move::NotOurs);
+        };
+        // A plain announcement (no number) never takes over: it may be a stale one, or a mistake.
+        if holder.anycast || number.is_none() || number <= holder.number(addr) {
+            return Ok(Move::Kept);
+        }
+        let mut lost = holder.clone();
+        lost.endpoint.ipv4 = holder.endpoint.ipv4.filter(|a| IpAddr::V4(*a) == addr);
+        lost.endpoint.ipv6 = holder.endpoint.ipv6.filter(|a| IpAddr::V6(*a) == addr);
+        let mut kept = holder;
+        kept.endpoint.ipv4 = kept.endpoint.ipv4.filter(|a| IpAddr::V4(*a) != addr);
+        kept.endpoint.ipv6 = kept.endpoint.ipv6.filter(|a| IpAddr::V6(*a) != addr);
+        kept.moved.retain(|a| *a != addr);
+        tracing::warn!(endpoint = %kept.endpoint.key, %addr, "the address has moved to another host: given up here");
+        self.give_up(host, &lost, kept)?;
+        self.ipam.give_back_one(addr, now.mono);
+        self.ipam.set_elsewhere(addr, true, now.mono);
+        Ok(Move::GaveWay)
+    }
+
+    /// Says that no other host announces this address any more.
+    pub fn no_longer_elsewhere(&mut self, addr: IpAddr, now: Now) {
+        self.ipam.set_elsewhere(addr, false, now.mono);
+    }
+
+    /// The file first, so that a crash does not bring the address back.
+    fn give_up(&mut self, host: &mut impl Host, lost: &Attachment, kept: Attachment) -> Result<(), CniError> {
+        self.store.put(&kept)?;
+        let withdrawn = host.withdraw(lost);
+        for addr in lost.endpoint.addresses() {
+            self.attacher.drop_host_route(addr, lost.ifindex)?;
+        }
+        let enforced = host.enforce(&kept);
+        self.attachments.insert(kept.endpoint.id.clone(), kept);
+        withdrawn.and(enforced)
+    }
+}

@@ -190,6 +190,7 @@ async fn start_speaker(
     let marker = config.run_dir.join(MARKER);
     let mut speaker_config = bgp.clone();
     speaker_config.restarting = marker.exists();
+    speaker_config.bfd_state_dir = Some(config.run_dir.join("bfd"));
     let restarting = speaker_config.restarting;
     let initial = core.ask(|c| c.local_routes()).await?;
     let (speaker, events) = Speaker::start(speaker_config, initial)?;

@@ -226,7 +226,13 @@ fn bytes_in(session: &mut Session, now: Instant, slot: Slot, bytes: &Bytes) {
     // A message may end the connection, and the slot may then hold another.
     while let Some(connection) = session.connection_mut(slot).filter(|c| c.id == id) {
         let frame = match connection.reader.next_frame() {
-            Ok(None) => return,
+            Ok(None) => {
+                if connection.reader.pending() == 0 {
+                    // An idle peer holds no buffer.
+                    *connection.reader.buffer_mut() = BytesMut::new();
+                }
+                return;
+            }
             Ok(Some(frame)) => frame,
             Err(error) => return wire_error(session, now, slot, &error),
         };

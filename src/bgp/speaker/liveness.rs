@@ -64,6 +64,11 @@ impl Liveness {
         Ok(())
     }
 
+    /// Whether a peer has a session.
+    pub(super) fn has(&self, id: PeerId) -> bool {
+        self.sessions.contains_key(&id)
+    }
+
     /// Ends a peer's session; the neighbour is told that it is on purpose.
     pub(super) fn remove(&mut self, id: PeerId) {
         if let Some((key, _)) = self.sessions.remove(&id) {

@@ -41,6 +41,8 @@ use crate::{
 
 /// How long the end of all sessions may take.
 const SHUTDOWN: Duration = Duration::from_secs(2);
+/// Between attempts to set up what another process stands in the way of.
+const RETRY: Duration = Duration::from_secs(10);
 /// After an error of `accept`, mostly too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -165,6 +167,7 @@ impl Manager {
     pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let restart_over = tokio::time::sleep(self.config.graceful_restart.restart_time);
         tokio::pin!(restart_over);
+        let mut again = tokio::time::interval(RETRY);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
@@ -181,6 +184,7 @@ impl Manager {
                 Some(accepted) = self.inbox.accepted.recv() => self.accept(accepted),
                 Some(message) = self.inbox.tasks.recv() => self.task_says(message),
                 Some((peer, idle)) = self.inbox.expired.recv() => self.expire(peer, idle),
+                _ = again.tick() => self.watch_again(),
                 () = &mut restart_over, if self.restarting => {
                     self.restarting = false;
                     for peer in self.peers.values() {
@@ -317,6 +321,16 @@ impl Manager {
         self.peers.insert(id, peer);
         self.watch(id);
         id
+    }
+
+    /// Tries again where BFD could not be set up, as another daemon may have had the port.
+    fn watch_again(&mut self) {
+        let without =
+            |(id, peer): &(&PeerId, &Peer)| peer.config.settings.bfd.is_some() && !self.liveness.has(**id);
+        let list: Vec<_> = self.peers.iter().filter(without).map(|(id, _)| *id).collect();
+        for id in list {
+            self.watch(id);
+        }
     }
 
     /// Gives a peer its BFD session, if it is to have one.

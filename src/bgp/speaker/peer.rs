@@ -394,7 +394,11 @@ impl PeerTask {
             let input = match connection.stream.try_read_buf(&mut self.buffer) {
                 Ok(0) => Input::Closed(id, None),
                 Ok(_) => Input::Bytes(id, self.buffer.split().freeze()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Most peers are silent most of the time: a reflector with hundreds of them needs the memory.
+                    self.buffer = BytesMut::new();
+                    return;
+                }
                 Err(error) => Input::Closed(id, Some(plain(&error))),
             };
             let last = matches!(input, Input::Closed(..));

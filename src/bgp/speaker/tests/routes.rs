@@ -213,3 +213,35 @@ fn a_large_table() {
         assert_eq!(one.only().await.established_count, 1);
     });
 }
+
+/// While the RIB is busy for longer than the hold time, the session stays up and nothing is lost.
+#[test]
+fn a_busy_rib_does_not_end_sessions() {
+    let lab = Lab::new(2, &[(1, 2)]);
+    wait(async {
+        let mut one = config(1, 64512);
+        one.peers = vec![neighbour4(1, 2, 65000)];
+        one.peers[0].settings.timers.hold_time = Duration::from_secs(3);
+        let mut two = config(2, 65000);
+        two.peers = vec![neighbour4(2, 1, 64512)];
+        let (one, two) = (lab.start(1, one), lab.start(2, two));
+        one.established().await;
+        two.established().await;
+        let (busy, done) = (two.handle.clone(), tokio::sync::oneshot::channel());
+        let sleeper = tokio::spawn(async move {
+            busy.query(|_| std::thread::sleep(Duration::from_millis(4500))).await.unwrap();
+            let _ = done.0.send(());
+        });
+        let count: u32 = 30_000;
+        let routes = (0..count).map(|i| {
+            let prefix = crate::model::Prefix::host(std::net::Ipv4Addr::from_bits(0x0A00_0000 + i).into());
+            // Attributes of its own for each: nothing can be packed.
+            (prefix, LocalRoute { med: Some(i), ..LocalRoute::default() })
+        });
+        one.handle.originate(routes.collect(), Duration::from_secs(60)).await.unwrap();
+        done.1.await.unwrap();
+        sleeper.await.unwrap();
+        two.until("complete", |p| p.prefixes_accepted == u64::from(count)).await;
+        assert_eq!((one.only().await.established_count, two.only().await.established_count), (1, 1));
+    });
+}

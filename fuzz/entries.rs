@@ -12,8 +12,11 @@ use slash32::bgp::{
     },
 };
 
+/// What a target runs.
+pub(crate) type Entry = fn(&[u8]);
+
 /// All targets by name.
-pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+pub(crate) const TARGETS: [(&str, Entry); 7] = [
     ("open", open),
     ("update", update),
     ("capabilities", capabilities),
@@ -46,7 +49,7 @@ fn consistent(message: &[u8], decoded: &Decoded) {
 }
 
 /// The body of an OPEN.
-pub fn open(data: &[u8]) {
+pub(crate) fn open(data: &[u8]) {
     let ctx = DecodeContext::default();
     let message = framed(code::message::OPEN, data, MAX_MESSAGE);
     let decoded = decode(&ctx, &message);
@@ -64,7 +67,7 @@ pub fn open(data: &[u8]) {
 }
 
 /// An octet of context, then the body of an UPDATE.
-pub fn update(data: &[u8]) {
+pub(crate) fn update(data: &[u8]) {
     let Some((&bits, body)) = data.split_first() else { return };
     let bit = |n: u8| bits >> n & 1 != 0;
     let ctx = DecodeContext {
@@ -94,7 +97,7 @@ pub fn update(data: &[u8]) {
     };
     let mut out = BytesMut::new();
     match encode(&encode_ctx, &Message::Update(original.clone()), &mut out) {
-        Ok(()) => compare(&ctx, &original, &out),
+        Ok(()) => compare(ctx, &original, &out),
         // A longer header, or AS4_PATH, can make it so.
         Err(error) => assert!(matches!(error, EncodeError::AttributesTooLong(_))),
     }
@@ -109,13 +112,13 @@ fn flat(update: &Update) -> Flat {
 }
 
 /// What was encoded says the same, however many messages it took.
-fn compare(ctx: &DecodeContext, original: &Update, encoded: &BytesMut) {
+fn compare(ctx: DecodeContext, original: &Update, encoded: &BytesMut) {
     let mut frames = FrameReader::new();
     frames.set_extended_message(true);
     frames.push(encoded);
     let mut seen = Flat::new();
     while let Some(frame) = frames.next_frame().expect("our own framing is right") {
-        let decoded = decode(ctx, &frame);
+        let decoded = decode(&ctx, &frame);
         // Families that are not negotiated may be in an End-of-RIB marker; nothing else can be wrong.
         assert_eq!(
             decoded.errors.iter().filter(|e| e.action > Action::Discard).count(),
@@ -133,7 +136,7 @@ fn compare(ctx: &DecodeContext, original: &Update, encoded: &BytesMut) {
     assert_eq!(seen, flat(original));
 }
 
-fn same_attributes(ctx: &DecodeContext, before: &PathAttributes, after: &PathAttributes) {
+fn same_attributes(ctx: DecodeContext, before: &PathAttributes, after: &PathAttributes) {
     let mut before = before.clone();
     for unknown in &mut before.unknown {
         unknown.flags |= code::flag::PARTIAL;
@@ -151,7 +154,7 @@ fn same_attributes(ctx: &DecodeContext, before: &PathAttributes, after: &PathAtt
 }
 
 /// The capabilities of one optional parameter.
-pub fn capabilities(data: &[u8]) {
+pub(crate) fn capabilities(data: &[u8]) {
     let (capabilities, errors) = decode_capabilities(data);
     assert!(capabilities.len() <= data.len() / 2);
     for error in errors {
@@ -160,7 +163,7 @@ pub fn capabilities(data: &[u8]) {
 }
 
 /// Anything at all, as one message and as a stream.
-pub fn message(data: &[u8]) {
+pub(crate) fn message(data: &[u8]) {
     for extended_message in [false, true] {
         let ctx = DecodeContext { extended_message, ..DecodeContext::default() };
         consistent(data, &decode(&ctx, data));
@@ -177,14 +180,14 @@ pub fn message(data: &[u8]) {
 }
 
 /// A BFD packet.
-pub fn bfd(data: &[u8]) {
+pub(crate) fn bfd(data: &[u8]) {
     if let Ok(packet) = ControlPacket::decode(data) {
         assert_eq!(ControlPacket::decode(&packet.encode()), Ok(packet));
     }
 }
 
 /// An MRT file.
-pub fn mrt(data: &[u8]) {
+pub(crate) fn mrt(data: &[u8]) {
     for record in MrtReader::new(data).map_while(Result::ok) {
         match record.entry() {
             Some(MrtEntry::Message(message)) => {
@@ -202,7 +205,7 @@ pub fn mrt(data: &[u8]) {
 }
 
 /// A packet capture.
-pub fn capture(data: &[u8]) {
+pub(crate) fn capture(data: &[u8]) {
     for message in Messages::new(data, 179).map_while(Result::ok) {
         let decoded = decode(&DecodeContext::default(), &message.message);
         consistent(&message.message, &decoded);

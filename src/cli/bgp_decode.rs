@@ -547,7 +547,7 @@ mod tests {
 
     #[test]
     fn compressed_files_are_named() {
-        let Cli { json, args } = clap::Parser::try_parse_from(["decode", "-"]).unwrap();
+        let Cli { json: _, args } = clap::Parser::try_parse_from(["decode", "-"]).unwrap();
         let mut out = Output { json: true, out: Vec::new() };
         let error = decode_input(&args, &[0x1F, 0x8B, 8, 0][..], &mut out).unwrap_err();
         assert!(error.to_string().contains("zcat"));

@@ -41,6 +41,8 @@ use crate::{
 
 /// How long the end of all sessions may take.
 const SHUTDOWN: Duration = Duration::from_secs(2);
+/// Between looks at whether all tasks are alive.
+const PULSE: Duration = Duration::from_secs(1);
 /// Between attempts to set up what another process stands in the way of.
 const RETRY: Duration = Duration::from_secs(10);
 /// After an error of `accept`, mostly too many open files.
@@ -49,12 +51,33 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What handles ask.
 #[derive(Debug)]
 pub(super) enum Request {
-    Peers { done: oneshot::Sender<Vec<PeerStatus>> },
-    Reconfigure { config: Box<SpeakerConfig>, done: oneshot::Sender<Result<ReconfigureReport, SpeakerError>> },
-    Act { peer: String, action: PeerAction, done: oneshot::Sender<Result<(), SpeakerError>> },
-    Find { peer: String, done: oneshot::Sender<Result<PeerId, SpeakerError>> },
-    Bfd { done: oneshot::Sender<Vec<BfdStatus>> },
-    Shutdown { mode: Shutdown, done: oneshot::Sender<()> },
+    Peers {
+        done: oneshot::Sender<Vec<PeerStatus>>,
+    },
+    Reconfigure {
+        config: Box<SpeakerConfig>,
+        done: oneshot::Sender<Result<ReconfigureReport, SpeakerError>>,
+    },
+    Act {
+        peer: String,
+        action: PeerAction,
+        done: oneshot::Sender<Result<(), SpeakerError>>,
+    },
+    Find {
+        peer: String,
+        done: oneshot::Sender<Result<PeerId, SpeakerError>>,
+    },
+    Bfd {
+        done: oneshot::Sender<Vec<BfdStatus>>,
+    },
+    #[cfg(test)]
+    Fault {
+        peer: String,
+    },
+    Shutdown {
+        mode: Shutdown,
+        done: oneshot::Sender<()>,
+    },
 }
 
 #[derive(Debug)]
@@ -168,6 +191,7 @@ impl Manager {
         let restart_over = tokio::time::sleep(self.config.graceful_restart.restart_time);
         tokio::pin!(restart_over);
         let mut again = tokio::time::interval(RETRY);
+        let mut pulse = tokio::time::interval(PULSE);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
@@ -185,6 +209,14 @@ impl Manager {
                 Some(message) = self.inbox.tasks.recv() => self.task_says(message),
                 Some((peer, idle)) = self.inbox.expired.recv() => self.expire(peer, idle),
                 _ = again.tick() => self.watch_again(),
+                _ = pulse.tick() => {
+                    if self.thread.as_ref().is_some_and(thread::JoinHandle::is_finished) {
+                        // Nothing works without it. The neighbours keep our routes until the agent is there again.
+                        tracing::error!("the RIB thread has ended by a fault: ending the speaker");
+                        return self.shutdown(Shutdown::Restart).await;
+                    }
+                    self.revive();
+                }
                 () = &mut restart_over, if self.restarting => {
                     self.restarting = false;
                     for peer in self.peers.values() {
@@ -218,6 +250,11 @@ impl Manager {
             Request::Bfd { done } => {
                 let handle = self.liveness.handle();
                 tokio::task::spawn_blocking(move || done.send(bfd_sessions(handle.as_ref())));
+            }
+            #[cfg(test)]
+            Request::Fault { peer } => {
+                let id = self.find(&peer).expect("the test knows the peer");
+                self.peers[&id].tell(PeerCommand::Fault);
             }
             // Taken by `run`.
             Request::Shutdown { .. } => {}
@@ -321,6 +358,22 @@ impl Manager {
         self.peers.insert(id, peer);
         self.watch(id);
         id
+    }
+
+    /// Starts peers again whose task has ended by a fault: one neighbour less must not become for ever.
+    fn revive(&mut self) {
+        let ended: Vec<_> =
+            self.peers.iter().filter(|(_, peer)| peer.task.is_finished()).map(|(id, _)| *id).collect();
+        for id in ended {
+            self.liveness.remove(id);
+            let Some(peer) = self.peers.remove(&id) else { continue };
+            tracing::error!(peer = %peer.config.address, "the peer's task has ended by a fault: starting it again");
+            // A RIB that has ended knows no peers.
+            let _ = self.rib.control.send(Control::Removed(id));
+            if peer.range.is_none() {
+                self.add((*peer.config).clone(), None);
+            }
+        }
     }
 
     /// Tries again where BFD could not be set up, as another daemon may have had the port.

@@ -81,6 +81,9 @@ pub(super) enum PeerCommand {
     EndRestarting,
     /// The neighbour on an unnumbered interface.
     Neighbour(SocketAddr),
+    /// What a defect would do.
+    #[cfg(test)]
+    Fault,
     /// End the session and the task. `quiet`: the RIB shall not notice, as the process ends.
     Terminate {
         stop: Stop,
@@ -292,6 +295,8 @@ impl PeerTask {
                     self.session.handle_input(now, Input::RetryNow);
                 }
             }
+            #[cfg(test)]
+            PeerCommand::Fault => panic!("as the test wants it"),
             PeerCommand::Terminate { stop, quiet } => {
                 self.quiet = quiet;
                 self.ending = true;
@@ -562,7 +567,6 @@ impl PeerTask {
             }
             Event::Down { reason, retain } => self.down(&reason, retain),
             Event::Failed(failure) => {
-                tracing::debug!(peer = %self.context.config.address, %failure, "attempt failed");
                 self.note(&failure);
                 self.idle(Duration::ZERO);
             }
@@ -601,7 +605,12 @@ impl PeerTask {
         self.established = Some(established);
         let id = self.context.id;
         self.sessions += 1;
-        self.tell_rib(News::Up { params, outbox, commands: self.own.clone() });
+        self.tell_rib(News::Up {
+            name: self.context.config.address.to_string(),
+            params,
+            outbox,
+            commands: self.own.clone(),
+        });
         tracing::info!(
             peer = %self.context.config.address, asn = %negotiated.peer_asn, hold = negotiated.hold_time.as_secs(),
             "established"
@@ -637,13 +646,20 @@ impl PeerTask {
     }
 
     fn note(&self, failure: &Failure) {
+        let text = failure.to_string();
+        let mut news = false;
         let collision = matches!(failure, Failure::Received(n) if (n.code, n.subcode) == COLLISION);
         self.context.status.update(|status| {
             // A connection that lost a collision explains nothing, if anything else does.
             if !collision || status.last_error.is_none() {
-                status.last_error = Some((failure.to_string(), Instant::now()));
+                news = status.last_error.as_ref().is_none_or(|(last, _)| *last != text);
+                status.last_error = Some((text.clone(), Instant::now()));
             }
         });
+        // What fails again and again in the same way is told once.
+        if news {
+            tracing::info!(peer = %self.context.config.address, error = text, "no session");
+        }
     }
 
     fn idle(&self, keep: Duration) {

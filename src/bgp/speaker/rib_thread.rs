@@ -40,6 +40,8 @@ pub(super) struct FromPeer {
 pub(super) enum News {
     /// The session is established.
     Up {
+        /// As configured, for the log.
+        name: String,
         params: Box<PeerParams>,
         outbox: Arc<Outbox>,
         commands: mpsc::UnboundedSender<PeerCommand>,
@@ -71,6 +73,8 @@ pub(super) enum Control {
         wait: Duration,
         done: oneshot::Sender<bool>,
     },
+    /// A peer whose task is no more.
+    Removed(PeerId),
     Reconfigure(Box<RibConfig>),
     Query(Box<dyn FnOnce(&mut Rib) + Send>),
 }
@@ -113,6 +117,7 @@ pub(super) fn start(
 
 #[derive(Debug)]
 struct Member {
+    name: String,
     session: u32,
     outbox: Arc<Outbox>,
     commands: mpsc::UnboundedSender<PeerCommand>,
@@ -219,6 +224,7 @@ impl Owner {
                 }
                 self.waiters.push(Waiter { prefixes, deadline: now + wait, done });
             }
+            Control::Removed(peer) => self.remove(peer, now),
             Control::Reconfigure(config) => self.rib.reconfigure(*config, now),
             Control::Query(query) => query(&mut self.rib),
         }
@@ -228,17 +234,13 @@ impl Owner {
         let now = Instant::now();
         let FromPeer { peer, session, news } = message;
         match news {
-            News::Up { params, outbox, commands } => {
+            News::Up { name, params, outbox, commands } => {
                 if self.ended.get(&peer).is_none_or(|ended| *ended < session) {
-                    self.members.insert(peer, Member { session, outbox, commands });
+                    self.members.insert(peer, Member { name, session, outbox, commands });
                     self.rib.peer_up(peer, *params, now);
                 }
             }
-            News::Removed => {
-                self.members.remove(&peer);
-                self.ended.remove(&peer);
-                self.rib.peer_removed(peer, now);
-            }
+            News::Removed => self.remove(peer, now),
             _ if !self.is_current(peer, session) => {}
             News::Changed(params) => self.rib.peer_changed(peer, *params, now),
             News::Updates(updates) => {
@@ -248,6 +250,12 @@ impl Owner {
             }
             News::Refresh(family, kind) => self.rib.refresh(peer, family, kind, now),
         }
+    }
+
+    fn remove(&mut self, peer: PeerId, now: Instant) {
+        self.members.remove(&peer);
+        self.ended.remove(&peer);
+        self.rib.peer_removed(peer, now);
     }
 
     fn is_current(&self, peer: PeerId, session: u32) -> bool {
@@ -264,15 +272,22 @@ impl Owner {
                     self.tell(peer, PeerCommand::RequestRefresh(family));
                 }
                 RibEvent::MaxPrefixWarning { peer, family, count, limit } => {
-                    tracing::warn!(%peer, %family, count, limit, "many prefixes");
+                    tracing::warn!(peer = self.name(peer), %family, count, limit, "many prefixes");
                 }
-                RibEvent::EndOfRib { peer, family } => tracing::debug!(%peer, %family, "End-of-RIB received"),
+                RibEvent::EndOfRib { peer, family } => {
+                    tracing::debug!(peer = self.name(peer), %family, "End-of-RIB received")
+                }
                 RibEvent::StaleExpired { peer, family, paths } => {
-                    tracing::info!(%peer, %family, paths, "stale routes removed");
+                    tracing::info!(peer = self.name(peer), %family, paths, "stale routes removed");
                 }
                 RibEvent::Converged => self.converged = true,
             }
         }
+    }
+
+    /// A peer as configured; its number when it is not up.
+    fn name(&self, peer: PeerId) -> String {
+        self.members.get(&peer).map_or_else(|| peer.to_string(), |member| member.name.clone())
     }
 
     fn tell(&self, peer: PeerId, command: PeerCommand) {

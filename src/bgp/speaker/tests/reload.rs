@@ -4,7 +4,7 @@ use super::harness::{alone, config, peer, prefix, start, v4, v6};
 use crate::bgp::{
     config::{PeerAddress, RemoteAs},
     session::State,
-    speaker::{ReconfigureReport, SpeakerError},
+    speaker::{ReconfigureReport, SpeakerError, manager::Request},
 };
 
 #[test]
@@ -92,5 +92,44 @@ fn a_dynamic_neighbour_becomes_a_listed_one() {
         node.handle.reconfigure(one).await.unwrap();
         two.until("refused", |p| p.last_error.as_deref() == Some("connection closed by the peer")).await;
         assert!(node.peers().await.is_empty());
+    });
+}
+
+/// A defect in one peer's task costs that peer a session, and nobody else anything.
+#[test]
+fn a_task_that_dies_is_started_again() {
+    alone(async || {
+        let mut one = config(1, 64512);
+        one.peers = vec![peer(v4(1), v4(2), 65000), peer(v4(1), v4(3), 65000)];
+        let spoke = |n| {
+            let mut config = config(n, 65000);
+            config.peers = vec![peer(v4(n), v4(1), 64512)];
+            start(config)
+        };
+        let (node, two, three) = (start(one), spoke(2), spoke(3));
+        two.established().await;
+        three.established().await;
+        node.handle.requests.send(Request::Fault { peer: "127.0.0.2".into() }).await.unwrap();
+        two.until("back", |p| p.established_count == 2 && p.state == State::Established).await;
+        assert_eq!(node.peers().await.len(), 2);
+        assert_eq!(three.only().await.established_count, 1);
+    });
+}
+
+/// Without its RIB the speaker ends, as a restart would, so that whoever watches it can start it again.
+#[test]
+fn a_rib_that_dies_ends_the_speaker() {
+    alone(async || {
+        let mut one = config(1, 64512);
+        one.peers = vec![peer(v4(1), v4(2), 65000)];
+        let mut two = config(2, 65000);
+        two.peers = vec![peer(v4(2), v4(1), 64512)];
+        let (mut node, two) = (start(one), start(two));
+        two.established().await;
+        node.handle.query(|_| panic!("as the test wants it")).await.unwrap_err();
+        while node.events.recv().await.is_some() {}
+        let error = two.until("down", |p| p.state != State::Established).await.last_error;
+        assert_eq!(error.as_deref(), Some("connection closed by the peer"));
+        assert!(matches!(node.handle.peers().await, Err(SpeakerError::Stopped)));
     });
 }

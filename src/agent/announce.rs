@@ -34,8 +34,12 @@ impl Announcer {
     pub(super) fn routes(attachment: &Attachment) -> Vec<(Prefix, LocalRoute)> {
         let endpoint = &attachment.endpoint;
         let identity = (!endpoint.labels.is_empty()).then(|| Arc::new(Identity::of(&endpoint.labels)));
-        let route = LocalRoute { identity, ..LocalRoute::default() };
-        endpoint.addresses().map(|addr| (Prefix::host(addr), route.clone())).collect()
+        let route = |addr| LocalRoute {
+            identity: identity.clone(),
+            sequence: attachment.number(addr),
+            ..LocalRoute::default()
+        };
+        endpoint.addresses().map(|addr| (Prefix::host(addr), route(addr))).collect()
     }
 
     /// Announces the endpoint's addresses with its identity; returns when they are on their way to every neighbour.

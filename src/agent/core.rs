@@ -95,6 +95,21 @@ impl Core {
         self.outside.policies.forget_unconfirmed();
     }
 
+    /// Single addresses that other hosts announce, with their attachment numbers, or announce no longer. One of ours
+    /// that has moved on is given up; one of our blocks' is not given to anybody meanwhile.
+    pub(super) fn elsewhere(&mut self, changes: Vec<(IpAddr, Option<Option<u32>>)>) {
+        for (addr, announced) in changes {
+            let Some(number) = announced else {
+                self.handler.no_longer_elsewhere(addr, Now::read());
+                continue;
+            };
+            if let Err(error) = self.handler.announced_elsewhere(&mut self.outside, addr, number, Now::read())
+            {
+                tracing::error!(%addr, %error, "an address that has moved to another host is not given up yet");
+            }
+        }
+    }
+
     /// A changed configuration.
     pub(super) fn reconfigure(&mut self, config: &Config) {
         self.handler.reconfigure(handler_config(config));

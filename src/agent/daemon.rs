@@ -149,8 +149,20 @@ async fn best_paths(changes: Vec<BestChange>, service: &Service, fib: &FibHandle
             (change.prefix, best.and_then(|best| best.identity.clone()))
         })
         .collect();
+    let elsewhere: Vec<_> = changes
+        .iter()
+        .filter(|change| change.prefix.is_host() && in_pool(change.prefix))
+        .map(|change| {
+            let best = change.best.as_ref().filter(|best| !best.local);
+            (change.prefix.addr(), best.map(|best| best.sequence))
+        })
+        .collect();
     // A new container of another host is known before packets can be routed to it.
-    if !remote.is_empty() && service.core().ask(move |core| core.remote(remote)).await.is_err() {
+    let tell = move |core: &mut Core| {
+        core.remote(remote);
+        core.elsewhere(elsewhere);
+    };
+    if changes.iter().any(|change| in_pool(change.prefix)) && service.core().ask(tell).await.is_err() {
         tracing::error!("the core has stopped");
     }
     if !config.routes.install {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,11 +14,11 @@ use super::{config::Config, core::RemoteChange, identities};
 use crate::{
     api::Failure,
     bgp::config::PeerAddress,
-    cni::attachment::Attachment,
+    cni::{attachment::Attachment, types::L4},
     model::Prefix,
     policy::{
         Direction, Flow, PolicySet, Ports, Protocol, Service,
-        engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig},
+        engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig, PortMap},
         language,
         nft::{Driver, Settings, Text},
     },
@@ -43,6 +43,26 @@ pub(super) struct Policies {
     file_errors: Vec<String>,
     retry: Option<Instant>,
     remembered: Remembered,
+}
+
+/// The attachment's port mappings, one for each of its addresses that the host's address can lead to.
+fn port_maps(attachment: &Attachment) -> Vec<PortMap> {
+    let protocol = |l4| match l4 {
+        L4::Tcp => Protocol::TCP,
+        L4::Udp => Protocol::UDP,
+        L4::Sctp => Protocol::SCTP,
+    };
+    let mut maps = Vec::new();
+    for mapping in &attachment.port_mappings {
+        let fits = |addr: &IpAddr| mapping.host_ip.is_none_or(|host| host.is_ipv4() == addr.is_ipv4());
+        maps.extend(attachment.endpoint.addresses().filter(fits).map(|addr| PortMap {
+            host: mapping.host_ip,
+            protocol: protocol(mapping.protocol),
+            host_port: mapping.host_port,
+            target: SocketAddr::new(addr, mapping.container_port),
+        }));
+    }
+    maps
 }
 
 /// What of the remote endpoints is in the run directory.
@@ -164,7 +184,17 @@ impl Policies {
     }
 
     pub(super) fn enforce(&mut self, attachment: &Attachment) -> Result<(), String> {
-        self.engine.upsert_local(LocalEndpoint::from(&attachment.endpoint));
+        let mut local = LocalEndpoint::from(&attachment.endpoint);
+        for prefix in &attachment.allow_spoofing {
+            if !prefix.is_host() {
+                return Err(format!("allow_spoofing: {prefix} is not a single address"));
+            }
+            local.addresses.push(prefix.addr());
+        }
+        self.engine.upsert_local(local);
+        self.engine
+            .set_port_maps(&attachment.endpoint.id, port_maps(attachment))
+            .map_err(|error| error.to_string())?;
         self.flush()
     }
 

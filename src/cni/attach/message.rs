@@ -39,6 +39,7 @@ const ADDR_GEN_NONE: u8 = 1;
 const DEVCONF_FORWARDING: u16 = 1;
 const DEVCONF_PROXY_ARP: u16 = 3;
 const DEVCONF_RP_FILTER: u16 = 8;
+const DEVCONF_ROUTE_LOCALNET: u16 = 26;
 /// Attributes of linux/neighbour.h.
 const NDTA_NAME: u16 = 1;
 const NDTA_PARMS: u16 = 6;
@@ -150,14 +151,23 @@ impl Steps {
     }
 
     /// Marks the host end as ours and gives it its IPv4 settings, all in the message (no `/proc` writes).
-    pub(super) fn configure_host_end(&mut self, index: u32, alias: &str, rp_filter: u32, ipv6: bool) {
+    /// `localnet`: packets that were sent to 127.0.0.1 may be translated to the container.
+    pub(super) fn configure_host_end(
+        &mut self,
+        index: u32,
+        alias: &str,
+        rp_filter: u32,
+        localnet: bool,
+        ipv6: bool,
+    ) {
         self.add("configure the host end", RTM_NEWLINK, 0, |w| {
             w.raw(&ifinfomsg(index, 0, 0)).attr_str(IFLA_IFALIAS, alias).nest(IFLA_AF_SPEC, |w| {
                 w.nest(libc::AF_INET as u16, |w| {
                     w.nest(IFLA_INET_CONF, |w| {
                         w.attr_u32(DEVCONF_FORWARDING, 1)
                             .attr_u32(DEVCONF_PROXY_ARP, 1)
-                            .attr_u32(DEVCONF_RP_FILTER, rp_filter);
+                            .attr_u32(DEVCONF_RP_FILTER, rp_filter)
+                            .attr_u32(DEVCONF_ROUTE_LOCALNET, u32::from(localnet));
                     });
                 });
                 no_automatic_ipv6(w, ipv6);

@@ -308,7 +308,8 @@ impl Attacher {
         // container may use others; the policy checks those.
         let rp_filter = if attachment.allow_spoofing.is_empty() { 1 } else { 2 };
         let mut steps = Steps::default();
-        steps.configure_host_end(index, message::alias(&alias), rp_filter, self.ipv6);
+        let localnet = !attachment.port_mappings.is_empty();
+        steps.configure_host_end(index, message::alias(&alias), rp_filter, localnet, self.ipv6);
         steps.up(index);
         if attachment.endpoint.ipv6.is_some() {
             steps.address(index, Attachment::gateway6().into(), 64);

@@ -113,13 +113,21 @@ fn arp_ignore_on_the_host_does_not_matter() {
 fn the_host_end_is_as_designed() {
     private(|| {
         let mut attacher = host();
-        let a = attached(&mut attacher, 1);
+        let mut a = container(&mut attacher, 1);
+        a.attachment.port_mappings.push(crate::cni::types::PortMapping {
+            host_port: 80,
+            container_port: 80,
+            protocol: crate::cni::types::L4::Tcp,
+            host_ip: None,
+        });
+        attacher.attach(&a.attachment, a.ns.netns()).unwrap();
         let id = &a.attachment.endpoint.id;
         let conf = |key: &str| sysctl::read(&format!("net/ipv4/conf/{id}/{key}")).unwrap();
         assert_eq!(
             (conf("forwarding"), conf("proxy_arp"), conf("rp_filter")),
             ("1".into(), "1".into(), "1".into())
         );
+        assert_eq!(conf("route_localnet"), "1");
         assert_eq!(sysctl::read(&format!("net/ipv4/neigh/{id}/proxy_delay")).unwrap(), "0");
         assert_eq!(sysctl::read(&format!("net/ipv6/conf/{id}/forwarding")).unwrap(), "1");
         let mut socket = Socket::route().unwrap();

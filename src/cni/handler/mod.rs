@@ -24,7 +24,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::Value;
@@ -78,6 +78,10 @@ impl Now {
     }
 }
 
+/// How often [`Handler::tick`] looks for containers whose namespace is gone. The kernel tells at once, but nothing
+/// depends on hearing it at once.
+const LOOK: Duration = Duration::from_secs(15);
+
 /// Why the handler cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -103,6 +107,7 @@ pub struct Handler {
     /// The uplink's MTU, once it has been asked for.
     uplink_mtu: Option<u32>,
     last_sweep: Option<Instant>,
+    last_look: Option<Instant>,
 }
 
 impl Handler {
@@ -118,6 +123,7 @@ impl Handler {
             last_sequence: 0,
             uplink_mtu: None,
             last_sweep: None,
+            last_look: None,
             config,
         })
     }
@@ -217,11 +223,16 @@ impl Handler {
         }
     }
 
-    /// What has to be done now and then: tombstones, files of addresses that have rested, and what failed at start.
-    /// Call it every few seconds.
+    /// What has to be done now and then: tombstones, containers that died without a DEL, files of addresses that
+    /// have rested, and what failed at start. Call it every few seconds.
     pub fn tick(&mut self, host: &mut impl Host, now: Now) {
         self.honour_tombstones(host, now);
         self.finish_adoptions(host);
+        if self.last_look.is_none_or(|last| now.mono.saturating_duration_since(last) >= LOOK) {
+            self.last_look = Some(now.mono);
+            self.uplink_changed();
+            self.release_gone(host, now);
+        }
         let rest = self.config.ipam.quarantine;
         if self.last_sweep.is_none_or(|last| now.mono.saturating_duration_since(last) > rest) {
             self.last_sweep = Some(now.mono);

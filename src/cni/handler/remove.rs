@@ -1,5 +1,7 @@
 //! DEL and GC.
 
+use std::collections::HashSet;
+
 use super::{Handler, Host, Now, needs};
 use crate::{
     api::CniRequest,
@@ -133,6 +135,23 @@ impl Handler {
         tracing::info!(endpoint = %attachment.endpoint.key, "the container's namespace is gone: released");
         if let Err(error) = self.remove(host, &attachment, now) {
             tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot release");
+        }
+    }
+
+    /// Releases what containers held whose namespace is gone, and with it the interface.
+    pub(super) fn release_gone(&mut self, host: &mut impl Host, now: Now) {
+        let ends = match self.attacher.list_ours() {
+            Ok(ends) => ends,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for containers that are gone");
+                return;
+            }
+        };
+        let living: HashSet<EndpointId> = ends.into_iter().map(|end| end.id).collect();
+        let gone: Vec<EndpointId> =
+            self.attachments.keys().filter(|id| !living.contains(*id)).cloned().collect();
+        for id in gone {
+            self.link_gone(host, &id, now);
         }
     }
 

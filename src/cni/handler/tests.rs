@@ -568,8 +568,11 @@ fn a_namespace_that_dies_releases_its_address() {
         let attachment = world.handler.attachments().next().unwrap().clone();
         world.handler.link_gone(&mut world.host, &attachment.endpoint.id, Now::read());
         assert_eq!(world.handler.attachments().len(), 1, "it is alive");
+        world.handler.tick(&mut world.host, Now::read());
+        assert_eq!(world.handler.attachments().len(), 1, "it is alive");
         link::delete(&mut Socket::route().unwrap(), attachment.ifindex).unwrap();
-        world.handler.link_gone(&mut world.host, &attachment.endpoint.id, Now::read());
+        let later = Now { mono: Instant::now() + LOOK, wall: SystemTime::now() };
+        world.handler.tick(&mut world.host, later);
         world.assert_clean();
     });
 }

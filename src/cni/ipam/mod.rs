@@ -263,7 +263,10 @@ impl Ipam {
     /// it is asked for by name (it comes home), and rests afterwards.
     pub fn set_elsewhere(&mut self, addr: IpAddr, elsewhere: bool, now: Instant) {
         if elsewhere {
-            self.elsewhere.insert(addr);
+            // The other hosts' own addresses are most of the cluster and nothing that we would give.
+            if self.is_local(addr) {
+                self.elsewhere.insert(addr);
+            }
         } else if self.elsewhere.remove(&addr) {
             self.rest(addr, now);
         }

@@ -2,15 +2,20 @@
 
 use std::time::Instant;
 
+use hashbrown::HashMap;
+
 use super::{
+    Kernel,
+    gateways::Ways,
     state::{LinkState, State},
     table::{Target, flag},
 };
 use crate::{
     model::{Family, Prefix},
     netlink::{
+        Error,
         addr::Address,
-        nexthop::{Kind, Object},
+        nexthop::{Kind, Object, Via},
         route::Route,
         watch::KernelEvent,
     },
@@ -26,8 +31,8 @@ impl State {
             KernelEvent::AddressGone(address) => self.address(&address, false, now),
             KernelEvent::Route { route, replaced } => self.route_appeared(&route, replaced),
             KernelEvent::RouteGone(route) => self.route_gone(&route),
-            KernelEvent::NextHop(object) => self.object_changed(&object, now),
-            KernelEvent::NextHopGone(object) => self.object_gone(&object),
+            KernelEvent::NextHop(object) => self.object_told(object.id, false),
+            KernelEvent::NextHopGone(object) => self.object_told(object.id, true),
             KernelEvent::Neighbour(neighbour) => {
                 // While it is being asked for, nothing is known: what was, stays.
                 if neighbour.is_failed() || neighbour.is_valid() {
@@ -125,72 +130,115 @@ impl State {
                 return;
             }
             self.counters.repaired += u64::from(meta.desired != Target::NONE || meta.has(flag::BLOCK));
-            self.set_actual(ours, Target::NONE);
+            if let Some(index) = meta.actual.index() {
+                // IPv6 tells the end of every route when its group goes.
+                self.told.entry(self.config.first_group_id() + index).or_default();
+            }
+            // Not certain: we may have written it again since.
+            self.set_actual(ours, Target::DOUBTFUL);
             self.table.meta_mut(ours).put(flag::STALE, false);
             self.enqueue(ours);
         }
     }
 
-    /// A next-hop object was written by somebody else, or the kernel took members out of a group.
-    fn object_changed(&mut self, object: &Object, now: Instant) {
-        if let Some(index) = self.hop_index(object.id) {
-            let Some(hop) = self.hops.get_mut(index) else { return };
-            let as_ours = object.protocol == self.config.protocol
-                && matches!(&object.kind, Kind::Via(via) if *via == hop.via);
-            if hop.present && !as_ours {
-                hop.present = false;
-                let via = hop.via;
-                self.rewrite_groups_with(&via);
+    /// The kernel removes the next-hop objects of a link that goes down, without a word.
+    pub(super) fn objects_flushed(&mut self, ifindex: u32) {
+        if !self.objects {
+            return;
+        }
+        let mut hit = Vec::new();
+        for (index, set) in self.sets.iter().filter(|(_, s)| s.present) {
+            let on_link = |(via, _): &(Via, u16)| via.ifindex == ifindex;
+            if set.content.iter().any(on_link) {
+                // A group with other members only shrinks, and keeps its routes.
+                hit.push((self.config.first_group_id() + index, set.content.iter().all(on_link)));
             }
-        } else if let Some(index) = self.group_index(object.id) {
-            let Some(set) = self.sets.get_mut(index) else {
-                if object.protocol == self.config.protocol {
-                    // In our range, and not by us.
-                    self.schedule_resync(now);
-                }
-                return;
-            };
-            set.content.clear();
-            set.present = true;
-            if let Kind::Group(members) = &object.kind {
-                let hops = &self.hops;
-                let first = self.config.first_hop_id();
-                let named = members.iter().map(|(id, weight)| {
-                    Some((hops.get(id.checked_sub(first)?).filter(|h| h.present)?.via, *weight))
-                });
-                let mut content = named.collect::<Option<super::gateways::Ways>>().unwrap_or_default();
-                content.sort_unstable();
-                if let Some(set) = self.sets.get_mut(index) {
-                    set.content = content;
-                }
-            }
-            self.retarget(index);
+        }
+        for (id, gone) in hit {
+            self.object_told(id, gone);
+        }
+        let hops: Vec<u32> =
+            self.hops.iter().filter(|(_, h)| h.via.ifindex == ifindex).map(|(i, _)| i).collect();
+        for index in hops {
+            self.object_told(self.config.first_hop_id() + index, true);
         }
     }
 
-    fn object_gone(&mut self, object: &Object) {
-        if let Some(index) = self.hop_index(object.id) {
-            let Some(hop) = self.hops.get_mut(index) else { return };
-            hop.present = false;
-            let via = hop.via;
-            // The kernel took it out of its groups; those that became empty follow with notifications of their own.
-            for (_, set) in self.sets.iter_mut() {
-                set.content.retain(|(v, _)| *v != via);
-            }
-            self.rewrite_groups_with(&via);
-        } else if let Some(index) = self.group_index(object.id) {
-            let Some(set) = self.sets.get_mut(index) else { return };
-            set.present = false;
-            set.content.clear();
-            set.lost = set.used > 0;
-            self.counters.repaired += u64::from(set.wanted > 0);
-            self.scan |= set.lost;
-            self.retarget(index);
+    fn object_told(&mut self, id: u32, gone: bool) {
+        if self.objects && (self.hop_index(id).is_some() || self.group_index(id).is_some()) {
+            *self.told.entry(id).or_default() |= gone;
         }
+    }
+
+    /// Asks the kernel about the next-hop objects that notifications were about.
+    pub(super) fn look_at_told(&mut self, kernel: &mut dyn Kernel, now: Instant) -> Result<(), Error> {
+        /// From so many on, all are read at once.
+        const MANY: usize = 32;
+        if self.told.is_empty() {
+            return Ok(());
+        }
+        let mut all: HashMap<u32, Object> = HashMap::new();
+        if self.told.len() > MANY {
+            all.extend(kernel.objects()?.into_iter().map(|o| (o.id, o)));
+        } else {
+            for id in self.told.keys() {
+                all.extend(kernel.object(*id)?.map(|o| (*id, o)));
+            }
+        }
+        // Hops come first: they have the lower ids, and groups are told in terms of them.
+        for (id, gone) in std::mem::take(&mut self.told) {
+            let object = all.get(&id);
+            if let Some(index) = self.hop_index(id) {
+                self.hop_is(index, object);
+            } else if let Some(index) = self.group_index(id) {
+                self.group_is(index, object, gone, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn hop_is(&mut self, index: u32, object: Option<&Object>) {
+        let Some(hop) = self.hops.get_mut(index) else { return };
+        let ours = object.is_some_and(|o| {
+            o.protocol == self.config.protocol && matches!(&o.kind, Kind::Via(via) if *via == hop.via)
+        });
+        let was = hop.present;
+        (hop.present, hop.doubtful) = (ours, !ours && object.is_some());
+        let via = hop.via;
+        if was && !ours {
+            self.rewrite_groups_with(&via);
+        }
+    }
+
+    fn group_is(&mut self, index: u32, object: Option<&Object>, gone: bool, now: Instant) {
+        let Some(set) = self.sets.get_mut(index) else {
+            if object.is_some_and(|o| o.protocol == self.config.protocol) {
+                // In our range, and not by us.
+                self.schedule_resync(now);
+            }
+            return;
+        };
+        set.content.clear();
+        set.present = object.is_some();
+        set.lost |= object.is_none() && set.used > 0;
+        // It was gone, and is there again: by our own hand, but its routes went with it.
+        set.shaken |= object.is_some() && gone && set.used > 0;
+        self.scan |= set.lost || set.shaken;
+        self.counters.repaired += u64::from(object.is_none() && set.wanted > 0);
+        if let Some(Kind::Group(members)) = object.map(|o| &o.kind) {
+            let (hops, first) = (&self.hops, self.config.first_hop_id());
+            let named = members.iter().map(|(id, weight)| {
+                Some((hops.get(id.checked_sub(first)?).filter(|h| h.present)?.via, *weight))
+            });
+            let mut content = named.collect::<Option<Ways>>().unwrap_or_default();
+            content.sort_unstable();
+            set.content = content;
+        }
+        self.retarget(index);
     }
 
     /// Queues the sets that should contain a first hop, although their contents seem to be right.
-    fn rewrite_groups_with(&mut self, via: &crate::netlink::nexthop::Via) {
+    fn rewrite_groups_with(&mut self, via: &Via) {
         let mut sets = Vec::new();
         for (index, set) in self.sets.iter_mut() {
             if set.target.iter().any(|(v, _)| v == via) {
@@ -198,6 +246,8 @@ impl State {
                 sets.push(index);
             }
         }
-        sets.into_iter().for_each(|index| self.sets.enqueue(index));
+        for index in sets {
+            self.sets.enqueue(index);
+        }
     }
 }

@@ -159,7 +159,7 @@ impl Foreign {
     }
 
     fn forget_if_empty(&mut self, prefix: Prefix) {
-        if self.routes.get(&prefix).is_some_and(|list| list.is_empty()) {
+        if self.routes.get(&prefix).is_some_and(SmallVec::is_empty) {
             self.routes.remove(&prefix);
             self.lengths[family_index(prefix.family())].0[usize::from(prefix.len())] -= 1;
         }

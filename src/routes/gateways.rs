@@ -84,13 +84,10 @@ impl Gateways {
             recursive: false,
             queued: false,
         };
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                self.slots.push(None);
-                (self.slots.len() - 1) as u32
-            }
-        };
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        });
         self.slots[index as usize] = Some(gateway);
         self.by_key.insert((addr, ifindex), index);
         self.enqueue(index);
@@ -155,7 +152,9 @@ impl Gateways {
     /// Queues the next hops for which `which` holds.
     pub(super) fn enqueue_if(&mut self, mut which: impl FnMut(&Gateway) -> bool) {
         let found: Vec<_> = self.iter().filter(|(_, g)| which(g)).map(|(i, _)| i).collect();
-        found.into_iter().for_each(|i| self.enqueue(i));
+        for i in found {
+            self.enqueue(i);
+        }
     }
 
     /// Queues the next hops inside a prefix.
@@ -163,7 +162,9 @@ impl Gateways {
         // The common case by far is none.
         if self.within(prefix).next().is_some() {
             let found: Vec<_> = self.within(prefix).collect();
-            found.into_iter().for_each(|i| self.enqueue(i));
+            for i in found {
+                self.enqueue(i);
+            }
         }
     }
 

@@ -100,6 +100,8 @@ pub trait Kernel {
     fn neighbours(&mut self) -> Result<Vec<Neighbour>, Error>;
     /// All next-hop objects.
     fn objects(&mut self) -> Result<Vec<nexthop::Object>, Error>;
+    /// One next-hop object.
+    fn object(&mut self, id: u32) -> Result<Option<nexthop::Object>, Error>;
     /// All routes of a family in a table.
     fn routes(&mut self, family: Family, table: u32, each: &mut dyn FnMut(Route)) -> Result<(), Error>;
     /// Executes the operations in order, each for itself; answers those that failed. An `Err` leaves the outcome
@@ -145,6 +147,10 @@ impl Kernel for Netlink {
 
     fn objects(&mut self) -> Result<Vec<nexthop::Object>, Error> {
         nexthop::list(&mut self.socket)
+    }
+
+    fn object(&mut self, id: u32) -> Result<Option<nexthop::Object>, Error> {
+        nexthop::fetch(&mut self.socket, id)
     }
 
     fn routes(&mut self, family: Family, table: u32, each: &mut dyn FnMut(Route)) -> Result<(), Error> {

@@ -295,6 +295,13 @@ fn links_go_and_come_back() {
         link::set_up(&mut w.socket, far).unwrap();
         w.settle(&mut fib);
         assert_eq!(w.table(), whole);
+        // Down and up before we look.
+        link::set_down(&mut w.socket, device).unwrap();
+        link::set_up(&mut w.socket, device).unwrap();
+        w.address(device, "2001:db8:1::1", 64);
+        w.settle(&mut fib);
+        assert_eq!(w.table(), whole);
+        assert_eq!(fib.verify().unwrap(), []);
         // The link itself; the kernel forgets its IPv6 addresses.
         link::set_down(&mut w.socket, device).unwrap();
         w.settle(&mut fib);

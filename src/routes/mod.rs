@@ -31,7 +31,11 @@ pub mod thread;
 mod write;
 
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod kernel_tests;
+#[cfg(test)]
+mod model_tests;
 
 pub use checks::Reason;
 pub use config::FibConfig;

@@ -235,8 +235,12 @@ impl State {
             Some(set) if set.present => (Target::set(index), None),
             Some(set) => {
                 set.waiting = true; // until the set is there, when all routes are looked through
-                let refused = set.trouble.is_some() && !set.target.is_empty();
-                (Target::NONE, Some(if refused { Reason::Refused } else { Reason::Unresolved }))
+                if set.target.is_empty() {
+                    (Target::NONE, Some(Reason::Unresolved))
+                } else {
+                    // Only the group is missing: until it is there, an old way is better than none.
+                    (meta.actual, Some(Reason::Refused))
+                }
             }
             None => (Target::NONE, Some(Reason::Unresolved)),
         }
@@ -278,7 +282,7 @@ impl State {
                 let meta = self.table.meta_mut(route);
                 meta.reason = Reason::Conflict as u8;
             }
-            (Target::NONE, _) => {
+            (Target::NONE | Target::DOUBTFUL, _) if !self.is_taken(prefix) => {
                 let Some(way) = self.way(want) else { return };
                 push(ops, of, Op::Route { prefix, way, mode: Mode::Create });
             }
@@ -359,7 +363,9 @@ impl State {
         gateway.failure = failure;
         let sets: Vec<u32> = gateway.sets.iter().copied().collect();
         if changed {
-            sets.into_iter().for_each(|set| self.retarget(set));
+            for set in sets {
+                self.retarget(set);
+            }
             // Those that resolve through routes that lead here.
             self.gateways.enqueue_if(|g| g.recursive && (g.addr, g.ifindex) != (addr, ifindex));
         }
@@ -372,8 +378,11 @@ impl State {
         let Some(set) = self.sets.get_mut(index) else { return };
         if set.target != target {
             set.target = target;
-            // What was refused was something else.
+            // What was refused was something else; and some first hop may be of no use now.
             set.trouble = None;
+            self.garbage = true;
+            // Routes that kept their old way until the group would be there wait no longer.
+            self.scan |= set.waiting && set.target.is_empty();
         }
         if !set.is_settled() {
             self.sets.enqueue(index);
@@ -390,7 +399,9 @@ impl State {
         }
         sets.sort_unstable();
         sets.dedup();
-        sets.into_iter().for_each(|set| self.retarget(set));
+        for set in sets {
+            self.retarget(set);
+        }
     }
 
     /// A link came, went, or changed its state.
@@ -405,9 +416,16 @@ impl State {
             // The kernel removes the routes of a link that is set down, IPv4 ones without a word.
             self.device_flushed(ifindex, None);
         }
+        if running(&old) && !running(&state) {
+            self.objects_flushed(ifindex);
+        }
         if running(&old) != running(&state) {
+            let before = self.broken.len() + self.failed.len();
             self.broken.retain(|via, _| via.ifindex != ifindex);
             self.failed.retain(|(_, dev)| *dev != ifindex);
+            if before != self.broken.len() + self.failed.len() {
+                self.retarget_users(|via| via.ifindex == ifindex);
+            }
             let foreign = self.foreign.uses_device(ifindex);
             self.gateways.enqueue_if(|g| {
                 g.ifindex == ifindex

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use serde::Serialize;
 
 use super::{
-    Kernel,
+    Kernel, Reason,
     gateways::Ways,
     sets::canonical,
     state::{LinkState, State},
@@ -72,6 +72,7 @@ impl State {
         self.counters.resyncs += 1;
         self.read_links(kernel)?;
         self.read_addresses(kernel)?;
+        self.told.clear();
         if self.objects {
             let objects = self.read_objects(kernel)?;
             self.adopt_objects(objects);
@@ -82,7 +83,9 @@ impl State {
         self.gateways.enqueue_if(|_| true);
         self.resolve_queued();
         let sets: Vec<u32> = self.sets.iter().map(|(i, _)| i).collect();
-        sets.into_iter().for_each(|set| self.retarget(set));
+        for set in sets {
+            self.retarget(set);
+        }
         self.garbage = true;
         self.last_resync = Some(now);
         self.resync_at = None;
@@ -104,7 +107,9 @@ impl State {
         }
         let changed = |a: &&std::net::IpAddr| old.contains_key(*a) != self.addrs.contains_key(*a);
         let touched: Vec<_> = old.keys().chain(self.addrs.keys()).filter(changed).copied().collect();
-        touched.into_iter().for_each(|addr| self.touch(Prefix::host(addr)));
+        for addr in touched {
+            self.touch(Prefix::host(addr));
+        }
         Ok(())
     }
 
@@ -224,7 +229,9 @@ impl State {
             false if m.desired == Target::NONE => m.actual != Target::NONE && !m.has(flag::STALE),
             false => m.actual != m.desired || m.has(flag::OUTDATED),
         });
-        differs.into_iter().for_each(|route| self.enqueue(route));
+        for route in differs {
+            self.enqueue(route);
+        }
         self.local_queue.extend(self.locals.keys());
         Ok(())
     }
@@ -340,6 +347,9 @@ impl State {
 
     /// What the kernel should have for a route, given what is known to keep it out.
     fn expected(&self, meta: &super::table::Meta) -> Target {
+        if meta.reason == Reason::Conflict as u8 {
+            return Target::NONE;
+        }
         if meta.has(flag::BLOCK) {
             return Target::BLACKHOLE;
         }
@@ -347,7 +357,8 @@ impl State {
             return if meta.has(flag::STALE) { meta.actual } else { Target::NONE };
         }
         if meta.reason != 0 && !meta.has(flag::TROUBLED) {
-            return Target::NONE;
+            let waits = meta.reason == Reason::Refused as u8;
+            return if waits { meta.actual } else { Target::NONE };
         }
         let set = meta.desired.index().and_then(|i| self.sets.get(i));
         if set.is_none_or(|s| s.target.is_empty()) { Target::NONE } else { meta.desired }

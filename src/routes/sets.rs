@@ -32,6 +32,8 @@ pub(super) struct Set {
     pub(super) waiting: bool,
     /// Whether the kernel has removed the group's routes.
     pub(super) lost: bool,
+    /// Whether the kernel may have removed the group's routes.
+    pub(super) shaken: bool,
     /// Whether routes written inline have old contents.
     pub(super) outdated: bool,
     queued: bool,
@@ -225,6 +227,8 @@ pub(super) struct HopObject {
     pub(super) via: Via,
     /// Whether the kernel has it.
     pub(super) present: bool,
+    /// Whether the kernel may have it although we are not sure.
+    pub(super) doubtful: bool,
 }
 
 impl Hops {
@@ -247,7 +251,7 @@ impl Hops {
                 }
             },
         };
-        self.slots[index as usize] = Some(HopObject { via: *via, present: false });
+        self.slots[index as usize] = Some(HopObject { via: *via, present: false, doubtful: false });
         self.by_via.insert(*via, index);
         Some(index)
     }
@@ -265,9 +269,9 @@ impl Hops {
         match &mut self.slots[index as usize] {
             Some(hop) if hop.via == via => hop.present = true,
             // Ours says something else: it is written again when it is used.
-            Some(hop) => hop.present = false,
+            Some(hop) => (hop.present, hop.doubtful) = (false, true),
             slot => {
-                *slot = Some(HopObject { via, present: true });
+                *slot = Some(HopObject { via, present: true, doubtful: false });
                 // Two objects for one hop: the second is swept as unused.
                 self.by_via.entry(via).or_insert(index);
             }
@@ -298,7 +302,9 @@ impl Hops {
     }
 
     pub(super) fn forget_presence(&mut self) {
-        self.slots.iter_mut().flatten().for_each(|hop| hop.present = false);
+        for hop in self.slots.iter_mut().flatten() {
+            (hop.present, hop.doubtful) = (false, false);
+        }
     }
 
     /// Forgets a first hop.

@@ -43,6 +43,9 @@ pub(super) struct State {
     pub(super) failed: HashSet<(IpAddr, u32)>,
     /// First hops that the kernel refused, until when.
     pub(super) broken: HashMap<Via, Broken>,
+    /// Ids of our next-hop objects that notifications were about, and whether they told the object's end. What the
+    /// objects are is asked of the kernel: notifications may be older than our own last word.
+    pub(super) told: BTreeMap<u32, bool>,
     pub(super) locals: BTreeMap<Prefix, Local>,
     pub(super) local_queue: Vec<Prefix>,
     /// Those with a retry to come.
@@ -144,6 +147,7 @@ impl State {
             foreign: Foreign::default(),
             failed: HashSet::new(),
             broken: HashMap::new(),
+            told: BTreeMap::new(),
             locals: BTreeMap::new(),
             local_queue: Vec::new(),
             troubled_locals: BTreeSet::new(),
@@ -295,7 +299,9 @@ impl State {
             found.push(route);
             false
         });
-        found.into_iter().for_each(|route| self.enqueue(route));
+        for route in found {
+            self.enqueue(route);
+        }
     }
 
     fn release_wanted(&mut self, target: Target) {

@@ -19,13 +19,16 @@ impl Target {
     /// A route of ours that leads somewhere we do not want.
     pub(super) const UNKNOWN: Self = Self(u32::MAX - 2);
 
+    /// A route of ours of which we were told that it is gone. The news may be older than our own last word.
+    pub(super) const DOUBTFUL: Self = Self(u32::MAX - 3);
+
     pub(super) const fn set(index: u32) -> Self {
         Self(index)
     }
 
     /// The index of the next-hop set.
     pub(super) const fn index(self) -> Option<u32> {
-        if self.0 < Self::UNKNOWN.0 { Some(self.0) } else { None }
+        if self.0 < Self::DOUBTFUL.0 { Some(self.0) } else { None }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, time::Instant};
 use super::{
     Kernel, Op, Step,
     checks::Reason,
-    sets::SetTrouble,
+    sets::{Set, SetTrouble},
     state::{Broken, State, Trouble},
     table::{RouteRef, Target, flag},
 };
@@ -22,6 +22,7 @@ enum ObjectOp {
     Hop(u32),
     Group(u32),
     DropGroup(u32),
+    DropIdle(u32),
     DropHop(u32),
 }
 
@@ -40,6 +41,7 @@ impl State {
         if self.resync_at.is_some_and(|at| at <= now) {
             self.reconcile(kernel, now)?;
         }
+        self.look_at_told(kernel, now)?;
         self.resolve_queued();
         self.write_sets(kernel, now)?;
         self.rescan();
@@ -59,6 +61,7 @@ impl State {
             && self.local_queue.is_empty()
             && !self.gateways.has_queued()
             && !self.sets.has_queued()
+            && self.told.is_empty()
     }
 
     /// Queues what is due.
@@ -230,16 +233,16 @@ impl State {
                             set.content.clear();
                             set.lost = set.used > 0;
                             set.trouble = None;
-                            self.scan |= set.lost;
+                            self.scan |= set.lost || set.waiting;
                         }
                     }
                 }
-                (ObjectOp::DropHop(hop), error) => match error {
-                    Some(error) if !error.is_missing() => {
-                        tracing::warn!(%error, "cannot delete an unused next-hop object");
-                    }
-                    _ => self.hops.remove(*hop),
-                },
+                (ObjectOp::DropIdle(_) | ObjectOp::DropHop(_), Some(error)) if !error.is_missing() => {
+                    tracing::warn!(%error, "cannot delete an unused next-hop object; trying again");
+                    self.garbage = true;
+                }
+                (ObjectOp::DropIdle(set), _) => self.forget_set(*set),
+                (ObjectOp::DropHop(hop), _) => self.hops.remove(*hop),
             }
         }
         // The groups of a next hop that the kernel refuses go on without it.
@@ -278,12 +281,14 @@ impl State {
         // Perhaps a member is gone though we thought it was there: write all of them again next time.
         for (via, _) in set.target.clone() {
             if let Some(object) = self.hops.find(&via).and_then(|i| self.hops.get_mut(i)) {
-                object.present = false;
+                (object.present, object.doubtful) = (false, object.present || object.doubtful);
             }
         }
         let Some(set) = self.sets.get_mut(index) else { return };
         set_trouble(set, &error, now);
         self.troubled_sets.insert(index);
+        // Perhaps it is gone without our knowing.
+        self.told.entry(self.config.first_group_id() + index).or_default();
         if set.trouble.as_ref().is_some_and(|t| t.attempts > 1) {
             tracing::warn!(index, %error, "the kernel refuses a next-hop group");
         }
@@ -297,17 +302,23 @@ impl State {
         let mut found = Vec::new();
         for (route, meta) in self.table.iter() {
             let of = |target: Target| target.index().and_then(|i| self.sets.get(i));
-            let lost = of(meta.actual).is_some_and(|s| s.lost);
-            let outdated = of(meta.actual).is_some_and(|s| s.outdated);
-            let waits =
-                meta.actual != meta.desired && of(meta.desired).is_some_and(|s| s.waiting && s.present);
-            if lost || outdated || waits {
-                found.push((route, lost, outdated));
+            let actual = of(meta.actual);
+            let gone = match actual {
+                Some(set) if set.lost => Some(Target::NONE),
+                Some(set) if set.shaken => Some(Target::DOUBTFUL),
+                _ => None,
+            };
+            let outdated = actual.is_some_and(|s| s.outdated);
+            // Not only those whose group is there now: also those that kept an old way and have lost the new one.
+            let ends = |s: &Set| s.waiting && (s.present || s.target.is_empty());
+            let waits = meta.actual != meta.desired && of(meta.desired).is_some_and(ends);
+            if gone.is_some() || outdated || waits {
+                found.push((route, gone, outdated));
             }
         }
-        for (route, lost, outdated) in found {
-            if lost {
-                self.set_actual(route, Target::NONE);
+        for (route, gone, outdated) in found {
+            if let Some(actual) = gone {
+                self.set_actual(route, actual);
             } else if outdated {
                 self.table.meta_mut(route).put(flag::OUTDATED, true);
             }
@@ -315,6 +326,7 @@ impl State {
         }
         for (_, set) in self.sets.iter_mut() {
             set.lost = false;
+            set.shaken = false;
             set.outdated = false;
             set.waiting &= !set.present;
         }
@@ -329,7 +341,9 @@ impl State {
         let mut waiting = self.table.collect(|m| m.reason == Reason::OverLimit as u8);
         self.over_limit = waiting.len() > room;
         waiting.truncate(room);
-        waiting.into_iter().for_each(|route| self.enqueue(route));
+        for route in waiting {
+            self.enqueue(route);
+        }
     }
 
     /// Deletes groups and objects that nothing uses.
@@ -337,34 +351,49 @@ impl State {
         self.garbage = false;
         let (mut ops, mut of) = (Vec::new(), Vec::new());
         for index in self.sets.idle() {
-            let Some(set) = self.sets.remove(index) else { continue };
-            for gateway in &set.gateways {
-                if let Some(addr) = self.gateways.release(*gateway, index) {
-                    // Learned routes may cover it again.
-                    self.touch_covering(addr);
-                }
-            }
-            if set.present && self.objects {
+            if self.objects && self.sets.get(index).is_some_and(|s| s.present) {
                 ops.push(Op::DropObject { id: self.config.first_group_id() + index });
-                of.push(ObjectOp::DropGroup(index));
+                of.push(ObjectOp::DropIdle(index));
+            } else {
+                self.forget_set(index);
             }
         }
-        if self.objects && self.sets.iter().all(|(_, s)| s.is_settled() || s.key.is_none()) {
+        // Groups that are not as they should be, or whose members we cannot name, may consist of anything.
+        let certain = |s: &Set| (s.is_settled() || s.key.is_none()) && (!s.present || !s.content.is_empty());
+        if self.objects && self.sets.iter().all(|(_, s)| certain(s)) {
             let mut used = hashbrown::HashSet::new();
-            for (_, set) in self.sets.iter() {
+            for (_, set) in self.sets.iter().filter(|(_, s)| s.wanted > 0 || s.used > 0) {
                 used.extend(set.content.iter().chain(&set.target).filter_map(|(v, _)| self.hops.find(v)));
             }
-            // Groups whose members we cannot name may consist of anything.
-            if self.sets.iter().all(|(_, s)| !s.present || !s.content.is_empty()) {
-                for (index, hop) in self.hops.iter().filter(|(i, _)| !used.contains(i)) {
-                    if hop.present {
-                        ops.push(Op::DropObject { id: self.config.first_hop_id() + index });
-                    }
-                    of.extend(hop.present.then_some(ObjectOp::DropHop(index)));
+            let unused: Vec<_> = self
+                .hops
+                .iter()
+                .filter(|(i, _)| !used.contains(i))
+                .map(|(i, h)| (i, h.present || h.doubtful))
+                .collect();
+            for (index, may_be_there) in unused {
+                if may_be_there {
+                    ops.push(Op::DropObject { id: self.config.first_hop_id() + index });
+                    of.push(ObjectOp::DropHop(index));
+                } else {
+                    self.hops.remove(index);
                 }
             }
+        } else if self.objects {
+            self.garbage = true;
         }
         self.write_objects(kernel, now, &ops, &of)
+    }
+
+    /// Forgets a set that no route wants or uses and that the kernel does not have.
+    fn forget_set(&mut self, index: u32) {
+        let Some(set) = self.sets.remove(index) else { return };
+        for gateway in &set.gateways {
+            if let Some(addr) = self.gateways.release(*gateway, index) {
+                // Learned routes may cover it again.
+                self.touch_covering(addr);
+            }
+        }
     }
 
     /// Asks again for neighbours that do not answer.
@@ -501,11 +530,9 @@ impl State {
         if let Some(index) = want.index().filter(|_| self.objects && error.errno == libc::EINVAL)
             && let Some(set) = self.sets.get_mut(index)
         {
-            // Perhaps the group is gone though we thought it was there: write it again, and this route with it; but
-            // if that was not the reason, only time may help.
-            set.waiting |= trouble.attempts == 1;
-            set.content.clear();
-            self.sets.enqueue(index);
+            // Perhaps the group is gone without our knowing; then this route comes with it.
+            set.waiting = true;
+            self.told.entry(self.config.first_group_id() + index).or_default();
         }
         let at = now + Self::backoff(trouble.attempts);
         self.retries.push(Reverse((at, route)));
@@ -599,7 +626,7 @@ impl State {
     }
 }
 
-fn set_trouble(set: &mut super::sets::Set, error: &KernelError, now: Instant) {
+fn set_trouble(set: &mut Set, error: &KernelError, now: Instant) {
     let attempts = set.trouble.as_ref().map_or(0, |t| t.attempts) + 1;
     // The first retry is immediate: usually only our idea of the kernel was old.
     let wait = if attempts == 1 { std::time::Duration::ZERO } else { State::backoff(attempts) };

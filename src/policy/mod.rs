@@ -25,6 +25,8 @@ pub use set::*;
 #[cfg(test)]
 mod figures;
 #[cfg(test)]
+mod kubernetes_tests;
+#[cfg(test)]
 mod oracle_tests;
 #[cfg(test)]
 mod packet_tests;

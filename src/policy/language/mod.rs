@@ -1,10 +1,13 @@
-//! Reads policy files: TOML in, a validated [`PolicySet`] out, or every error with its file, line and column.
+//! Reads policy files: TOML or Kubernetes YAML in, a validated [`PolicySet`] out, or every error with its place.
 //!
 //! A folder is one unit: definitions (tiers, network sets, named ports) of any file can be used in all of them, and
 //! one error anywhere refuses the whole folder, so that a host never runs half of a change.
 
+mod kubernetes;
 mod rules;
+mod tree;
 mod walk;
+mod yaml;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,16 +17,15 @@ use std::{
     sync::Arc,
 };
 
-use toml::de::{DeTable, DeValue};
-
 use self::{
     rules::Place,
-    walk::{Source, Table, Value},
+    tree::{Data, Node},
+    walk::{Source, Table},
 };
 use super::{
     Direction, HostPolicy, NamedPort, Origin, Policy, PolicySet, Profile, Tier, TierDefault, ranges::Ranges,
 };
-use crate::model::Diagnostic;
+use crate::model::{Diagnostic, Labels};
 
 /// The tier of policies that name none.
 pub const DEFAULT_TIER: &str = "default";
@@ -45,9 +47,18 @@ pub(super) struct Definitions {
     tiers: Vec<Tier>,
     network_sets: BTreeMap<String, Ranges>,
     port_names: BTreeSet<String>,
+    /// The labels of namespaces.
+    namespaces: BTreeMap<String, Labels>,
 }
 
-/// Reads every `*.toml` file of a folder, in order of name. A folder that is not there is an empty one; files that
+impl Definitions {
+    /// The index of a tier that exists.
+    fn tier(&self, name: &str) -> usize {
+        self.tiers.iter().position(|t| t.name == name).unwrap_or(0)
+    }
+}
+
+/// Reads every `*.toml`, `*.yaml` and `*.yml` file of a folder, in order of name. A folder that is not there is an empty one; files that
 /// start with a dot are skipped, as editors and configuration managers make them.
 pub fn load_dir(path: &Path) -> Result<PolicySet, Vec<Diagnostic>> {
     let unreadable = |path: &Path, error: io::Error| vec![Diagnostic::new(path, "", 0..0, error.to_string())];
@@ -59,7 +70,7 @@ pub fn load_dir(path: &Path) -> Result<PolicySet, Vec<Diagnostic>> {
             for entry in entries {
                 let file = entry.map_err(|e| unreadable(path, e))?.path();
                 let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-                if !name.starts_with('.') && name.ends_with(".toml") {
+                if !name.starts_with('.') && (is_yaml(name) || name.ends_with(".toml")) {
                     let text = fs::read_to_string(&file).map_err(|e| unreadable(&file, e))?;
                     files.push((file.display().to_string(), text));
                 }
@@ -71,30 +82,45 @@ pub fn load_dir(path: &Path) -> Result<PolicySet, Vec<Diagnostic>> {
     parse(&files)
 }
 
-/// Parses files given as (name, text).
+fn is_yaml(name: &str) -> bool {
+    name.ends_with(".yaml") || name.ends_with(".yml")
+}
+
+/// Parses files given as (name, text); the name's ending tells the language.
 pub fn parse(files: &[(&str, &str)]) -> Result<PolicySet, Vec<Diagnostic>> {
     let mut errors = Vec::new();
     let mut documents = Vec::new();
     for (name, text) in files {
-        let mut source = Source { name, text, errors: Vec::new() };
-        match DeTable::parse(text) {
-            Ok(document) => documents.push((source, document.into_inner())),
-            Err(error) => {
-                source.error(error.span().unwrap_or(0..0), error.message());
-                errors.extend(source.errors);
-            }
+        let source = Source { name, text, errors: Vec::new() };
+        let parsed =
+            if is_yaml(name) { tree::yaml(name, text) } else { tree::toml(name, text).map(|d| vec![d]) };
+        match parsed {
+            Ok(parsed) => documents.push((source, parsed)),
+            Err(error) => errors.push(error),
         }
     }
     let mut builder = Builder::default();
     for (name, order, default) in BUILT_IN_TIERS {
         builder.known.tiers.push(Tier { name: name.to_owned(), order, default });
     }
-    for (source, document) in &mut documents {
-        builder.definitions(source, document);
+    for (source, parsed) in &mut documents {
+        for document in parsed {
+            if is_yaml(source.name) {
+                builder.yaml_definitions(source, document);
+            } else {
+                builder.definitions(source, document);
+            }
+        }
     }
     builder.known.tiers.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
-    for (source, document) in &mut documents {
-        builder.policies(source, document);
+    for (source, parsed) in &mut documents {
+        for document in parsed {
+            if is_yaml(source.name) {
+                builder.yaml_policies(source, document);
+            } else {
+                builder.policies(source, document);
+            }
+        }
     }
     errors.extend(documents.into_iter().flat_map(|(source, _)| source.errors));
     if errors.is_empty() { Ok(builder.finish()) } else { Err(errors) }
@@ -113,8 +139,8 @@ struct Builder {
 
 impl Builder {
     /// What other parts refer to: tiers, network sets and named ports.
-    fn definitions(&mut self, source: &mut Source<'_>, document: &DeTable<'_>) {
-        let mut top = Table::top(document);
+    fn definitions(&mut self, source: &mut Source<'_>, document: &Node) {
+        let Some(mut top) = source.table(document, "a policy file") else { return };
         for value in tables(source, &mut top, "tier") {
             self.tier(source, value);
         }
@@ -124,6 +150,9 @@ impl Builder {
         for value in tables(source, &mut top, "named_port") {
             self.named_port(source, value);
         }
+        for value in tables(source, &mut top, "namespace") {
+            self.namespace(source, value);
+        }
         // Only told apart here; the policies are read when all definitions are known.
         for key in ["policy", "host_policy", "profile"] {
             top.take(key);
@@ -131,8 +160,8 @@ impl Builder {
         top.finish(source);
     }
 
-    fn policies(&mut self, source: &mut Source<'_>, document: &DeTable<'_>) {
-        let mut top = Table::top(document);
+    fn policies(&mut self, source: &mut Source<'_>, document: &Node) {
+        let Some(mut top) = source.table(document, "a policy file") else { return };
         for value in tables(source, &mut top, "policy") {
             self.policy(source, value);
         }
@@ -144,7 +173,7 @@ impl Builder {
         }
     }
 
-    fn tier(&mut self, source: &mut Source<'_>, value: &Value<'_>) {
+    fn tier(&mut self, source: &mut Source<'_>, value: &Node) {
         let Some(mut table) = source.table(value, "[[tier]]") else { return };
         let name = table.need(source, "name").and_then(|v| name(source, v));
         let order = table.need(source, "order").and_then(|v| source.integer(v, ORDERS, "order"));
@@ -164,7 +193,7 @@ impl Builder {
         self.known.tiers.push(Tier { name, order, default });
     }
 
-    fn network_set(&mut self, source: &mut Source<'_>, value: &Value<'_>) {
+    fn network_set(&mut self, source: &mut Source<'_>, value: &Node) {
         let Some(mut table) = source.table(value, "[[network_set]]") else { return };
         let name = self.unique_name(source, &mut table, "network_set");
         let inside = table.need(source, "cidr").map(|v| source.prefixes(v)).unwrap_or_default();
@@ -175,7 +204,7 @@ impl Builder {
         }
     }
 
-    fn named_port(&mut self, source: &mut Source<'_>, value: &Value<'_>) {
+    fn named_port(&mut self, source: &mut Source<'_>, value: &Node) {
         let Some(mut table) = source.table(value, "[[named_port]]") else { return };
         let name = table.need(source, "name").and_then(|v| {
             let name = name(source, v)?;
@@ -198,7 +227,17 @@ impl Builder {
         }
     }
 
-    fn policy(&mut self, source: &mut Source<'_>, value: &Value<'_>) {
+    fn namespace(&mut self, source: &mut Source<'_>, value: &Node) {
+        let Some(mut table) = source.table(value, "[[namespace]]") else { return };
+        let name = self.unique_name(source, &mut table, "namespace");
+        let labels = table.take("labels").map(|v| source.labels(v)).unwrap_or_default();
+        table.finish(source);
+        if let Some(name) = name {
+            self.known.namespaces.insert(name, labels);
+        }
+    }
+
+    fn policy(&mut self, source: &mut Source<'_>, value: &Node) {
         let Some(mut table) = source.table(value, "[[policy]]") else { return };
         let (tier_name, tier_span) = match table.take("tier") {
             Some(v) => (source.string(v, "tier").unwrap_or(DEFAULT_TIER).to_owned(), v.span()),
@@ -239,7 +278,7 @@ impl Builder {
         }
     }
 
-    fn host_policy(&mut self, source: &mut Source<'_>, value: &Value<'_>) {
+    fn host_policy(&mut self, source: &mut Source<'_>, value: &Node) {
         let Some(mut table) = source.table(value, "[[host_policy]]") else { return };
         let name = self.unique_name(source, &mut table, "host_policy");
         let order = order(source, &mut table);
@@ -261,7 +300,7 @@ impl Builder {
         }
     }
 
-    fn profile(&mut self, source: &mut Source<'_>, value: &Value<'_>) {
+    fn profile(&mut self, source: &mut Source<'_>, value: &Node) {
         let Some(mut table) = source.table(value, "[[profile]]") else { return };
         let name = self.unique_name(source, &mut table, "profile");
         let select = table.need(source, "select").and_then(|v| source.selector(v));
@@ -277,7 +316,7 @@ impl Builder {
     fn unique_name(
         &mut self,
         source: &mut Source<'_>,
-        table: &mut Table<'_, '_>,
+        table: &mut Table<'_>,
         kind: &'static str,
     ) -> Option<String> {
         let value = table.need(source, "name")?;
@@ -324,7 +363,7 @@ impl Builder {
 
 const ORDERS: std::ops::RangeInclusive<i64> = -1_000_000_000..=1_000_000_000;
 
-fn order(source: &mut Source<'_>, table: &mut Table<'_, '_>) -> Option<i64> {
+fn order(source: &mut Source<'_>, table: &mut Table<'_>) -> Option<i64> {
     match table.take("order") {
         Some(v) => source.integer(v, ORDERS, "order"),
         None => Some(DEFAULT_ORDER),
@@ -336,11 +375,11 @@ fn origin(source: &Source<'_>, span: &Range<usize>) -> Origin {
 }
 
 /// The entries of an array of tables.
-fn tables<'v, 'i>(source: &mut Source<'_>, top: &mut Table<'v, 'i>, key: &'static str) -> Vec<&'v Value<'i>> {
+fn tables<'v>(source: &mut Source<'_>, top: &mut Table<'v>, key: &'static str) -> Vec<&'v Node> {
     match top.take(key) {
         None => Vec::new(),
         Some(value) => {
-            if !matches!(value.get_ref(), DeValue::Array(_)) {
+            if !matches!(value.data, Data::List(_)) {
                 source.error(
                     value.span(),
                     format!("write `[[{key}]]`, with two brackets: there can be several"),
@@ -353,7 +392,7 @@ fn tables<'v, 'i>(source: &mut Source<'_>, top: &mut Table<'v, 'i>, key: &'stati
 }
 
 /// A name: it appears in nftables comments and tables on screen, so it is kept short and printable.
-fn name(source: &mut Source<'_>, value: &Value<'_>) -> Option<String> {
+fn name(source: &mut Source<'_>, value: &Node) -> Option<String> {
     let text = source.string(value, "name")?;
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | ':');
     if text.is_empty() || text.len() > 120 || !text.chars().all(fine) {
@@ -364,7 +403,7 @@ fn name(source: &mut Source<'_>, value: &Value<'_>) -> Option<String> {
 }
 
 /// An interface name of at most 15 bytes, perhaps with a `*` at the end.
-fn interface(source: &mut Source<'_>, value: &Value<'_>) -> Option<String> {
+fn interface(source: &mut Source<'_>, value: &Node) -> Option<String> {
     let text = source.string(value, "an interface")?;
     let stem = text.strip_suffix('*').unwrap_or(text);
     let fine = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '"' | '*' | '\\');

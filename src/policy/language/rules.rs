@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use toml::de::DeValue;
-
 use super::{
     Definitions,
-    walk::{Source, Table, Value},
+    tree::{Data, Node},
+    walk::{Source, Table},
 };
 use crate::{
     model::Prefix,
@@ -25,15 +24,15 @@ pub(super) enum Place {
 
 impl Source<'_> {
     /// A list of rules.
-    pub(super) fn rules(&mut self, value: &Value<'_>, place: Place, known: &Definitions) -> Vec<Rule> {
-        let DeValue::Array(items) = value.get_ref() else {
+    pub(super) fn rules(&mut self, value: &Node, place: Place, known: &Definitions) -> Vec<Rule> {
+        let Data::List(items) = &value.data else {
             self.error(value.span(), "rules must be a list of tables, such as `[ { action = \"allow\" } ]`");
             return Vec::new();
         };
         items.iter().filter_map(|item| self.rule(item, place, known)).collect()
     }
 
-    fn rule(&mut self, value: &Value<'_>, place: Place, known: &Definitions) -> Option<Rule> {
+    fn rule(&mut self, value: &Node, place: Place, known: &Definitions) -> Option<Rule> {
         let mut table = self.table(value, "a rule")?;
         let action = table.need(self, "action").and_then(|v| {
             self.word(
@@ -75,7 +74,7 @@ impl Source<'_> {
         Some(Rule { action: action?, peers, services, not_services, log, limit, origin })
     }
 
-    fn peers(&mut self, value: &Value<'_>, place: Place, known: &Definitions) -> Vec<Peer> {
+    fn peers(&mut self, value: &Node, place: Place, known: &Definitions) -> Vec<Peer> {
         let items = self.list(value);
         if items.is_empty() {
             self.error_with_help(
@@ -87,8 +86,8 @@ impl Source<'_> {
         items.into_iter().filter_map(|item| self.peer(item, place, known)).collect()
     }
 
-    fn peer(&mut self, value: &Value<'_>, place: Place, known: &Definitions) -> Option<Peer> {
-        if matches!(value.get_ref(), DeValue::String(_)) {
+    fn peer(&mut self, value: &Node, place: Place, known: &Definitions) -> Option<Peer> {
+        if matches!(value.data, Data::String(_)) {
             return Some(Peer { entity: Some(self.entity(value, place)?), ..Peer::default() });
         }
         let before = self.errors.len();
@@ -124,7 +123,7 @@ impl Source<'_> {
         Some(peer)
     }
 
-    fn entity(&mut self, value: &Value<'_>, place: Place) -> Option<Entity> {
+    fn entity(&mut self, value: &Node, place: Place) -> Option<Entity> {
         let entity = self.word(
             value,
             "entity",
@@ -140,7 +139,7 @@ impl Source<'_> {
     }
 
     /// The selector of endpoints a policy applies to; these are local, so all operators can be answered.
-    pub(super) fn selector(&mut self, value: &Value<'_>) -> Option<Selector> {
+    pub(super) fn selector(&mut self, value: &Node) -> Option<Selector> {
         let text = self.string(value, "a selector")?;
         match text.parse() {
             Ok(selector) => Some(selector),
@@ -153,7 +152,7 @@ impl Source<'_> {
     }
 
     /// A selector that must also be answered for remote endpoints, of which only hashes of labels are known.
-    pub(super) fn peer_selector(&mut self, value: &Value<'_>) -> Option<Selector> {
+    pub(super) fn peer_selector(&mut self, value: &Node) -> Option<Selector> {
         let selector = self.selector(value)?;
         if let Some((key, op)) = selector.needs_values() {
             self.error_with_help(
@@ -181,7 +180,7 @@ impl Source<'_> {
         }
     }
 
-    pub(super) fn prefixes(&mut self, value: &Value<'_>) -> Ranges {
+    pub(super) fn prefixes(&mut self, value: &Node) -> Ranges {
         let mut list = Vec::new();
         for item in self.list(value) {
             let Some(text) = self.string(item, "an address or CIDR") else { continue };
@@ -193,7 +192,7 @@ impl Source<'_> {
         list.into_iter().collect()
     }
 
-    fn network_sets(&mut self, value: &Value<'_>, known: &Definitions) -> Ranges {
+    fn network_sets(&mut self, value: &Node, known: &Definitions) -> Ranges {
         let mut all = Ranges::default();
         for item in self.list(value) {
             let Some(name) = self.string(item, "the name of a network set") else { continue };
@@ -209,7 +208,7 @@ impl Source<'_> {
 
     fn services(
         &mut self,
-        table: &mut Table<'_, '_>,
+        table: &mut Table<'_>,
         (protocol_key, ports_key): (&'static str, &'static str),
         known: &Definitions,
     ) -> Vec<Service> {
@@ -278,8 +277,8 @@ impl Source<'_> {
         services
     }
 
-    pub(super) fn protocol(&mut self, value: &Value<'_>) -> Option<Protocol> {
-        if matches!(value.get_ref(), DeValue::Integer(_)) {
+    pub(super) fn protocol(&mut self, value: &Node) -> Option<Protocol> {
+        if matches!(value.data, Data::Integer(_)) {
             return self.integer(value, 0..=255, "a protocol number").map(|n| Protocol(n as u8));
         }
         let text = self.string(value, "a protocol")?;
@@ -293,8 +292,8 @@ impl Source<'_> {
         found
     }
 
-    fn port(&mut self, value: &Value<'_>, known: &Definitions) -> Option<Ports> {
-        if matches!(value.get_ref(), DeValue::Integer(_)) {
+    fn port(&mut self, value: &Node, known: &Definitions) -> Option<Ports> {
+        if matches!(value.data, Data::Integer(_)) {
             let port = self.integer(value, 0..=65535, "a port")? as u16;
             return Some(Ports::Range(port, port));
         }
@@ -327,15 +326,15 @@ impl Source<'_> {
         Some(Ports::Named(text.to_owned()))
     }
 
-    fn log(&mut self, value: &Value<'_>) -> Option<Rate> {
-        if let DeValue::Boolean(on) = value.get_ref() {
+    fn log(&mut self, value: &Node) -> Option<Rate> {
+        if let Data::Boolean(on) = &value.data {
             return on.then_some(DEFAULT_LOG);
         }
         self.rate(value, "log")
     }
 
     /// `"100/second"`, or the same with a burst: `"100/second burst 20"`.
-    fn rate(&mut self, value: &Value<'_>, what: &str) -> Option<Rate> {
+    fn rate(&mut self, value: &Node, what: &str) -> Option<Rate> {
         let text = self.string(value, what)?;
         let rate = parse_rate(text);
         if rate.is_none() {

@@ -1,16 +1,9 @@
-//! Walks a parsed TOML document with the place of every key and value, and collects errors instead of stopping.
+//! Walks a parsed document with the place of every key and value, and collects errors instead of stopping.
 
 use std::{collections::BTreeSet, ops::Range};
 
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
-};
-
+use super::tree::{Data, Key, Node};
 use crate::model::Diagnostic;
-
-/// A value with its place.
-pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 
 /// One file and the errors found in it.
 pub(super) struct Source<'a> {
@@ -41,47 +34,43 @@ impl Source<'_> {
     }
 
     /// A string.
-    pub(super) fn string<'v>(&mut self, value: &'v Value<'_>, what: &str) -> Option<&'v str> {
-        if let DeValue::String(text) = value.get_ref() {
+    pub(super) fn string<'v>(&mut self, value: &'v Node, what: &str) -> Option<&'v str> {
+        if let Data::String(text) = &value.data {
             return Some(text);
         }
-        self.error(value.span(), format!("{what} must be a string, not {}", kind(value)));
+        self.error(value.span(), format!("{what} must be a string, not {}", value.kind()));
         None
     }
 
     /// An integer in a range.
     pub(super) fn integer(
         &mut self,
-        value: &Value<'_>,
+        value: &Node,
         range: std::ops::RangeInclusive<i64>,
         what: &str,
     ) -> Option<i64> {
-        let DeValue::Integer(number) = value.get_ref() else {
-            self.error(value.span(), format!("{what} must be a whole number, not {}", kind(value)));
+        let Data::Integer(parsed) = value.data else {
+            self.error(value.span(), format!("{what} must be a whole number, not {}", value.kind()));
             return None;
         };
-        let parsed = i64::from_str_radix(number.as_str(), number.radix()).ok();
         let found = parsed.filter(|n| range.contains(n));
         if found.is_none() {
-            self.error(
-                value.span(),
-                format!("{what} must be between {} and {}, not {number}", range.start(), range.end()),
-            );
+            self.error(value.span(), format!("{what} must be between {} and {}", range.start(), range.end()));
         }
         found
     }
 
     /// A boolean.
-    pub(super) fn boolean(&mut self, value: &Value<'_>, what: &str) -> Option<bool> {
-        if let DeValue::Boolean(b) = value.get_ref() {
+    pub(super) fn boolean(&mut self, value: &Node, what: &str) -> Option<bool> {
+        if let Data::Boolean(b) = &value.data {
             return Some(*b);
         }
-        self.error(value.span(), format!("{what} must be true or false, not {}", kind(value)));
+        self.error(value.span(), format!("{what} must be true or false, not {}", value.kind()));
         None
     }
 
     /// One of several words.
-    pub(super) fn word<T: Copy>(&mut self, value: &Value<'_>, what: &str, words: &[(&str, T)]) -> Option<T> {
+    pub(super) fn word<T: Copy>(&mut self, value: &Node, what: &str, words: &[(&str, T)]) -> Option<T> {
         let text = self.string(value, what)?;
         let found = words.iter().find_map(|(w, t)| (*w == text).then_some(*t));
         if found.is_none() {
@@ -93,49 +82,40 @@ impl Source<'_> {
 
     /// A list, or one value that stands for a list of one.
     #[expect(clippy::unused_self, reason = "reads like its neighbours")]
-    pub(super) fn list<'v, 'i>(&self, value: &'v Value<'i>) -> Vec<&'v Value<'i>> {
-        match value.get_ref() {
-            DeValue::Array(items) => items.iter().collect(),
+    pub(super) fn list<'v>(&self, value: &'v Node) -> Vec<&'v Node> {
+        match &value.data {
+            Data::List(items) => items.iter().collect(),
             _ => vec![value],
         }
     }
 
     /// A table whose keys are to be taken one by one.
-    pub(super) fn table<'v, 'i>(
-        &mut self,
-        value: &'v Value<'i>,
-        what: &'static str,
-    ) -> Option<Table<'v, 'i>> {
-        if let DeValue::Table(map) = value.get_ref() {
+    pub(super) fn table<'v>(&mut self, value: &'v Node, what: &'static str) -> Option<Table<'v>> {
+        if let Data::Table(map) = &value.data {
             return Some(Table { map, span: value.span(), what, seen: BTreeSet::new() });
         }
-        self.error(value.span(), format!("{what} must be a table, not {}", kind(value)));
+        self.error(value.span(), format!("{what} must be a table, not {}", value.kind()));
         None
     }
 }
 
 /// A table, the keys of which are taken one by one; what is left at the end is unknown.
-pub(super) struct Table<'v, 'i> {
-    map: &'v DeTable<'i>,
+pub(super) struct Table<'v> {
+    map: &'v [(Key, Node)],
     pub(super) span: Range<usize>,
     what: &'static str,
     seen: BTreeSet<&'static str>,
 }
 
-impl<'v, 'i> Table<'v, 'i> {
-    /// The top of a document.
-    pub(super) fn top(map: &'v DeTable<'i>) -> Self {
-        Self { map, span: 0..0, what: "a policy file", seen: BTreeSet::new() }
-    }
-
+impl<'v> Table<'v> {
     /// The value of a key, if it is there.
-    pub(super) fn take(&mut self, key: &'static str) -> Option<&'v Value<'i>> {
+    pub(super) fn take(&mut self, key: &'static str) -> Option<&'v Node> {
         self.seen.insert(key);
-        self.map.iter().find_map(|(k, v)| (k.get_ref() == key).then_some(v))
+        self.map.iter().find_map(|(k, v)| (k.name == key).then_some(v))
     }
 
     /// The value of a key that must be there.
-    pub(super) fn need(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<&'v Value<'i>> {
+    pub(super) fn need(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<&'v Node> {
         let value = self.take(key);
         if value.is_none() {
             source.error(self.span.clone(), format!("{} needs `{key}`", self.what));
@@ -145,8 +125,8 @@ impl<'v, 'i> Table<'v, 'i> {
 
     /// Reports keys that nobody took.
     pub(super) fn finish(self, source: &mut Source<'_>) {
-        for key in self.map.keys() {
-            let name: &str = key.get_ref();
+        for (key, _) in self.map {
+            let name = key.name.as_str();
             if !self.seen.contains(name) {
                 let near = self.seen.iter().find(|known| near(known, name));
                 let help = match near {
@@ -155,22 +135,13 @@ impl<'v, 'i> Table<'v, 'i> {
                         format!("known keys: {}", self.seen.iter().copied().collect::<Vec<_>>().join(", "))
                     }
                 };
-                source.error_with_help(key.span(), format!("unknown key `{name}` in {}", self.what), help);
+                source.error_with_help(
+                    key.span.clone(),
+                    format!("unknown key `{name}` in {}", self.what),
+                    help,
+                );
             }
         }
-    }
-}
-
-/// What a value is, for messages.
-fn kind(value: &Value<'_>) -> &'static str {
-    match value.get_ref() {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a number",
-        DeValue::Float(_) => "a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
     }
 }
 

@@ -148,6 +148,30 @@ impl Selector {
         }
     }
 
+    /// The keys it asks about, each as often as it is mentioned.
+    pub fn keys(&self) -> Vec<&str> {
+        match self {
+            Self::All | Self::Nothing => Vec::new(),
+            Self::In(key, _) | Self::Has(key) | Self::Text(key, ..) => vec![key],
+            Self::Not(inner) => inner.keys(),
+            Self::And(parts) | Self::Or(parts) => parts.iter().flat_map(Self::keys).collect(),
+        }
+    }
+
+    /// The same selector about other keys.
+    #[must_use]
+    pub fn with_keys(&self, rename: &dyn Fn(&str) -> String) -> Self {
+        match self {
+            Self::All | Self::Nothing => self.clone(),
+            Self::In(key, values) => Self::In(rename(key), values.clone()),
+            Self::Has(key) => Self::Has(rename(key)),
+            Self::Text(key, op, text) => Self::Text(rename(key), *op, text.clone()),
+            Self::Not(inner) => inner.with_keys(rename).not(),
+            Self::And(parts) => Self::and(parts.iter().map(|p| p.with_keys(rename))),
+            Self::Or(parts) => Self::or(parts.iter().map(|p| p.with_keys(rename))),
+        }
+    }
+
     /// The selector with every label replaced by its hash.
     pub fn hashed(&self) -> HashedSelector {
         match self {

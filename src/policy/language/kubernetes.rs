@@ -1,0 +1,668 @@
+//! Kubernetes policies with the semantics they have in a cluster.
+//!
+//! - `NetworkPolicy` (networking.k8s.io/v1) goes into the default tier, `AdminNetworkPolicy` and its baseline
+//!   (policy.networking.k8s.io/v1alpha1) and `ClusterNetworkPolicy` (v1alpha2) into the tiers `admin` and `baseline`.
+//! - A pod's namespace is its label `namespace`. Labels of namespaces come from `Namespace` objects or `[[namespace]]`
+//!   and are worked in when the files are read: a selector of namespaces becomes `namespace in {…}`, which hosts can
+//!   answer for remote endpoints too.
+//! - Port names come from `[[named_port]]`, as nobody tells us the pods' container ports; a name that is not defined
+//!   matches nothing.
+
+use std::ops::Range;
+
+use super::{
+    Builder, DEFAULT_ORDER, DEFAULT_TIER, Definitions, origin,
+    tree::{Data, Node},
+    walk::{Source, Table},
+};
+use crate::{
+    model::{Labels, Prefix},
+    policy::{
+        Action, Direction, Origin, Peer, Policy, Ports, Protocol, Rule, Service, ranges::Ranges,
+        selector::Selector,
+    },
+};
+
+/// The label that says which namespace an endpoint is in.
+pub(super) const NAMESPACE: &str = "namespace";
+/// The label that every namespace has: its name.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// Name and namespace of an object.
+pub(super) struct Meta {
+    pub(super) name: String,
+    pub(super) namespace: String,
+    pub(super) span: Range<usize>,
+}
+
+impl Definitions {
+    /// The endpoints in the namespaces that a selector of namespaces matches.
+    pub(super) fn namespaces(&self, selector: &Selector) -> Selector {
+        let has = Selector::Has(NAMESPACE.into());
+        if *selector == Selector::All {
+            return has;
+        }
+        // The name is known of every namespace, so that needs no definition.
+        if selector.keys().iter().all(|key| *key == NAMESPACE_NAME) {
+            return Selector::and([has, selector.with_keys(&|_| NAMESPACE.to_owned())]);
+        }
+        let matching = self.namespaces.iter().filter(|(name, labels)| {
+            let mut labels = (*labels).clone();
+            // The name of a namespace is a valid value.
+            let _ = labels.insert(NAMESPACE_NAME, *name);
+            selector.matches(&labels)
+        });
+        Selector::any_value(NAMESPACE, matching.map(|(name, _)| name.as_str()))
+    }
+}
+
+impl Source<'_> {
+    /// `metadata` of an object.
+    pub(super) fn meta(&mut self, document: &Node) -> Option<Meta> {
+        let Some(metadata) = document.get("metadata") else {
+            self.error(document.span().start..document.span().start + 1, "the object has no `metadata`");
+            return None;
+        };
+        let Some(name) = metadata.get("name") else {
+            self.error(metadata.span(), "`metadata` has no `name`");
+            return None;
+        };
+        let namespace = match metadata.get("namespace") {
+            Some(node) => self.string(node, "namespace")?,
+            None => "default",
+        };
+        Some(Meta {
+            name: self.string(name, "name")?.to_owned(),
+            namespace: namespace.to_owned(),
+            span: name.span(),
+        })
+    }
+
+    /// A set of labels.
+    pub(super) fn labels(&mut self, node: &Node) -> Labels {
+        let mut labels = Labels::new();
+        let Data::Table(entries) = &node.data else {
+            if !matches!(node.data, Data::Null) {
+                self.error(node.span(), format!("labels must be a table, not {}", node.kind()));
+            }
+            return labels;
+        };
+        for (key, value) in entries {
+            let Some(text) = self.string(value, "the value of a label") else { continue };
+            if let Err(error) = labels.insert(key.name.as_str(), text) {
+                self.error(key.span.clone(), error.to_string());
+            }
+        }
+        labels
+    }
+
+    /// A `LabelSelector`: all of `matchLabels` and `matchExpressions`; an empty one matches everything.
+    fn label_selector(&mut self, node: &Node) -> Option<Selector> {
+        if matches!(node.data, Data::Null) {
+            return Some(Selector::All);
+        }
+        let mut table = self.table(node, "a label selector")?;
+        let mut parts = Vec::new();
+        if let Some(labels) = table.take("matchLabels") {
+            let labels = self.labels(labels);
+            parts.extend(labels.iter().map(|(key, value)| Selector::equals(key, value)));
+        }
+        if let Some(list) = table.take("matchExpressions") {
+            for item in self.items(list) {
+                parts.push(self.expression(item)?);
+            }
+        }
+        table.finish(self);
+        Some(Selector::and(parts))
+    }
+
+    fn expression(&mut self, node: &Node) -> Option<Selector> {
+        let mut table = self.table(node, "a match expression")?;
+        let key = table.need(self, "key").and_then(|v| self.string(v, "key"));
+        let operator =
+            table.need(self, "operator").and_then(|v| self.string(v, "operator").map(|o| (o, v.span())));
+        let values_at = table.take("values");
+        let mut values = Vec::new();
+        for item in values_at.map(|v| self.items(v)).unwrap_or_default() {
+            values.extend(self.string(item, "a value").map(str::to_owned));
+        }
+        let span = table.span.clone();
+        table.finish(self);
+        let (key, (operator, at)) = (key?, operator?);
+        let wants_values = matches!(operator, "In" | "NotIn");
+        if wants_values == values.is_empty() {
+            let what = if wants_values { "needs" } else { "takes no" };
+            self.error(span, format!("operator {operator} {what} values"));
+            return None;
+        }
+        Some(match operator {
+            "In" => Selector::any_value(key, values),
+            // As in Kubernetes, true also for endpoints without the label.
+            "NotIn" => Selector::any_value(key, values).not(),
+            "Exists" => Selector::Has(key.to_owned()),
+            "DoesNotExist" => Selector::Has(key.to_owned()).not(),
+            _ => {
+                self.error(
+                    at,
+                    format!("unknown operator `{operator}`: use In, NotIn, Exists or DoesNotExist"),
+                );
+                return None;
+            }
+        })
+    }
+
+    /// A list that may be absent or null.
+    fn items<'v>(&mut self, node: &'v Node) -> Vec<&'v Node> {
+        match &node.data {
+            Data::List(items) => items.iter().collect(),
+            Data::Null => Vec::new(),
+            _ => {
+                self.error(node.span(), format!("this must be a list, not {}", node.kind()));
+                Vec::new()
+            }
+        }
+    }
+
+    fn cidr(&mut self, node: &Node) -> Option<Prefix> {
+        let text = self.string(node, "a CIDR")?;
+        match text.contains('/').then(|| Prefix::parse_lenient(text)) {
+            Some(Ok(prefix)) => Some(prefix),
+            _ => {
+                self.error(node.span(), format!("`{text}` is not a CIDR such as 10.0.0.0/8"));
+                None
+            }
+        }
+    }
+
+    fn rule_from(&self, node: &Node, action: Action, peers: Vec<Peer>, services: Vec<Service>) -> Rule {
+        Rule {
+            action,
+            peers,
+            services,
+            not_services: Vec::new(),
+            log: None,
+            limit: None,
+            origin: Origin { file: self.name.into(), line: self.line(node.span().start) },
+        }
+    }
+}
+
+impl Builder {
+    /// `Namespace`, of which only name and labels matter.
+    pub(super) fn namespace_object(&mut self, source: &mut Source<'_>, document: &Node) {
+        let Some(meta) = source.meta(document) else { return };
+        let labels = document.get("metadata").and_then(|m| m.get("labels"));
+        let labels = labels.map(|l| source.labels(l)).unwrap_or_default();
+        if self.claim(source, meta.span, "namespace", meta.name.clone()) {
+            self.known.namespaces.insert(meta.name, labels);
+        }
+    }
+
+    /// `NetworkPolicy` of networking.k8s.io/v1.
+    pub(super) fn network_policy(&mut self, source: &mut Source<'_>, document: &Node) {
+        let Some(meta) = source.meta(document) else { return };
+        let Some(spec) = document.get("spec") else {
+            source.error(meta.span, "the policy has no `spec`");
+            return;
+        };
+        let Some(mut table) = source.table(spec, "the spec of a NetworkPolicy") else { return };
+        // An absent podSelector is refused by Kubernetes since v1.
+        let pods = table.need(source, "podSelector").and_then(|v| source.label_selector(v));
+        let ingress = table.take("ingress");
+        let egress = table.take("egress");
+        let types = match table.take("policyTypes") {
+            Some(list) => self.policy_types(source, list),
+            // The default is ingress, and egress if there are such rules.
+            None => (true, egress.is_some()),
+        };
+        let span = table.span.clone();
+        table.finish(source);
+        let mut rules = |list: Option<&Node>, direction| {
+            let items = list.map(|l| source.items(l)).unwrap_or_default();
+            items
+                .into_iter()
+                .filter_map(|item| self.network_policy_rule(source, item, direction, &meta))
+                .collect()
+        };
+        let ingress: Vec<Rule> = rules(ingress, Direction::Ingress);
+        let egress: Vec<Rule> = rules(egress, Direction::Egress);
+        let Some(pods) = pods else { return };
+        self.add_kubernetes(source, &meta, span, |builder, origin| Policy {
+            name: format!("{}/{}", meta.namespace, meta.name),
+            tier: builder.known.tier(DEFAULT_TIER),
+            order: DEFAULT_ORDER,
+            select: Selector::and([in_namespace(&meta.namespace), pods]),
+            ingress: types.0.then_some(ingress),
+            egress: types.1.then_some(egress),
+            staged: false,
+            origin,
+        });
+    }
+
+    fn policy_types(&mut self, source: &mut Source<'_>, list: &Node) -> (bool, bool) {
+        let mut types = (false, false);
+        for item in source.items(list) {
+            match source.word(item, "policy type", &[("Ingress", true), ("Egress", false)]) {
+                Some(true) => types.0 = true,
+                Some(false) => types.1 = true,
+                None => {}
+            }
+        }
+        types
+    }
+
+    fn network_policy_rule(
+        &self,
+        source: &mut Source<'_>,
+        node: &Node,
+        direction: Direction,
+        meta: &Meta,
+    ) -> Option<Rule> {
+        if matches!(node.data, Data::Null) {
+            return Some(source.rule_from(node, Action::Allow, Vec::new(), Vec::new()));
+        }
+        let mut table = source.table(node, "a rule of a NetworkPolicy")?;
+        let side = if direction == Direction::Ingress { "from" } else { "to" };
+        let peers = table.take(side);
+        let ports = table.take("ports");
+        table.finish(source);
+        let before = source.errors.len();
+        let mut all = Vec::new();
+        for item in peers.map(|p| source.items(p)).unwrap_or_default() {
+            all.extend(self.network_policy_peer(source, item, meta));
+        }
+        let mut services = Vec::new();
+        for item in ports.map(|p| source.items(p)).unwrap_or_default() {
+            services.extend(network_policy_port(source, item));
+        }
+        // With an error, an empty list would mean anyone.
+        (source.errors.len() == before).then(|| source.rule_from(node, Action::Allow, all, services))
+    }
+
+    fn network_policy_peer(&self, source: &mut Source<'_>, node: &Node, meta: &Meta) -> Option<Peer> {
+        let mut table = source.table(node, "a peer of a NetworkPolicy")?;
+        let pods = table.take("podSelector").map(|v| source.label_selector(v));
+        let namespaces = table.take("namespaceSelector").map(|v| source.label_selector(v));
+        let block = table.take("ipBlock");
+        let span = table.span.clone();
+        table.finish(source);
+        match (block, pods, namespaces) {
+            (Some(block), None, None) => ip_block(source, block),
+            (Some(block), ..) => {
+                source.error(block.span(), "`ipBlock` cannot be combined with selectors");
+                None
+            }
+            (None, None, None) => {
+                source.error(span, "a peer needs `podSelector`, `namespaceSelector` or `ipBlock`");
+                None
+            }
+            (None, pods, namespaces) => {
+                let place = match namespaces {
+                    Some(selector) => self.known.namespaces(&selector?),
+                    None => in_namespace(&meta.namespace),
+                };
+                let pods = pods.map_or(Some(Selector::All), |p| p)?;
+                Some(selected(Selector::and([place, pods])))
+            }
+        }
+    }
+
+    /// `AdminNetworkPolicy`, `BaselineAdminNetworkPolicy` and `ClusterNetworkPolicy`.
+    pub(super) fn cluster_policy(&mut self, source: &mut Source<'_>, document: &Node, kind: ClusterKind) {
+        let Some(meta) = source.meta(document) else { return };
+        let Some(spec) = document.get("spec") else {
+            source.error(meta.span, "the policy has no `spec`");
+            return;
+        };
+        let Some(mut table) = source.table(spec, "the spec of a cluster-wide policy") else { return };
+        let tier = match kind {
+            ClusterKind::Admin => Some("admin"),
+            ClusterKind::Baseline => Some("baseline"),
+            ClusterKind::Cluster => table
+                .need(source, "tier")
+                .and_then(|v| source.word(v, "tier", &[("Admin", "admin"), ("Baseline", "baseline")])),
+        };
+        let order = match kind {
+            ClusterKind::Baseline => Some(0),
+            _ => table.need(source, "priority").and_then(|v| source.integer(v, 0..=1000, "priority")),
+        };
+        let subject = table.need(source, "subject").and_then(|v| self.subject(source, v));
+        let mut rules = |table: &mut Table<'_>, key, direction| {
+            let node = table.take(key)?;
+            let items = source.items(node);
+            let rules: Vec<Rule> = items
+                .into_iter()
+                .filter_map(|item| self.cluster_rule(source, item, direction, kind))
+                .collect();
+            // A policy without rules for a direction does not concern it.
+            (!rules.is_empty()).then_some(rules)
+        };
+        let ingress = rules(&mut table, "ingress", Direction::Ingress);
+        let egress = rules(&mut table, "egress", Direction::Egress);
+        let span = table.span.clone();
+        table.finish(source);
+        if let (Some(tier), Some(order), Some(select)) = (tier, order, subject) {
+            let name = meta.name.clone();
+            self.add_kubernetes(source, &meta, span, |builder, origin| Policy {
+                name,
+                tier: builder.known.tier(tier),
+                order,
+                select,
+                ingress,
+                egress,
+                staged: false,
+                origin,
+            });
+        }
+    }
+
+    /// `namespaces` or `pods`, exactly one.
+    fn subject(&self, source: &mut Source<'_>, node: &Node) -> Option<Selector> {
+        let mut table = source.table(node, "a subject")?;
+        let (namespaces, pods) = (table.take("namespaces"), table.take("pods"));
+        let span = table.span.clone();
+        table.finish(source);
+        match (namespaces, pods) {
+            (Some(node), None) => Some(self.known.namespaces(&source.label_selector(node)?)),
+            (None, Some(node)) => self.namespaced_pods(source, node),
+            _ => {
+                source.error(span, "give exactly one of `namespaces` and `pods`");
+                None
+            }
+        }
+    }
+
+    fn namespaced_pods(&self, source: &mut Source<'_>, node: &Node) -> Option<Selector> {
+        let mut table = source.table(node, "`pods`")?;
+        let namespaces = match table.take("namespaceSelector") {
+            Some(node) => source.label_selector(node)?,
+            None => Selector::All,
+        };
+        let pods = table.need(source, "podSelector").and_then(|v| source.label_selector(v));
+        table.finish(source);
+        Some(Selector::and([self.known.namespaces(&namespaces), pods?]))
+    }
+
+    fn cluster_rule(
+        &self,
+        source: &mut Source<'_>,
+        node: &Node,
+        direction: Direction,
+        kind: ClusterKind,
+    ) -> Option<Rule> {
+        let mut table = source.table(node, "a rule of a cluster-wide policy")?;
+        table.take("name");
+        let actions: &[(&str, Action)] = match kind {
+            ClusterKind::Admin => &[("Allow", Action::Allow), ("Deny", Action::Deny), ("Pass", Action::Pass)],
+            ClusterKind::Baseline => &[("Allow", Action::Allow), ("Deny", Action::Deny)],
+            ClusterKind::Cluster => {
+                &[("Accept", Action::Allow), ("Deny", Action::Deny), ("Pass", Action::Pass)]
+            }
+        };
+        let action = table.need(source, "action").and_then(|v| source.word(v, "action", actions));
+        let side = if direction == Direction::Ingress { "from" } else { "to" };
+        let peers = table.need(source, side);
+        let key = if kind == ClusterKind::Cluster { "protocols" } else { "ports" };
+        let services = table.take(key);
+        let span = table.span.clone();
+        table.finish(source);
+        let before = source.errors.len();
+        let mut all = Vec::new();
+        for item in source.items(peers?) {
+            all.extend(self.cluster_peer(source, item, direction));
+        }
+        if all.is_empty() && source.errors.len() == before {
+            source.error(span, format!("`{side}` must not be empty"));
+        }
+        let mut list = Vec::new();
+        for item in services.map(|s| source.items(s)).unwrap_or_default() {
+            list.extend(match kind {
+                ClusterKind::Cluster => cluster_protocol(source, item),
+                _ => admin_port(source, item),
+            });
+        }
+        if source.errors.len() > before {
+            return None;
+        }
+        Some(source.rule_from(node, action?, all, list))
+    }
+
+    fn cluster_peer(&self, source: &mut Source<'_>, node: &Node, direction: Direction) -> Option<Peer> {
+        let mut table = source.table(node, "a peer of a cluster-wide policy")?;
+        let span = table.span.clone();
+        let (namespaces, pods) = (table.take("namespaces"), table.take("pods"));
+        let networks = if direction == Direction::Egress { table.take("networks") } else { None };
+        for key in ["nodes", "domainNames"] {
+            if let Some(node) = table.take(key) {
+                source.error(node.span(), format!("peers by `{key}` are not supported"));
+                return None;
+            }
+        }
+        table.finish(source);
+        match (namespaces, pods, networks) {
+            (Some(node), None, None) => {
+                let selector = source.label_selector(node)?;
+                Some(selected(self.known.namespaces(&selector)))
+            }
+            (None, Some(node), None) => self.namespaced_pods(source, node).map(selected),
+            (None, None, Some(node)) => {
+                let mut prefixes = Vec::new();
+                for item in source.items(node) {
+                    prefixes.push(source.cidr(item)?);
+                }
+                if prefixes.is_empty() {
+                    source.error(node.span(), "`networks` must not be empty");
+                    return None;
+                }
+                Some(Peer { ranges: Some(prefixes.into_iter().collect()), ..Peer::default() })
+            }
+            _ => {
+                source.error(span, "a peer must have exactly one kind of selector");
+                None
+            }
+        }
+    }
+
+    fn add_kubernetes(
+        &mut self,
+        source: &mut Source<'_>,
+        meta: &Meta,
+        span: Range<usize>,
+        make: impl FnOnce(&Self, Origin) -> Policy,
+    ) {
+        let policy = make(self, origin(source, &span));
+        let tier = self.known.tiers.get(policy.tier).map_or_else(String::new, |t| t.name.clone());
+        if self.claim(source, meta.span.clone(), "policy", format!("{tier}/{}", policy.name)) {
+            self.policies.push(policy);
+        }
+    }
+}
+
+/// The cluster-wide kinds of policy.network.k8s.io.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClusterKind {
+    Admin,
+    Baseline,
+    Cluster,
+}
+
+pub(super) fn in_namespace(namespace: &str) -> Selector {
+    Selector::equals(NAMESPACE, namespace)
+}
+
+fn selected(selector: Selector) -> Peer {
+    Peer { selector: Some(selector), ..Peer::default() }
+}
+
+fn ip_block(source: &mut Source<'_>, node: &Node) -> Option<Peer> {
+    let mut table = source.table(node, "an ipBlock")?;
+    let cidr = table.need(source, "cidr").and_then(|v| source.cidr(v));
+    let except = table.take("except");
+    table.finish(source);
+    let cidr = cidr?;
+    let mut holes = Vec::new();
+    for item in except.map(|e| source.items(e)).unwrap_or_default() {
+        let hole = source.cidr(item)?;
+        if !cidr.covers(hole) || cidr == hole {
+            source.error(item.span(), format!("{hole} is not inside of {cidr}"));
+            return None;
+        }
+        holes.push(hole);
+    }
+    let ranges: Ranges = [cidr].into_iter().collect();
+    Some(Peer { ranges: Some(ranges.minus(&holes.into_iter().collect())), ..Peer::default() })
+}
+
+const PROTOCOLS: [(&str, Protocol); 3] =
+    [("TCP", Protocol::TCP), ("UDP", Protocol::UDP), ("SCTP", Protocol::SCTP)];
+
+fn network_policy_port(source: &mut Source<'_>, node: &Node) -> Option<Service> {
+    let mut table = source.table(node, "a port of a NetworkPolicy")?;
+    let protocol = match table.take("protocol") {
+        Some(v) => source.word(v, "protocol", &PROTOCOLS),
+        None => Some(Protocol::TCP),
+    };
+    let (port, end) = (table.take("port"), table.take("endPort"));
+    table.finish(source);
+    let ports = match (port, end) {
+        (None, None) => Ports::Any,
+        (None, Some(end)) => {
+            source.error(end.span(), "`endPort` needs `port`");
+            return None;
+        }
+        (Some(port), end) if matches!(port.data, Data::Integer(_)) => {
+            let low = source.integer(port, 1..=65535, "port")?;
+            let high = match end {
+                Some(end) => source.integer(end, low..=65535, "endPort")?,
+                None => low,
+            };
+            Ports::Range(low as u16, high as u16)
+        }
+        (Some(port), None) => Ports::Named(source.string(port, "port")?.to_owned()),
+        (Some(_), Some(end)) => {
+            source.error(end.span(), "`endPort` needs a `port` with a number");
+            return None;
+        }
+    };
+    Some(Service { protocol: protocol?, ports })
+}
+
+/// The port a name stands for may be of any protocol.
+fn named(name: &str) -> Vec<Service> {
+    PROTOCOLS
+        .iter()
+        .map(|(_, protocol)| Service { protocol: *protocol, ports: Ports::Named(name.into()) })
+        .collect()
+}
+
+/// `portNumber`, `portRange` or `namedPort` of v1alpha1.
+fn admin_port(source: &mut Source<'_>, node: &Node) -> Vec<Service> {
+    let Some(mut table) = source.table(node, "a port of a cluster-wide policy") else { return Vec::new() };
+    let (number, range, name) = (table.take("portNumber"), table.take("portRange"), table.take("namedPort"));
+    let span = table.span.clone();
+    table.finish(source);
+    match (number, range, name) {
+        (Some(node), None, None) => one_port(source, node, &["port"]),
+        (None, Some(node), None) => one_port(source, node, &["start", "end"]),
+        (None, None, Some(node)) => source.string(node, "namedPort").map(named).unwrap_or_default(),
+        _ => {
+            source.error(span, "give exactly one of `portNumber`, `portRange` and `namedPort`");
+            Vec::new()
+        }
+    }
+}
+
+fn one_port(source: &mut Source<'_>, node: &Node, keys: &[&'static str]) -> Vec<Service> {
+    let Some(mut table) = source.table(node, "a port") else { return Vec::new() };
+    let protocol = match table.take("protocol") {
+        Some(v) => source.word(v, "protocol", &PROTOCOLS),
+        None => Some(Protocol::TCP),
+    };
+    let numbers: Vec<_> = keys
+        .iter()
+        .filter_map(|key| table.need(source, key).and_then(|v| source.integer(v, 1..=65535, key)))
+        .collect();
+    let span = table.span.clone();
+    table.finish(source);
+    ports_of(source, span, protocol, &numbers, keys.len())
+}
+
+fn ports_of(
+    source: &mut Source<'_>,
+    span: Range<usize>,
+    protocol: Option<Protocol>,
+    numbers: &[i64],
+    wanted: usize,
+) -> Vec<Service> {
+    let (Some(protocol), Some(low), Some(high)) = (protocol, numbers.first(), numbers.last()) else {
+        return Vec::new();
+    };
+    if numbers.len() < wanted {
+        return Vec::new();
+    }
+    if low > high {
+        source.error(span, format!("the range {low} to {high} is upside down"));
+        return Vec::new();
+    }
+    vec![Service { protocol, ports: Ports::Range(*low as u16, *high as u16) }]
+}
+
+/// `tcp`, `udp`, `sctp` or `destinationNamedPort` of v1alpha2.
+fn cluster_protocol(source: &mut Source<'_>, node: &Node) -> Vec<Service> {
+    let Some(mut table) = source.table(node, "a protocol of a cluster-wide policy") else {
+        return Vec::new();
+    };
+    let span = table.span.clone();
+    let mut found = Vec::new();
+    let keys = [("tcp", Protocol::TCP), ("udp", Protocol::UDP), ("sctp", Protocol::SCTP)];
+    for (key, protocol) in keys {
+        found.extend(table.take(key).map(|node| (protocol, node)));
+    }
+    let name = table.take("destinationNamedPort");
+    table.finish(source);
+    match (&found[..], name) {
+        ([], Some(node)) => source.string(node, "destinationNamedPort").map(named).unwrap_or_default(),
+        ([(protocol, node)], None) => {
+            if matches!(node.data, Data::Null) {
+                return vec![Service { protocol: *protocol, ports: Ports::Any }];
+            }
+            let Some(mut table) = source.table(node, "a protocol") else { return Vec::new() };
+            let port = table.take("destinationPort");
+            table.finish(source);
+            match port {
+                None => vec![Service { protocol: *protocol, ports: Ports::Any }],
+                Some(port) => destination_port(source, port, *protocol),
+            }
+        }
+        _ => {
+            source.error(span, "give exactly one of `tcp`, `udp`, `sctp` and `destinationNamedPort`");
+            Vec::new()
+        }
+    }
+}
+
+fn destination_port(source: &mut Source<'_>, node: &Node, protocol: Protocol) -> Vec<Service> {
+    let Some(mut table) = source.table(node, "a destination port") else { return Vec::new() };
+    let (number, range) = (table.take("number"), table.take("range"));
+    let span = table.span.clone();
+    table.finish(source);
+    match (number, range) {
+        (Some(node), None) => {
+            let number = source.integer(node, 1..=65535, "number");
+            ports_of(source, span, Some(protocol), &Vec::from_iter(number), 1)
+        }
+        (None, Some(range)) => {
+            let Some(mut table) = source.table(range, "a range") else { return Vec::new() };
+            let numbers: Vec<_> = ["start", "end"]
+                .iter()
+                .filter_map(|key| table.need(source, key).and_then(|v| source.integer(v, 1..=65535, key)))
+                .collect();
+            table.finish(source);
+            ports_of(source, span, Some(protocol), &numbers, 2)
+        }
+        _ => {
+            source.error(span, "give exactly one of `number` and `range`");
+            Vec::new()
+        }
+    }
+}

@@ -48,6 +48,15 @@ pub(super) struct Outside {
 /// A change of what is known of a remote endpoint.
 pub(super) type RemoteChange = (Prefix, Option<Arc<Identity>>);
 
+/// What other hosts do with an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Elsewhere {
+    /// One announces it, with its attachment number if it has one.
+    Announced(Option<u32>),
+    /// None announces it.
+    Gone,
+}
+
 impl Core {
     /// Starts with what lives in the kernel and in the run directory. Returns when every living endpoint is enforced.
     pub(super) fn start(config: &Config, outside: Outside) -> anyhow::Result<Self> {
@@ -97,9 +106,9 @@ impl Core {
 
     /// Single addresses that other hosts announce, with their attachment numbers, or announce no longer. One of ours
     /// that has moved on is given up; one of our blocks' is not given to anybody meanwhile.
-    pub(super) fn elsewhere(&mut self, changes: Vec<(IpAddr, Option<Option<u32>>)>) {
+    pub(super) fn elsewhere(&mut self, changes: Vec<(IpAddr, Elsewhere)>) {
         for (addr, announced) in changes {
-            let Some(number) = announced else {
+            let Elsewhere::Announced(number) = announced else {
                 self.handler.no_longer_elsewhere(addr, Now::read());
                 continue;
             };

@@ -14,7 +14,7 @@ use super::{
     announce::Announcer,
     config::Config,
     control::Control,
-    core::{Core, Outside, RemoteChange},
+    core::{Core, Elsewhere, Outside, RemoteChange},
     files::{self, Fingerprint},
     load,
     logging::{self, FilterHandle},
@@ -154,7 +154,8 @@ async fn best_paths(changes: Vec<BestChange>, service: &Service, fib: &FibHandle
         .filter(|change| change.prefix.is_host() && in_pool(change.prefix))
         .map(|change| {
             let best = change.best.as_ref().filter(|best| !best.local);
-            (change.prefix.addr(), best.map(|best| best.sequence))
+            let elsewhere = best.map_or(Elsewhere::Gone, |best| Elsewhere::Announced(best.sequence));
+            (change.prefix.addr(), elsewhere)
         })
         .collect();
     // A new container of another host is known before packets can be routed to it.

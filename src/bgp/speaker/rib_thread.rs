@@ -275,7 +275,7 @@ impl Owner {
                     tracing::warn!(peer = self.name(peer), %family, count, limit, "many prefixes");
                 }
                 RibEvent::EndOfRib { peer, family } => {
-                    tracing::debug!(peer = self.name(peer), %family, "End-of-RIB received")
+                    tracing::debug!(peer = self.name(peer), %family, "End-of-RIB received");
                 }
                 RibEvent::StaleExpired { peer, family, paths } => {
                     tracing::info!(peer = self.name(peer), %family, paths, "stale routes removed");

@@ -29,6 +29,11 @@ pub(super) fn address(peer: u32) -> Ipv4Addr {
     Ipv4Addr::new(10, 99, 1 + (peer >> 8) as u8, peer as u8)
 }
 
+/// The next hop of a feeder's routes: not its address, which is the router's own too in this one namespace.
+fn next_hop(feeder: u32) -> Ipv4Addr {
+    Ipv4Addr::new(10, 98, 1 + (feeder >> 8) as u8, feeder as u8)
+}
+
 /// An established session.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -159,7 +164,7 @@ pub(super) fn updates(feeder: u32, routes: u32, attribute_sets: u32) -> BytesMut
         let last = if set + 1 == attribute_sets { routes } else { last };
         let attributes = attributes(feeder, set, attribute_sets > 1);
         let encoded =
-            EncodedAttributes::new(&context, &attributes, Family::Ipv4, WireNextHop::V4(address(feeder)));
+            EncodedAttributes::new(&context, &attributes, Family::Ipv4, WireNextHop::V4(next_hop(feeder)));
         let mut packer = UpdatePacker::announce(&context, &encoded, &mut out);
         for n in first..last {
             let prefix = Prefix::host(Ipv4Addr::from_bits(base | n).into());

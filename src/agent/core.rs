@@ -218,6 +218,16 @@ impl Core {
         Ok(problems.iter().map(row).collect())
     }
 
+    /// Other firewalls' chains that drop forwarded packets: what, and what to do about it.
+    pub(super) fn foreign_drops(&mut self) -> Vec<(String, String)> {
+        self.outside.policies.foreign_drops()
+    }
+
+    /// Somebody may have changed our table.
+    pub(super) fn table_changed(&mut self) {
+        self.outside.policies.repair();
+    }
+
     /// The findings of the address check, in words.
     pub(super) fn lease_problems(&mut self) -> Vec<String> {
         match self.handler.audit(&mut self.outside, false, Now::read()) {

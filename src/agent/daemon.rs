@@ -30,6 +30,7 @@ use crate::{
         speaker::{Shutdown, Speaker, SpeakerEvent, SpeakerEvents, SpeakerHandle},
     },
     model::Prefix,
+    netlink::{NftEvent, NftWatch},
     routes::thread::{FibCommand, FibHandle, FibStopped, RouteChange},
 };
 
@@ -54,6 +55,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     // Endpoints first: they are announced with the very first UPDATE after a restart, before End-of-RIB.
     let core = start_core(config.clone(), fib.clone()).await?;
     let (speaker, events) = start_speaker(&config, &core, &fib).await?;
+    watch_tables(&core).await?;
     let service = Service::new(core, fib.clone(), speaker.clone(), requests, config.clone());
     let socket = config.run_dir.join(api::SOCKET_NAME);
     let control = Control::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
@@ -108,6 +110,21 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     Ok(())
 }
 
+/// Puts our nftables table back when somebody else touches it.
+async fn watch_tables(core: &Actor<Core>) -> anyhow::Result<()> {
+    let Some(port) = core.ask(|c| c.policies().port()).await? else { return Ok(()) };
+    let core = core.clone();
+    let concerns_us = |event: &NftEvent| match event {
+        NftEvent::Changed { table, .. } => table == "slash32",
+        NftEvent::Overrun => true,
+    };
+    NftWatch::spawn("nft-watch", &[port], move |event| {
+        !concerns_us(&event) || core.tell(Core::table_changed).is_ok()
+    })
+    .context("cannot watch nftables")?;
+    Ok(())
+}
+
 /// An unused address of the host's own blocks must not loop between host and switch.
 async fn blackholes(fib: &FibHandle, config: &Config) -> Result<(), FibStopped> {
     for block in config.pools.iter().flat_map(|pool| &pool.blocks) {
@@ -128,8 +145,14 @@ async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle) {
                 }
                 fib.send(FibCommand::SweepStale(None)).await
             }
-            // Logged by the speaker.
-            SpeakerEvent::PeerUp { .. } | SpeakerEvent::PeerDown { .. } => Ok(()),
+            SpeakerEvent::PeerUp { address: (addr, ifindex), .. } => {
+                fib.send(FibCommand::NextHopUp(addr, ifindex)).await
+            }
+            // One message for each set of next hops, instead of one for each route that is going to be withdrawn.
+            SpeakerEvent::PeerDown { gone: Some((addr, ifindex)), .. } => {
+                fib.send(FibCommand::NextHopDown(addr, ifindex)).await
+            }
+            SpeakerEvent::PeerDown { gone: None, .. } => Ok(()),
         };
         if let Err(error) = done {
             tracing::error!("{error}");

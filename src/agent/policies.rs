@@ -192,9 +192,10 @@ impl Policies {
             local.addresses.push(prefix.addr());
         }
         self.engine.upsert_local(local);
-        self.engine
-            .set_port_maps(&attachment.endpoint.id, port_maps(attachment))
-            .map_err(|error| error.to_string())?;
+        if let Err(error) = self.engine.set_port_maps(&attachment.endpoint.id, port_maps(attachment)) {
+            self.engine.remove_local(&attachment.endpoint.id);
+            return Err(error.to_string());
+        }
         self.flush()
     }
 
@@ -249,6 +250,46 @@ impl Policies {
                 for error in &self.file_errors {
                     tracing::error!("policy folder: the last good state stays in force\n{error}");
                 }
+            }
+        }
+    }
+
+    /// Compares the table in the kernel with what it should be and puts it back, without a new generation: connections
+    /// do not notice.
+    pub(super) fn repair(&mut self) {
+        let want = self.engine.compiled();
+        let Some(driver) = &mut self.driver else { return };
+        let result = match driver.differences(&want) {
+            Ok(list) if list.is_empty() => return,
+            Ok(list) => {
+                tracing::warn!(
+                    "somebody changed the table inet slash32 in {} places; putting it back",
+                    list.len()
+                );
+                driver.restore(&want)
+            }
+            Err(error) => {
+                tracing::warn!("the table inet slash32 cannot be read back ({error}); loading it again");
+                driver.restore(&want)
+            }
+        };
+        // A failure is kept and tried again.
+        let _ = self.note(result.map_err(|e| e.to_string()));
+    }
+
+    /// The port of the driver's netlink socket, whose own changes nobody needs to be told of.
+    pub(super) fn port(&self) -> Option<u32> {
+        self.driver.as_ref().and_then(|driver| driver.port().ok())
+    }
+
+    /// Other firewalls' chains that drop forwarded packets: what, and what to do about it.
+    pub(super) fn foreign_drops(&mut self) -> Vec<(String, String)> {
+        let Some(driver) = &mut self.driver else { return Vec::new() };
+        match driver.foreign_drops() {
+            Ok(list) => list.iter().map(|drop| (drop.to_string(), drop.remedy.join("\n"))).collect(),
+            Err(error) => {
+                tracing::warn!("cannot look for other firewalls: {error}");
+                Vec::new()
             }
         }
     }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     api::{Answer, Failure, Request, ShutdownMode},
-    bgp::speaker::{PeerAction, PeerStatus, SpeakerError, SpeakerHandle},
+    bgp::speaker::{PeerAction, SpeakerError, SpeakerHandle},
     routes::{
         RouteFilter,
         thread::{FibHandle, FibStopped},
@@ -126,7 +126,7 @@ impl Service {
                 self.speaker()?.drain(on).await?;
                 Ok(json!({ "draining": on }))
             }
-            Request::Bfd => value(self.bfd().await?),
+            Request::Bfd => value(self.speaker()?.bfd().await?),
             Request::Routes => value(self.inner.fib.routes(RouteFilter::default()).await?),
             Request::RoutesVerify => {
                 value(self.inner.fib.verify().await?.map_err(|e| Failure::new(e.to_string()))?)
@@ -166,13 +166,6 @@ impl Service {
     async fn peers(&self) -> Result<Vec<Value>, Failure> {
         let Some(speaker) = &self.inner.speaker else { return Ok(Vec::new()) };
         speaker.peers().await?.iter().map(value).collect()
-    }
-
-    /// The sessions of neighbours with BFD.
-    async fn bfd(&self) -> Result<Vec<Value>, Failure> {
-        let peers = self.speaker()?.peers().await?;
-        let row = |p: &PeerStatus| p.bfd.map(|state| json!({ "peer": p.peer, "state": state }));
-        Ok(peers.iter().filter_map(row).collect())
     }
 
     /// Resets one session, or all of them, or refreshes the routes in both directions.
@@ -240,7 +233,12 @@ impl Service {
             .inner
             .core
             .ask(|c| {
-                (c.lease_problems(), Vec::new(), c.policies().failed(), c.policies().file_errors().to_vec())
+                (
+                    c.lease_problems(),
+                    c.foreign_drops(),
+                    c.policies().failed(),
+                    c.policies().file_errors().to_vec(),
+                )
             })
             .await?;
         if let Err(error) = config::load(&config.file, &super::host::surroundings()) {

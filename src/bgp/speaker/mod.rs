@@ -26,7 +26,7 @@ mod wire_out;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -109,6 +109,8 @@ pub enum SpeakerEvent {
         id: PeerId,
         /// As configured.
         peer: String,
+        /// The address of its end of the session, and the interface of a link-local one (else 0).
+        address: (IpAddr, u32),
     },
     /// An established session is over.
     PeerDown {
@@ -118,6 +120,9 @@ pub enum SpeakerEvent {
         peer: String,
         /// Why.
         reason: String,
+        /// Set when BFD or silence says that the neighbour itself is gone, and its routes are not kept: nothing more
+        /// should be sent to this address (and interface), without waiting for each of its routes to go.
+        gone: Option<(IpAddr, u32)>,
     },
 }
 

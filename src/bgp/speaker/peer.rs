@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     future::{Future, pending, poll_fn},
     io,
-    net::{SocketAddr, SocketAddrV6},
+    net::{IpAddr, SocketAddr, SocketAddrV6},
     sync::Arc,
     task::Poll,
     time::{Duration, Instant},
@@ -621,8 +621,8 @@ impl PeerTask {
             status.address = Some(canonical(peer).ip().to_string());
             status.local_address = Some(canonical(local).ip().to_string());
         });
-        let peer = self.context.config.address.to_string();
-        self.tell_manager(FromTask::Event(SpeakerEvent::PeerUp { id, peer }));
+        let name = self.context.config.address.to_string();
+        self.tell_manager(FromTask::Event(SpeakerEvent::PeerUp { id, peer: name, address: place(peer) }));
     }
 
     fn down(&mut self, reason: &Failure, retain: bool) {
@@ -633,6 +633,8 @@ impl PeerTask {
             // A RIB that has ended has no routes.
             let _ = self.context.rib.control.send(down);
         }
+        let gone =
+            self.established.as_ref().filter(|_| !retain && neighbour_is_gone(reason)).map(|e| place(e.peer));
         let keep = self.established.take().filter(|_| retain).map_or(Duration::ZERO, |e| kept(&e.negotiated));
         self.note(reason);
         self.context.status.update(|status| {
@@ -641,7 +643,12 @@ impl PeerTask {
         });
         let peer = self.context.config.address.to_string();
         tracing::warn!(%peer, %reason, retain, "session down");
-        self.tell_manager(FromTask::Event(SpeakerEvent::PeerDown { id, peer, reason: reason.to_string() }));
+        self.tell_manager(FromTask::Event(SpeakerEvent::PeerDown {
+            id,
+            peer,
+            reason: reason.to_string(),
+            gone,
+        }));
         self.idle(keep);
     }
 
@@ -729,5 +736,22 @@ pub(super) fn plain(error: &io::Error) -> String {
             first.to_lowercase().chain(letters).collect()
         }
         _ => text.to_owned(),
+    }
+}
+
+/// An address with the interface that a link-local one needs.
+fn place(addr: SocketAddr) -> (IpAddr, u32) {
+    let addr = canonical(addr);
+    (addr.ip(), socket::scope(addr))
+}
+
+/// Whether the way a session ended tells that the neighbour forwards nothing any more: BFD, or silence.
+fn neighbour_is_gone(reason: &Failure) -> bool {
+    match reason {
+        Failure::Sent { notification: n, .. } => {
+            n.code == code::error::HOLD_TIMER
+                || (n.code, n.subcode) == (code::error::CEASE, code::cease::BFD_DOWN)
+        }
+        _ => false,
     }
 }

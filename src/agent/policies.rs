@@ -36,6 +36,8 @@ pub(super) struct Policies {
     engine: Engine,
     /// None when policy is switched off.
     driver: Option<Driver>,
+    /// Whether the kernel's table is from this process. Until then nothing is changed in it.
+    loaded: bool,
     folder: PathBuf,
     /// Why the kernel does not have what the engine wants, if so.
     error: Option<String>,
@@ -92,6 +94,7 @@ impl Policies {
         let mut policies = Self {
             engine: Engine::new(engine_config(config)),
             driver,
+            loaded: false,
             folder: config.policy_dir.clone(),
             error: None,
             file_errors: Vec::new(),
@@ -150,6 +153,7 @@ impl Policies {
     /// Loads the whole table. Called once the endpoints that live are known, so that a restart replaces the table of
     /// the process before by an equal one.
     pub(super) fn load(&mut self) -> Result<(), String> {
+        self.loaded = true;
         let Some(driver) = &mut self.driver else { return Ok(()) };
         let result = driver.replace(&self.engine.snapshot()).map_err(|e| e.to_string());
         self.note(result)
@@ -169,6 +173,9 @@ impl Policies {
 
     /// Brings the kernel up to date with the engine, in one transaction.
     fn flush(&mut self) -> Result<(), String> {
+        if !self.loaded {
+            return Ok(());
+        }
         let delta = self.engine.changes();
         let Some(driver) = &mut self.driver else { return Ok(()) };
         if self.error.is_some() {

@@ -58,7 +58,7 @@ fn port_maps(attachment: &Attachment) -> Vec<PortMap> {
     for mapping in &attachment.port_mappings {
         let fits = |addr: &IpAddr| mapping.host_ip.is_none_or(|host| host.is_ipv4() == addr.is_ipv4());
         maps.extend(attachment.endpoint.addresses().filter(fits).map(|addr| PortMap {
-            host: mapping.host_ip,
+            host: mapping.host_ip.filter(|ip| !ip.is_unspecified()),
             protocol: protocol(mapping.protocol),
             host_port: mapping.host_port,
             target: SocketAddr::new(addr, mapping.container_port),

@@ -129,6 +129,10 @@ impl Source<'_> {
         let span = table.span.clone();
         table.finish(self);
         let (key, (operator, at)) = (key?, operator?);
+        if !matches!(operator, "In" | "NotIn" | "Exists" | "DoesNotExist") {
+            self.error(at, format!("unknown operator `{operator}`: use In, NotIn, Exists or DoesNotExist"));
+            return None;
+        }
         let wants_values = matches!(operator, "In" | "NotIn");
         if wants_values == values.is_empty() {
             let what = if wants_values { "needs" } else { "takes no" };
@@ -140,14 +144,7 @@ impl Source<'_> {
             // As in Kubernetes, true also for endpoints without the label.
             "NotIn" => Selector::any_value(key, values).not(),
             "Exists" => Selector::Has(key.to_owned()),
-            "DoesNotExist" => Selector::Has(key.to_owned()).not(),
-            _ => {
-                self.error(
-                    at,
-                    format!("unknown operator `{operator}`: use In, NotIn, Exists or DoesNotExist"),
-                );
-                return None;
-            }
+            _ => Selector::Has(key.to_owned()).not(),
         })
     }
 

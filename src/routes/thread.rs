@@ -309,3 +309,64 @@ fn reply<T>(answer: oneshot::Sender<T>, value: T) {
 fn far() -> tokio::time::Instant {
     tokio::time::Instant::now() + Duration::from_secs(3600)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::NextHop,
+        netlink::{Batch, addr, link, ns::testing, route},
+    };
+
+    fn delete(socket: &mut Socket, prefix: &str) {
+        let key =
+            route::Key { prefix: prefix.parse().unwrap(), table: route::TABLE_MAIN, protocol: 32, metric: 0 };
+        let mut batch = Batch::new();
+        route::push_delete(&mut batch, &key, route::RouteKind::Other(0), None);
+        socket.execute(&mut batch).unwrap();
+    }
+
+    #[test]
+    fn the_thread_writes_repairs_and_ends() {
+        testing::private(|| {
+            let mut socket = Socket::route().unwrap();
+            link::create_veth(&mut socket, "va", "vb", None).unwrap();
+            for name in ["va", "vb"] {
+                let index = link::by_name(&mut socket, name).unwrap().index;
+                link::set_up(&mut socket, index).unwrap();
+            }
+            let dev = link::by_name(&mut socket, "va").unwrap().index;
+            addr::add(&mut socket, dev, "192.0.2.0".parse().unwrap(), 31).unwrap();
+            let (fib, thread) = FibHandle::start(FibConfig::default()).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let hops: Arc<NextHopSet> =
+                Arc::new([NextHop::via("192.0.2.1".parse().unwrap())].into_iter().collect());
+            let change = |i: u8| RouteChange {
+                prefix: Prefix::host([10, 1, 0, i].into()),
+                next_hops: Some(Arc::clone(&hops)),
+            };
+            runtime.block_on(async {
+                fib.apply((0..100).map(change).collect()).await.unwrap();
+                fib.settle().await.unwrap();
+                assert_eq!(fib.verify().await.unwrap().unwrap(), []);
+                assert_eq!(fib.summary().await.unwrap().installed, 100);
+                // Its notification reaches the thread before the answer that we wait for, or soon after.
+                delete(&mut socket, "10.1.0.7/32");
+                let mut repaired = 0;
+                while repaired == 0 {
+                    repaired = fib.summary().await.unwrap().counters.repaired;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                fib.settle().await.unwrap();
+                assert_eq!(fib.verify().await.unwrap().unwrap(), []);
+                let filter = RouteFilter { limit: 3, ..RouteFilter::default() };
+                assert_eq!(fib.routes(filter).await.unwrap().len(), 3);
+                fib.stop(true).await.unwrap();
+                assert_eq!(fib.settle().await, Err(FibStopped));
+            });
+            thread.join().unwrap();
+            let ours = route::Filter { table: None, protocol: Some(32) };
+            assert_eq!(route::list(&mut socket, Family::Ipv4, ours).unwrap(), []);
+        });
+    }
+}

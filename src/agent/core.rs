@@ -282,7 +282,11 @@ fn handler_config(config: &Config) -> HandlerConfig {
     };
     HandlerConfig {
         run_dir: config.run_dir.clone(),
-        attach: AttachConfig { protocol: config.routes.protocol, ..AttachConfig::default() },
+        attach: AttachConfig {
+            table: config.routes.table,
+            protocol: config.routes.protocol,
+            ..AttachConfig::default()
+        },
         ipam: IpamConfig {
             quarantine: Duration::from_secs(config.quarantine_seconds),
             pools: config.pools.iter().map(pool).collect(),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 
 use super::{
@@ -63,9 +63,11 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
         let listener = metrics::bind(address).await?;
         tokio::spawn(metrics::serve(listener, service.clone()));
     }
+    let (ended, speaker_ended) = oneshot::channel();
+    let mut speaker_ended = speaker.is_some().then_some(speaker_ended);
     let mut daemon = Daemon { options, log, service: service.clone(), fib: fib.clone(), speaker };
     if let Some(events) = events {
-        tokio::spawn(pump(events, service.clone(), fib));
+        tokio::spawn(pump(events, service.clone(), fib, ended));
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -89,6 +91,10 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
                 }
                 DaemonRequest::Shutdown(mode) => break mode,
             },
+            () = gone(&mut speaker_ended) => {
+                control.abort();
+                anyhow::bail!("the BGP speaker has ended; start the agent again");
+            }
             _ = terminate.recv() => break ShutdownMode::Restart,
             _ = interrupt.recv() => break ShutdownMode::Restart,
             _ = hangup.recv() => {
@@ -108,6 +114,15 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     control.abort();
     daemon.stop(mode).await;
     Ok(())
+}
+
+/// Resolves when the speaker has ended by itself; never without one.
+async fn gone(ended: &mut Option<oneshot::Receiver<()>>) {
+    match ended {
+        // An error means that the task died, which is no better.
+        Some(ended) => _ = ended.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Puts our nftables table back when somebody else touches it.
@@ -135,7 +150,7 @@ async fn blackholes(fib: &FibHandle, config: &Config) -> Result<(), FibStopped> 
 
 /// Carries what the speaker learns to the kernel's routes and to the policies. Waits while the FIB has more than
 /// enough to do; the RIB coalesces changes meanwhile.
-async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle) {
+async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle, ended: oneshot::Sender<()>) {
     while let Some(event) = events.recv().await {
         let done = match event {
             SpeakerEvent::Best(changes) => best_paths(changes, &service, &fib).await,
@@ -158,6 +173,8 @@ async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle) {
             tracing::error!("{error}");
         }
     }
+    // The loop that holds everything together may have ended first.
+    let _ = ended.send(());
 }
 
 /// Routes go to the kernel; what they say about endpoints of other hosts goes to the policies.
@@ -291,7 +308,9 @@ impl Daemon {
                 return Err(Failure::new(errors.join("\n")).with_hint("the last good policies stay in force"));
             }
         }
-        changes.iter().for_each(|change| tracing::info!("reload: {change}"));
+        for change in &changes {
+            tracing::info!("reload: {change}");
+        }
         Ok(changes)
     }
 

@@ -410,8 +410,8 @@ fn differences(before: &PolicySet, after: &PolicySet) -> Vec<String> {
 /// What the engine must know of the configuration.
 pub(super) fn engine_config(config: &Config) -> EngineConfig {
     let bgp = config.bgp.as_ref();
-    let mut agent_ports: Vec<u16> = config.metrics_listen.iter().map(|addr| addr.port()).collect();
-    agent_ports.extend(bgp.iter().flat_map(|b| b.listen.iter().map(|addr| addr.port())));
+    let mut agent_ports: Vec<u16> = config.metrics_listen.iter().map(SocketAddr::port).collect();
+    agent_ports.extend(bgp.iter().flat_map(|b| b.listen.iter().map(SocketAddr::port)));
     agent_ports.sort_unstable();
     agent_ports.dedup();
     let infrastructure = bgp.iter().flat_map(|b| &b.peers).filter_map(|peer| match peer.address {

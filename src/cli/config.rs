@@ -18,7 +18,7 @@ pub(super) enum ConfigCommand {
     },
 }
 
-pub(super) fn run(global: &Global, command: &ConfigCommand) -> anyhow::Result<ExitCode> {
+pub(super) fn run(global: &Global, command: &ConfigCommand) -> ExitCode {
     let ConfigCommand::Check { file } = command;
     let mut errors = Vec::new();
     match config::check(file) {
@@ -29,5 +29,5 @@ pub(super) fn run(global: &Global, command: &ConfigCommand) -> anyhow::Result<Ex
     global.print(&value, |_| {
         if errors.is_empty() { format!("{} is valid", file.display()) } else { errors.join("\n") }
     });
-    Ok(ExitCode::from(u8::from(!errors.is_empty())))
+    ExitCode::from(u8::from(!errors.is_empty()))
 }

@@ -121,7 +121,7 @@ pub fn main() -> ExitCode {
 fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Agent(args) => return agent::run(global, args),
-        Command::Config(command) => return config::run(global, &command),
+        Command::Config(command) => return Ok(config::run(global, &command)),
         Command::Bgp(command) => return bgp::run(global, command),
         Command::Cni(command) => return cni::run(global, command),
         Command::Status => return status::run(global),

@@ -48,7 +48,7 @@ pub(super) fn run(global: &Global, command: PolicyCommand) -> anyhow::Result<Exi
                     "no policies",
                 );
                 for error in value["errors"].as_array().into_iter().flatten() {
-                    text.push_str(&format!("\n{}\n", print::plain(error)));
+                    let _ = writeln!(text, "\n{}", print::plain(error));
                 }
                 text
             })?;

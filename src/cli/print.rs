@@ -1,6 +1,6 @@
 //! The one printer: aligned tables from JSON answers.
 
-use std::io::Write;
+use std::{fmt::Write as _, io::Write as _};
 
 use serde_json::Value;
 
@@ -60,7 +60,7 @@ pub(super) fn grid(headings: &[String], rows: &[Vec<String>]) -> String {
             if !line.is_empty() {
                 line.push_str("  ");
             }
-            line.push_str(&if *right { format!("{cell:>width$}") } else { format!("{cell:<width$}") });
+            let _ = if *right { write!(line, "{cell:>width$}") } else { write!(line, "{cell:<width$}") };
         }
         format!("{}\n", line.trim_end())
     };

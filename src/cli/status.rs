@@ -1,6 +1,6 @@
 //! `slash32 status`, `reload`, `drain` and `stop`.
 
-use std::process::ExitCode;
+use std::{fmt::Write, process::ExitCode};
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ pub(super) fn run(global: &Global) -> anyhow::Result<ExitCode> {
 fn page(status: &Value) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
-        text.push_str(&format!("{name:<12}{value}\n"));
+        let _ = writeln!(text, "{name:<12}{value}");
     };
     let field = |name| print::field(status, name);
     line("slash32", format!("{} on {}, {}", field("version"), field("hostname"), ready(status)));
@@ -49,7 +49,7 @@ pub(super) fn reload(global: &Global) -> anyhow::Result<()> {
         if changes.is_empty() {
             return "nothing changed".to_owned();
         }
-        changes.iter().map(|c| format!("{}\n", print::plain(c))).collect()
+        changes.iter().map(print::plain).collect::<Vec<_>>().join("\n")
     })
 }
 

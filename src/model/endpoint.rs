@@ -45,8 +45,9 @@ impl EndpointId {
             sha.update([0]);
         }
         let digest = sha.finalize();
-        let hex: String = digest.iter().take(6).map(|b| format!("{b:02x}")).collect();
-        Self(format!("{}{}", Self::PREFIX, &hex[..11]))
+        let number = digest.iter().take(8).fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+        // Eleven hexadecimal digits: the first 44 bits.
+        Self(format!("{}{:011x}", Self::PREFIX, number >> 20))
     }
 
     /// The interface name.

@@ -226,6 +226,7 @@ impl<T> OneOrMany<T> {
 }
 
 /// `[routes]`.
+#[expect(clippy::struct_field_names, reason = "the keys of the file")]
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Routes {

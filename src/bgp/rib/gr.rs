@@ -87,8 +87,14 @@ impl Rib {
         }
     }
 
-    /// Lets stale routes go whose time is over.
+    /// Lets stale routes go whose time is over, phase by phase.
     pub(super) fn expire_stale(&mut self, now: Instant) {
+        while self.next_stale().is_some_and(|at| at <= now) {
+            self.expire_phase(now);
+        }
+    }
+
+    fn expire_phase(&mut self, now: Instant) {
         let mut due = Vec::new();
         for (peer, entry) in &self.store.peers {
             for family in Family::ALL {

@@ -153,10 +153,14 @@ impl Rib {
         self.settle_peer(peer);
         match self.store.peers.get_mut(&peer) {
             Some(entry) => {
-                entry.params = Arc::new(params);
+                let before = std::mem::replace(&mut entry.params, Arc::new(params));
                 entry.up = true;
                 for family in Family::ALL {
                     entry.families[family].begin_session();
+                    // What is left of the session before obeys the rules of this one.
+                    if (&before.import, before.identity) != (&entry.params.import, entry.params.identity) {
+                        self.sweep.add(peer, family, Operation::Reimport);
+                    }
                 }
             }
             None => {

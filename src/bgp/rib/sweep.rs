@@ -207,7 +207,11 @@ fn reimport(store: &mut Store, family: Family, node: NodeId, id: AttrId) -> Outc
         0 => set,
         original => &store.attrs[original],
     };
-    let (attributes, next_hop) = (original.attributes(), store.attrs.hops[original.hop].wire);
+    let (mut attributes, next_hop) = (original.attributes(), store.attrs.hops[original.hop].wire);
+    // Long-lived stale it became after it was received, and that no rule ends.
+    if set.has(flag::LLGR_STALE) && !attributes.communities.contains(&Community::LLGR_STALE) {
+        attributes.communities.push(Community::LLGR_STALE);
+    }
     let prefix = store.tables[family].prefix(node);
     let mut again = Announcement::again(&store.config, &peer.params, set.peer, attributes, next_hop);
     let imported = again.import(&mut store.attrs, prefix);

@@ -4,6 +4,8 @@ mod basic;
 mod catch_up;
 mod decision;
 mod kit;
+mod model;
+mod random;
 mod receive;
 mod restart;
 mod send;

@@ -36,7 +36,7 @@ const PREFIXES: [&str; 9] = [
     "fd00::/64",
 ];
 
-const PEERS: u8 = 7;
+const PEERS: u8 = 9;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -59,11 +59,12 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let n = 1..=PEERS;
+    let export = || prop_oneof![4 => Just(0u8), 1 => Just(1), 1 => Just(2)];
     let prefixes = prop::collection::vec(0..PREFIXES.len() as u8, 1..5);
     prop_oneof![
-        4 => (n.clone(), any::<bool>(), 0..3u8, 0..3u8)
+        4 => (n.clone(), any::<bool>(), 0..3u8, export())
             .prop_map(|(n, preserved, import, export)| Op::Up { n, preserved, import, export }),
-        1 => (n.clone(), 0..3u8, 0..3u8).prop_map(|(n, import, export)| Op::Changed { n, import, export }),
+        1 => (n.clone(), 0..3u8, export()).prop_map(|(n, import, export)| Op::Changed { n, import, export }),
         2 => (n.clone(), any::<bool>()).prop_map(|(n, restarting)| Op::Down { n, restarting }),
         24 => (n.clone(), 0..12u8, 0..3u8, 0..3u32, prefixes.clone())
             .prop_map(|(n, kind, hop, rx_id, prefixes)| Op::Announce { n, kind, hop, rx_id, prefixes }),
@@ -73,7 +74,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..PREFIXES.len() as u8, 0..4u8).prop_map(|(prefix, kind)| Op::Originate { prefix, kind }),
         2 => (0..PREFIXES.len() as u8).prop_map(|prefix| Op::WithdrawLocal { prefix }),
         2 => (1..=PEERS, prop::option::of(0..3u32)).prop_map(|(hop, cost)| Op::Cost { hop, cost }),
-        2 => (1..25u64).prop_map(Op::Wait),
+        2 => (1..12u64).prop_map(Op::Wait),
         1 => any::<bool>().prop_map(Op::Drain),
         12 => (n, 1..4u8).prop_map(|(n, times)| Op::Pull { n, times }),
         3 => (1..6usize).prop_map(Op::PollBest),
@@ -81,13 +82,14 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// 1 and 2 external, 3 internal, 4 and 5 clients, 6 a client with add-path both ways, 7 external with the two best.
+/// 1, 2 and 8 external, 3 internal, 4, 5 and 9 clients, 6 a client with add-path both ways, 7 external with the two best.
+/// 1 and 8, and 4, 5 and 9, are alike and share a group while their rules are the same.
 fn peer(n: u8, preserved: bool, import: u8, export: u8) -> PeerParams {
-    let kind = if matches!(n, 1 | 2 | 7) { PeerKind::External } else { PeerKind::Internal };
+    let kind = if matches!(n, 1 | 2 | 7 | 8) { PeerKind::External } else { PeerKind::Internal };
     let graceful = (n != 2).then(|| GracefulParams {
         forwarding_preserved: preserved,
         restart_time: Duration::from_secs(10),
-        long_lived: matches!(n, 1 | 4 | 6).then(|| Duration::from_secs(20)),
+        long_lived: matches!(n, 1 | 4 | 5 | 6 | 8 | 9).then(|| Duration::from_secs(20)),
         stale_time: Duration::from_secs(15),
     });
     let family = FamilyParams {
@@ -102,7 +104,7 @@ fn peer(n: u8, preserved: bool, import: u8, export: u8) -> PeerParams {
     };
     PeerParams {
         families: PerFamily::both(Some(family)),
-        route_reflector_client: (4..=6).contains(&n),
+        route_reflector_client: matches!(n, 4..=6 | 9),
         identity: if n % 2 == 0 { IdentityMode::Accept } else { IdentityMode::Ignore },
         enhanced_refresh: n % 2 == 1,
         import: rule(import, r#"{ prefix = "10.1.0.0/16", le = 32, set_local_pref = 200 }"#),
@@ -126,7 +128,7 @@ fn rule(variant: u8, change: &str) -> Arc<[Rule]> {
 }
 
 fn attributes(n: u8, kind: u8) -> PathAttributes {
-    let external = matches!(n, 1 | 2 | 7);
+    let external = matches!(n, 1 | 2 | 7 | 8);
     let plain = if external { from(n) } else { internal() };
     let path = |tail: &[u32]| {
         let mut asns = plain.as_path.segments.first().map_or(vec![], |s| s.asns.clone());
@@ -356,6 +358,9 @@ fn run(backlog: usize, multipath: usize, relax: bool, ops: &[Op]) {
         ..config()
     };
     let mut run = Run { lab: Lab::new(config.clone()), model: Model::new(config), used: BTreeMap::new() };
+    for n in 1..=PEERS {
+        run.apply(&Op::Up { n, preserved: true, import: 0, export: 0 });
+    }
     for op in ops {
         run.apply(op);
     }
@@ -382,7 +387,7 @@ proptest! {
         backlog in prop_oneof![Just(0usize), Just(300), Just(1 << 20)],
         multipath in 1..4usize,
         relax in any::<bool>(),
-        ops in prop::collection::vec(op(), 1..120),
+        ops in prop::collection::vec(op(), 1..150),
     ) {
         run(backlog, multipath, relax, &ops);
     }

@@ -1,6 +1,6 @@
 //! Figures, printed: `cargo test --release --lib policy::figures -- --ignored --nocapture`.
 
-use std::{sync::Arc, time::Instant};
+use std::{fmt::Write, sync::Arc, time::Instant};
 
 use super::{
     Enforcer,
@@ -30,10 +30,11 @@ fn endpoint(i: u32, classes: u32) -> LocalEndpoint {
 fn policies(count: u32, rules: u32) -> String {
     let mut out = String::new();
     for p in 0..count {
-        out += &format!("[[policy]]\nname='p{p}'\nselect='app == \"app{p}\"'\ningress=[\n");
+        let _ = write!(out, "[[policy]]\nname='p{p}'\nselect='app == \"app{p}\"'\ningress=[\n");
         for r in 0..rules {
-            out += &format!(
-                "{{action='allow',from={{selector='app == \"app{}\" && env != \"dev\"'}},protocol='tcp',ports=[{},443]}},\n",
+            let _ = writeln!(
+                out,
+                "{{action='allow',from={{selector='app == \"app{}\" && env != \"dev\"'}},protocol='tcp',ports=[{},443]}},",
                 (p + r + 1) % count,
                 8000 + r
             );

@@ -149,7 +149,7 @@ impl Np {
                                 None => {}
                                 Some(PortValue::Number(n)) => parts.push(format!("port: {n}")),
                                 Some(PortValue::Range(a, b)) => {
-                                    parts.push(format!("port: {a}, endPort: {b}"))
+                                    parts.push(format!("port: {a}, endPort: {b}"));
                                 }
                                 Some(PortValue::Name(n)) => parts.push(format!("port: {n}")),
                             }

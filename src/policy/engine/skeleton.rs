@@ -9,7 +9,7 @@
 //!                        else -> input_host:   failsafe, host policies
 //! ```
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     config::EngineConfig,
@@ -265,7 +265,7 @@ impl Builder {
         ]));
         // Each policy is a chain of its own, entered by the interfaces it is for; the last resort for an interface
         // with policies is refusal.
-        let mut ends: BTreeMap<Option<&str>, ()> = BTreeMap::new();
+        let mut ends: BTreeSet<Option<&str>> = BTreeSet::new();
         for (index, policy) in policies.host_policies.iter().enumerate() {
             let name = format!("host_{index}");
             let (body, sets) = host_rules(policies, config, &policy.ingress, &policy.name, policy.staged);
@@ -277,12 +277,12 @@ impl Builder {
             }
             if !policy.staged {
                 if policy.interfaces.is_empty() {
-                    ends.insert(None, ());
+                    ends.insert(None);
                 }
-                ends.extend(policy.interfaces.iter().map(|i| (Some(i.as_str()), ())));
+                ends.extend(policy.interfaces.iter().map(|i| Some(i.as_str())));
             }
         }
-        for interface in ends.keys() {
+        for interface in &ends {
             let mut statements: Vec<_> = interface.map(compare_interface).into_iter().collect();
             statements.extend([Statement::Counter, verdict(goto(REFUSE))]);
             rules.push(Rule::new(statements).comment("host default deny"));

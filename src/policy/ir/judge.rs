@@ -180,7 +180,11 @@ impl<'a> Judge<'a> {
         None
     }
 
-    /// The element of a set that the fields match; the outer `None` says that a field cannot be read.
+    /// The element of a set that the fields match.
+    #[expect(
+        clippy::option_option,
+        reason = "outside: a field cannot be read, which ends the rule; inside: no element"
+    )]
     fn find(&self, fields: &[Field], set: &Name) -> Option<Option<&'a Data>> {
         let mut parts = Vec::new();
         for field in fields {

@@ -162,13 +162,11 @@ impl Source<'_> {
 
     fn cidr(&mut self, node: &Node) -> Option<Prefix> {
         let text = self.string(node, "a CIDR")?;
-        match text.contains('/').then(|| Prefix::parse_lenient(text)) {
-            Some(Ok(prefix)) => Some(prefix),
-            _ => {
-                self.error(node.span(), format!("`{text}` is not a CIDR such as 10.0.0.0/8"));
-                None
-            }
+        if let Some(Ok(prefix)) = text.contains('/').then(|| Prefix::parse_lenient(text)) {
+            return Some(prefix);
         }
+        self.error(node.span(), format!("`{text}` is not a CIDR such as 10.0.0.0/8"));
+        None
     }
 
     fn rule_from(&self, node: &Node, action: Action, peers: Vec<Peer>, services: Vec<Service>) -> Rule {
@@ -208,7 +206,7 @@ impl Builder {
         let ingress = table.take("ingress");
         let egress = table.take("egress");
         let types = match table.take("policyTypes") {
-            Some(list) => self.policy_types(source, list),
+            Some(list) => policy_types(source, list),
             // The default is ingress, and egress if there are such rules.
             None => (true, egress.is_some()),
         };
@@ -234,18 +232,6 @@ impl Builder {
             staged: false,
             origin,
         });
-    }
-
-    fn policy_types(&mut self, source: &mut Source<'_>, list: &Node) -> (bool, bool) {
-        let mut types = (false, false);
-        for item in source.items(list) {
-            match source.word(item, "policy type", &[("Ingress", true), ("Egress", false)]) {
-                Some(true) => types.0 = true,
-                Some(false) => types.1 = true,
-                None => {}
-            }
-        }
-        types
     }
 
     fn network_policy_rule(
@@ -508,6 +494,19 @@ fn ip_block(source: &mut Source<'_>, node: &Node) -> Option<Peer> {
     }
     let ranges: Ranges = [cidr].into_iter().collect();
     Some(Peer { ranges: Some(ranges.minus(&holes.into_iter().collect())), ..Peer::default() })
+}
+
+/// Whether a policy is for ingress and for egress.
+fn policy_types(source: &mut Source<'_>, list: &Node) -> (bool, bool) {
+    let mut types = (false, false);
+    for item in source.items(list) {
+        match source.word(item, "policy type", &[("Ingress", true), ("Egress", false)]) {
+            Some(true) => types.0 = true,
+            Some(false) => types.1 = true,
+            None => {}
+        }
+    }
+    types
 }
 
 const PROTOCOLS: [(&str, Protocol); 3] =

@@ -70,7 +70,7 @@ pub fn load_dir(path: &Path) -> Result<PolicySet, Vec<Diagnostic>> {
             for entry in entries {
                 let file = entry.map_err(|e| unreadable(path, e))?.path();
                 let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-                if !name.starts_with('.') && (is_yaml(name) || name.ends_with(".toml")) {
+                if !name.starts_with('.') && (is_yaml(name) || extension(name) == Some("toml")) {
                     let text = fs::read_to_string(&file).map_err(|e| unreadable(&file, e))?;
                     files.push((file.display().to_string(), text));
                 }
@@ -83,7 +83,11 @@ pub fn load_dir(path: &Path) -> Result<PolicySet, Vec<Diagnostic>> {
 }
 
 fn is_yaml(name: &str) -> bool {
-    name.ends_with(".yaml") || name.ends_with(".yml")
+    matches!(extension(name), Some("yaml" | "yml"))
+}
+
+fn extension(name: &str) -> Option<&str> {
+    Path::new(name).extension()?.to_str()
 }
 
 /// Parses files given as (name, text); the name's ending tells the language.

@@ -199,7 +199,7 @@ impl Source<'_> {
             match known.network_sets.get(name) {
                 Some(ranges) => all = all.union(ranges),
                 None => {
-                    self.error(item.span(), format!("there is no [[network_set]] with the name `{name}`"))
+                    self.error(item.span(), format!("there is no [[network_set]] with the name `{name}`"));
                 }
             }
         }

@@ -3,7 +3,7 @@ use crate::policy::{Action, Entity, Ports, Protocol, Service};
 
 fn one(text: &str) -> PolicySet {
     parse(&[("a.toml", text)])
-        .unwrap_or_else(|e| panic!("{}", e.iter().map(|d| format!("{d}\n")).collect::<String>()))
+        .unwrap_or_else(|e| panic!("{}", e.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
 }
 
 #[test]

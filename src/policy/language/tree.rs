@@ -200,18 +200,19 @@ impl YamlBuilder {
                 }
             }
             Some(Open::List(_, items)) => items.push(node),
-            Some(Open::Table(_, entries, key)) => match key.take() {
-                Some(key) => entries.push((key, node)),
-                None => {
-                    let Data::String(name) = node.data else {
-                        return Err(format!("a key must be a string, not {}", node.kind()));
-                    };
-                    if entries.iter().any(|(k, _)| k.name == name) {
-                        return Err(format!("the key `{name}` is there twice"));
-                    }
-                    *key = Some(Key { name, span: node.span });
+            Some(Open::Table(_, entries, key)) => {
+                if let Some(key) = key.take() {
+                    entries.push((key, node));
+                    return Ok(());
                 }
-            },
+                let Data::String(name) = node.data else {
+                    return Err(format!("a key must be a string, not {}", node.kind()));
+                };
+                if entries.iter().any(|(k, _)| k.name == name) {
+                    return Err(format!("the key `{name}` is there twice"));
+                }
+                *key = Some(Key { name, span: node.span });
+            }
         }
         Ok(())
     }

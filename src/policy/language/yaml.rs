@@ -19,9 +19,8 @@ impl Builder {
     /// What other objects refer to.
     pub(super) fn yaml_definitions(&mut self, source: &mut Source<'_>, document: &Node) {
         for object in objects(document) {
-            match kind(source, object) {
-                Some(Kind::Namespace) => self.namespace_object(source, object),
-                Some(_) | None => {}
+            if let Some(Kind::Namespace) = kind(source, object) {
+                self.namespace_object(source, object);
             }
         }
     }

@@ -8,7 +8,7 @@ use super::{
     foreign,
 };
 use crate::{
-    netlink::{Batch, BatchReport, Error as NetlinkError, Socket},
+    netlink::{Attr, Batch, BatchReport, Error as NetlinkError, Socket},
     policy::ir::{Chain, Delta, Name, Ruleset, SetKind},
 };
 
@@ -197,7 +197,7 @@ fn read_generation(socket: &mut Socket, settings: &Settings) -> Result<Option<u3
         |w| _ = w.raw(&INET).attr_str(1, &settings.table),
         |message| {
             let attrs = message.attrs(INET.len());
-            let ours = attrs.clone().find_kind(1).and_then(|a| a.str()) == Some(settings.table.as_str());
+            let ours = attrs.clone().find_kind(1).and_then(Attr::str) == Some(settings.table.as_str());
             let data = attrs.find_kind(7).map(|a| a.data).filter(|_| ours);
             Ok(data
                 .and_then(|data| udata_entry(data, UDATA_GENERATION)?.try_into().ok())

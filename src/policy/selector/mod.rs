@@ -63,6 +63,7 @@ impl Selector {
     }
 
     /// The negation, with double negations removed.
+    #[must_use]
     #[expect(clippy::should_implement_trait, reason = "a constructor beside `and` and `or`, not an operator")]
     pub fn not(self) -> Self {
         match self {

@@ -3,6 +3,8 @@
 //! A stream starts with [`initiation`]; then [`peer_up`] before anything else about a peer, [`route_monitoring`] for each
 //! UPDATE, and [`peer_down`] at its end.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 use std::{
     net::{IpAddr, Ipv4Addr},
     time::{Duration, SystemTime, UNIX_EPOCH},

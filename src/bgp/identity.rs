@@ -8,6 +8,8 @@
 //! a host that learns of a higher number for an address it holds knows that the address has moved on. The place is
 //! taken from the hashes that begin with 32 ones: a label with such a hash (one in four billion) is not sent.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 use crate::{
     bgp::wire::LargeCommunity,
     model::{Identity, LabelHash},

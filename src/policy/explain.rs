@@ -3,6 +3,8 @@
 //! It reads policies as they are written, without the compiled form, so it is also the oracle that the compiled form
 //! is tested against.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 use std::{net::IpAddr, sync::Arc};
 
 use serde::Serialize;

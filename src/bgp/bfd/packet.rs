@@ -1,5 +1,7 @@
 //! The BFD Control packet (RFC 5880 section 4.1).
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

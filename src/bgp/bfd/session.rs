@@ -1,5 +1,7 @@
 //! One BFD session (RFC 5880 section 6): packets and time in, packets and events out.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},

@@ -2,6 +2,8 @@
 //!
 //! [`MrtReader`] gives the records of a file, [`MrtRecord::entry`] what one holds; [`write`] makes records.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod entry;
 mod reader;
 #[cfg(test)]

@@ -7,6 +7,8 @@
 //! `table` (paths of a prefix) -> `decision` -> marks in `best` and in every update `group` -> on demand `export` and
 //! `encode` -> the members' output. `sweep` is what happens to many routes at once, `gr` decides when.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod as_path_pattern;
 mod attrs;
 mod best;

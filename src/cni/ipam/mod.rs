@@ -6,6 +6,8 @@
 //! that is asked for by name may rest or lie outside our blocks (it moves here with its container), but it must be
 //! inside a pool, not excluded, and held by nobody on this host.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod block;
 #[cfg(test)]
 mod tests;

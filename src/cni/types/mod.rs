@@ -3,6 +3,8 @@
 //! Versions 0.3.0 to 1.1.0 in full; 0.1.0 and 0.2.0 for their results. Everything a runtime sends is parsed and
 //! checked here, once; what passes is trusted.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod args;
 mod conf;
 mod error;

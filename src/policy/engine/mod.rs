@@ -5,6 +5,8 @@
 //! only for selectors that some rule of some local endpoint asks about, and one address that joins or leaves costs a
 //! lookup for each hash of its labels, however many policies there are.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod config;
 mod index;
 mod lower;

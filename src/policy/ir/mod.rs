@@ -9,6 +9,8 @@
 //! and after address translation, and the same for a reply as for the packet that opened the connection. That is what
 //! lets a connection be judged anew after a change of policy at its next packet, whichever way that packet goes.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod element;
 mod judge;
 

@@ -7,6 +7,8 @@
 //!
 //! As in Kubernetes and Calico, `!=` and `not in` are also true of an endpoint that lacks the label.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod parse;
 
 use std::{

@@ -129,11 +129,14 @@ impl Rack {
 
     /// Starts the agents of both hosts.
     pub fn start_hosts(&self) -> Result<[Agent; 2]> {
+        self.start_hosts_with(|_, config| config)
+    }
+
+    /// Starts the agents of both hosts with their configurations changed: `change` gets the host's number, 1 or 2, and the text.
+    pub fn start_hosts_with(&self, change: impl Fn(usize, String) -> String) -> Result<[Agent; 2]> {
         let [one, two] = &self.hosts;
-        Ok([
-            Agent::start(one, &example(&self.switch.host_file(1))?)?,
-            Agent::start(two, &example(&self.switch.host_file(2))?)?,
-        ])
+        let config = |host| example(&self.switch.host_file(host)).map(|text| change(host, text));
+        Ok([Agent::start(one, &config(1)?)?, Agent::start(two, &config(2)?)?])
     }
 
     /// Starts everything and waits until all sessions are up: an IPv4 and an IPv6 one for each host.

@@ -38,7 +38,9 @@ impl Lab {
         let dir = parent.join(format!("{name}-{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         directories().push(dir.clone());
-        Ok(Self { name: name.to_owned(), dir, machines: Mutex::default() })
+        let lab = Self { name: name.to_owned(), dir, machines: Mutex::default() };
+        drop(fs::remove_dir_all(lab.kept())); // of an earlier run
+        Ok(lab)
     }
 
     /// Runs a test on a new lab. When it fails, shows the end of each log, keeps the directory
@@ -46,7 +48,7 @@ impl Lab {
     pub fn run(name: &str, test: impl FnOnce(&Self) -> Result<()>) {
         let lab = Self::new(name).unwrap_or_else(|error| panic!("lab {name}: {error:#}"));
         match catch_unwind(AssertUnwindSafe(|| test(&lab))) {
-            Ok(Ok(())) => drop(fs::remove_dir_all(lab.kept())),
+            Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 let report = lab.keep();
                 panic!("lab {name}: {error:#}\n{report}");

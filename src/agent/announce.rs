@@ -33,7 +33,7 @@ impl Announcer {
     /// What the attachment's addresses are announced with.
     pub(super) fn routes(attachment: &Attachment) -> Vec<(Prefix, LocalRoute)> {
         let endpoint = &attachment.endpoint;
-        let identity = (!endpoint.labels.is_empty()).then(|| Arc::new(Identity::of(&endpoint.labels)));
+        let identity = Some(Arc::new(Identity::of_endpoint(&endpoint.labels)));
         let route = |addr| LocalRoute {
             identity: identity.clone(),
             sequence: attachment.number(addr),

@@ -68,6 +68,16 @@ impl Identity {
         labels.iter().flat_map(|(k, v)| [LabelHash::of_label(k, v), LabelHash::of_key(k)]).collect()
     }
 
+    /// What an endpoint announces: the identity of its labels and of the bare key [`Self::ENDPOINT`], which says that
+    /// there is an endpoint even if it has no labels. A route without any identity is from somebody who tells nothing.
+    pub fn of_endpoint(labels: &Labels) -> Self {
+        let labels = Self::of(labels);
+        labels.0.iter().copied().chain([LabelHash::of_key(Self::ENDPOINT)]).collect()
+    }
+
+    /// The key that every endpoint announces.
+    pub const ENDPOINT: &str = "slash32.io/endpoint";
+
     /// Whether the hash is in the set.
     pub fn contains(&self, hash: LabelHash) -> bool {
         self.0.binary_search(&hash).is_ok()

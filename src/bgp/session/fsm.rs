@@ -392,7 +392,8 @@ fn keepalive_due(session: &mut Session, now: Instant, slot: Slot) {
 /// HoldTimer_Expires.
 fn hold_expired(session: &mut Session, now: Instant, slot: Slot) {
     let Some(connection) = session.connection(slot) else { return };
-    if connection.read_paused {
+    // Only an established session is ever paused for long; before, the timer is all that ends a silent connection.
+    if connection.read_paused && connection.is_established() {
         return restart_hold(session, now, slot);
     }
     fail(session, now, slot, Notification::new(error::HOLD_TIMER, 0), String::new());

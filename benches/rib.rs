@@ -173,7 +173,7 @@ fn drain(rib: &mut Rib, peer: PeerId) -> usize {
         if pieces.is_empty() {
             return octets;
         }
-        octets += black_box(pieces).iter().map(|piece| piece.len()).sum::<usize>();
+        octets += black_box(pieces).iter().map(bytes::Bytes::len).sum::<usize>();
     }
 }
 

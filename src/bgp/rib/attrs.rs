@@ -261,7 +261,7 @@ impl Attrs {
                     local_pref: from.local_pref,
                     med,
                     neighbor_as: neighbor_as(&attributes.as_path),
-                    router_id: attributes.originator_id.map_or(from.router_id, |id| id.to_bits()),
+                    router_id: attributes.originator_id.map_or(from.router_id, std::net::Ipv4Addr::to_bits),
                     bandwidth: bandwidth.unwrap_or(0.0),
                     path_len: attributes.as_path.hop_count().try_into().unwrap_or(u16::MAX),
                     as_path: as_path.try_into().unwrap_or(u16::MAX),

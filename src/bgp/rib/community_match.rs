@@ -99,6 +99,7 @@ impl FromStr for CommunityMatch {
     type Err = CommunityError;
 
     fn from_str(text: &str) -> Result<Self, CommunityError> {
+        #[expect(clippy::option_option, reason = "a field that does not parse, any value, or one value")]
         fn field<T: FromStr>(text: &str) -> Option<Option<T>> {
             if text == "*" { Some(None) } else { text.parse().ok().map(Some) }
         }
@@ -249,7 +250,7 @@ mod tests {
     #[test]
     fn patterns() {
         let attributes = PathAttributes {
-            communities: vec![Community(65000 << 16 | 100)],
+            communities: vec![Community((65000 << 16) + 100)],
             large_communities: vec![LargeCommunity { global: 5, local1: 6, local2: 7 }],
             ext_communities: vec![ExtCommunity([0, 2, 0xFD, 0xE8, 0, 0, 0, 100])],
             ..Default::default()

@@ -258,7 +258,7 @@ impl Group {
 
     /// Drops what every member has read.
     pub(super) fn trim(&mut self) {
-        let read = self.members.values().filter_map(|member| member.place()).min().unwrap_or(u64::MAX);
+        let read = self.members.values().filter_map(Member::place).min().unwrap_or(u64::MAX);
         while self.log_start < read
             && let Some(piece) = self.log.pop_front()
         {

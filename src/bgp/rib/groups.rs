@@ -97,13 +97,10 @@ impl Groups {
             return number;
         }
         let group = Box::new(Group::new(key.clone(), store));
-        let number = match self.groups.iter().position(Option::is_none) {
-            Some(number) => number,
-            None => {
-                self.groups.push(None);
-                self.groups.len() - 1
-            }
-        };
+        let number = self.groups.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.groups.push(None);
+            self.groups.len() - 1
+        });
         self.groups[number] = Some(group);
         self.by_key.insert(key, number);
         number

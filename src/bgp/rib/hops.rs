@@ -32,6 +32,7 @@ pub(super) struct Hop {
 
 /// All next hops in use.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "the next hops among what is kept about them")]
 pub(super) struct Hops {
     hops: Slab<Hop>,
     index: HashMap<(WireNextHop, u32), u32, FxBuildHasher>,
@@ -172,7 +173,7 @@ fn resolve(wire: WireNextHop, ifindex: u32) -> (IpAddr, u32) {
         WireNextHop::V6(addr) if addr.is_unicast_link_local() => (addr.into(), ifindex),
         other => match other.global() {
             IpAddr::V6(addr) => (addr.to_ipv4_mapped().map_or(addr.into(), IpAddr::V4), 0),
-            v4 => (v4, 0),
+            v4 @ IpAddr::V4(_) => (v4, 0),
         },
     }
 }

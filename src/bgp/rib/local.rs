@@ -38,12 +38,11 @@ impl Rib {
         let (local_pref, router_id) =
             (route.local_pref.unwrap_or(config.default_local_pref), config.router_id.get());
         let hops = &mut self.store.attrs.hops;
-        let hop = match route.next_hop.map(wire) {
-            Some(next_hop) => hops.intern(next_hop, 0),
-            None => {
-                hops.retain(OURSELVES);
-                OURSELVES
-            }
+        let hop = if let Some(next_hop) = route.next_hop.map(wire) {
+            hops.intern(next_hop, 0)
+        } else {
+            hops.retain(OURSELVES);
+            OURSELVES
         };
         let from = Origination { peer: LOCAL, ebgp: false, router_id, hop, local_pref, original: 0 };
         let set = self.store.attrs.intern(&attributes, from);

@@ -268,7 +268,7 @@ impl Group {
             }
         }
         for piece in self.log_from(place).filter(|piece| piece.is_for(peer)) {
-            for_each_nlri(&ctx, &piece.bytes, |nlri| {
+            for_each_nlri(ctx, &piece.bytes, |nlri| {
                 let family = nlri.prefix.family();
                 let table = &mut store.tables[family];
                 let node = table.find_or_insert(nlri.prefix);
@@ -393,11 +393,11 @@ impl Output {
 }
 
 /// Every prefix in messages that we have encoded ourselves.
-fn for_each_nlri(ctx: &DecodeContext, mut bytes: &[u8], mut each: impl FnMut(Nlri)) {
+fn for_each_nlri(ctx: DecodeContext, mut bytes: &[u8], mut each: impl FnMut(Nlri)) {
     while let Ok(Some(length)) = wire::frame_length(bytes, true)
         && let Some((message, rest)) = bytes.split_at_checked(length)
     {
-        if let Ok((Message::Update(update), _)) = wire::decode(ctx, message).into_result() {
+        if let Ok((Message::Update(update), _)) = wire::decode(&ctx, message).into_result() {
             for reach in &update.reach {
                 reach.nlri.iter().copied().for_each(&mut each);
             }

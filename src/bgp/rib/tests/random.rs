@@ -105,7 +105,7 @@ fn peer(n: u8, preserved: bool, import: u8, export: u8) -> PeerParams {
     PeerParams {
         families: PerFamily::both(Some(family)),
         route_reflector_client: matches!(n, 4..=6 | 9),
-        identity: if n % 2 == 0 { IdentityMode::Accept } else { IdentityMode::Ignore },
+        identity: if n.is_multiple_of(2) { IdentityMode::Accept } else { IdentityMode::Ignore },
         enhanced_refresh: n % 2 == 1,
         import: rule(import, r#"{ prefix = "10.1.0.0/16", le = 32, set_local_pref = 200 }"#),
         export: rule(export, r#"{ prefix = "10.1.0.0/16", le = 32, set_med = 7 }"#),

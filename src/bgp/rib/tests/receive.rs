@@ -169,7 +169,7 @@ fn roles_on_receipt() {
         match expected {
             Ok(kept) => assert_eq!(received(&mut lab, 1)[0].otc, kept, "{role:?} {value:?}"),
             Err(reason) => {
-                assert_eq!(verdict(&params, otc(value), v4(1), P), Some(reason), "{role:?} {value:?}")
+                assert_eq!(verdict(&params, otc(value), v4(1), P), Some(reason), "{role:?} {value:?}");
             }
         }
     }

@@ -3,7 +3,7 @@
 //! A text check, on purpose: it needs no build and reads like the page it guards. It sees `use` and inline paths from
 //! `crate::` or `slash32::`; a path through `super` that climbs to the root counts too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -234,9 +234,9 @@ fn sources() -> Vec<(String, Source)> {
 }
 
 fn collect(dir: &Path, found: &mut Vec<(String, Source)>) {
-    let entries: BTreeMap<_, _> =
-        fs::read_dir(dir).expect("src can be listed").flatten().map(|entry| (entry.path(), ())).collect();
-    for path in entries.into_keys() {
+    let entries: BTreeSet<_> =
+        fs::read_dir(dir).expect("src can be listed").flatten().map(|entry| entry.path()).collect();
+    for path in entries {
         let name = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
         if name == "tests" || name.ends_with("_tests") {
             continue;

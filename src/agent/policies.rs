@@ -153,9 +153,11 @@ impl Policies {
     /// Loads the whole table. Called once the endpoints that live are known, so that a restart replaces the table of
     /// the process before by an equal one.
     pub(super) fn load(&mut self) -> Result<(), String> {
-        self.loaded = true;
+        let first = !std::mem::replace(&mut self.loaded, true);
         let Some(driver) = &mut self.driver else { return Ok(()) };
-        let result = driver.replace(&self.engine.snapshot()).map_err(|e| e.to_string());
+        let rules = self.engine.snapshot();
+        let result = if first { driver.take_over(&rules).map(drop) } else { driver.replace(&rules) };
+        let result = result.map_err(|e| e.to_string());
         self.note(result)
     }
 

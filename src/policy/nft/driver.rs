@@ -85,6 +85,17 @@ impl Driver {
         Ok(self.socket.port()?)
     }
 
+    /// Goes on with the table of the process before us if it is as it should be, and replaces it otherwise; whether it
+    /// was kept. A packet that the kernel judges at the very moment of a replacement can miss a set of either table,
+    /// so a restart that changes nothing must not replace anything.
+    pub fn take_over(&mut self, rules: &Ruleset) -> Result<bool, Error> {
+        if self.generation != 0 && self.differences(rules).is_ok_and(|list| list.is_empty()) {
+            self.loaded(rules);
+            return Ok(true);
+        }
+        self.replace(rules).map(|()| false)
+    }
+
     /// Replaces the whole table in one transaction, with a new generation: every connection is judged anew at its
     /// next packet. No packet passes unjudged or is lost in between.
     pub fn replace(&mut self, rules: &Ruleset) -> Result<(), Error> {
@@ -101,9 +112,14 @@ impl Driver {
     fn load(&mut self, rules: &Ruleset, generation: u32) -> Result<(), Error> {
         self.send(encode::encode_replace(rules, &self.settings, generation))?;
         self.generation = generation;
+        self.loaded(rules);
+        Ok(())
+    }
+
+    /// Notes what the kernel has now.
+    fn loaded(&mut self, rules: &Ruleset) {
         self.kinds = rules.sets.iter().map(|(n, s)| (n.clone(), s.kind.clone())).collect();
         self.stamps = stamp_chains(&rules.chains);
-        Ok(())
     }
 
     /// Makes a change in one transaction. After an error that [`Error::is_out_of_step`], load the whole.

@@ -9,7 +9,7 @@ use crate::{
     model::{EndpointId, Identity, Labels},
     netlink::ns::testing::private,
     policy::{
-        Enforcer,
+        Enforcer, PolicySet,
         engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig, PortMap},
         ir::Ruleset,
         language,
@@ -303,6 +303,28 @@ fn meddling_is_found_and_undone() {
         enforcer.commit().unwrap();
         assert_eq!(enforcer.repair().unwrap(), []);
         assert_eq!(enforcer.repairs(), 13);
+    });
+}
+
+#[test]
+fn an_unchanged_table_is_taken_over_and_a_changed_one_replaced() {
+    private(|| {
+        let mut engine = sink();
+        let mut before = Driver::open(Settings::default()).unwrap();
+        assert!(!before.take_over(&engine.snapshot()).unwrap(), "there was no table");
+        let generation = before.generation();
+        drop(before);
+
+        let mut after = Driver::open(Settings::default()).unwrap();
+        assert!(after.take_over(&engine.snapshot()).unwrap());
+        assert_eq!(after.generation(), generation);
+        // It can go on with it.
+        engine.set_policies(Arc::new(PolicySet::default()));
+        after.apply(&engine.changes()).unwrap();
+        assert!(after.differences(&engine.compiled()).unwrap().is_empty());
+
+        let mut other = Driver::open(Settings::default()).unwrap();
+        assert!(!other.take_over(&sink().snapshot()).unwrap(), "the table has other rules");
     });
 }
 

@@ -1,6 +1,9 @@
 //! Loads compiled forms into the kernel.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
 
 use super::{
     Difference, ForeignDrop, RuleCounter, Settings, dump,
@@ -52,6 +55,25 @@ pub struct Driver {
     kinds: HashMap<Name, SetKind>,
     /// The chains that stamp.
     stamps: BTreeMap<Name, Chain>,
+    old: Old,
+}
+
+/// How long after a change the last packet that came before it has been judged, by far.
+const GRACE: Duration = Duration::from_millis(10);
+
+/// What the kernel still has but nothing refers to.
+#[derive(Debug, Default)]
+struct Old {
+    chains: Vec<Name>,
+    sets: Vec<Name>,
+    /// The time of the last change that left something behind.
+    since: Option<Instant>,
+}
+
+impl Old {
+    fn names(&self) -> impl Iterator<Item = &Name> {
+        self.chains.iter().chain(&self.sets)
+    }
 }
 
 impl Driver {
@@ -67,7 +89,14 @@ impl Driver {
             return Err(Error::Mask(settings.mark_mask));
         }
         let generation = read_generation(&mut socket, &settings)?.unwrap_or(0);
-        Ok(Self { socket, settings, generation, kinds: HashMap::new(), stamps: BTreeMap::new() })
+        Ok(Self {
+            socket,
+            settings,
+            generation,
+            kinds: HashMap::new(),
+            stamps: BTreeMap::new(),
+            old: Old::default(),
+        })
     }
 
     /// How the table is loaded.
@@ -85,9 +114,8 @@ impl Driver {
         Ok(self.socket.port()?)
     }
 
-    /// Goes on with the table of the process before us if it is as it should be, and replaces it otherwise; whether it
-    /// was kept. A packet that the kernel judges at the very moment of a replacement can miss a set of either table,
-    /// so a restart that changes nothing must not replace anything.
+    /// Goes on with the table of the process before us, changed where it is not as it should be; whether nothing had to
+    /// be changed.
     pub fn take_over(&mut self, rules: &Ruleset) -> Result<bool, Error> {
         if self.generation != 0 && self.differences(rules).is_ok_and(|list| list.is_empty()) {
             self.loaded(rules);
@@ -96,22 +124,38 @@ impl Driver {
         self.replace(rules).map(|()| false)
     }
 
-    /// Replaces the whole table in one transaction, with a new generation: every connection is judged anew at its
-    /// next packet. No packet passes unjudged or is lost in between.
+    /// Has the kernel's table be this one, with a new generation: every connection is judged anew at its next packet.
+    /// No packet passes unjudged or is lost in between. What the table has already is not touched.
     pub fn replace(&mut self, rules: &Ruleset) -> Result<(), Error> {
         let generation = self.settings.next_generation(self.generation);
-        self.load(rules, generation)
+        self.bring(rules, generation)
     }
 
     /// The same with the present generation, for when the table was damaged but the rules have not changed:
     /// connections with a stamp do not notice.
     pub fn restore(&mut self, rules: &Ruleset) -> Result<(), Error> {
-        self.load(rules, self.generation)
+        self.bring(rules, self.generation)
     }
 
-    fn load(&mut self, rules: &Ruleset, generation: u32) -> Result<(), Error> {
+    /// Changes what differs. A packet that the kernel judges at the very moment at which a table takes another's place
+    /// can miss a set of either, so that is only for a table that is not there or no good.
+    fn bring(&mut self, rules: &Ruleset, generation: u32) -> Result<(), Error> {
+        // What is left of old changes shows up as foreign.
+        self.old = Old::default();
+        let actual = dump::read(&mut self.socket, &self.settings, rules);
+        let plan = actual.ok().flatten().and_then(|a| a.plan(rules, &self.settings, generation));
+        if let Some(delta) = plan {
+            self.loaded(rules);
+            match self.carry_out(&delta, generation, None, true) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(%error, "policy: the table cannot be changed; loading it as a whole")
+                }
+            }
+        }
         self.send(encode::encode_replace(rules, &self.settings, generation))?;
         self.generation = generation;
+        self.old = Old::default();
         self.loaded(rules);
         Ok(())
     }
@@ -122,46 +166,88 @@ impl Driver {
         self.stamps = stamp_chains(&rules.chains);
     }
 
-    /// Makes a change in one transaction. After an error that [`Error::is_out_of_step`], load the whole.
+    /// Makes a change. After an error that [`Error::is_out_of_step`], load the whole.
+    ///
+    /// The change itself is one transaction. What is new is made in another one before, and what is old goes in one
+    /// after, a little later: a packet sees chains as they were when it came, but sets as they are when it gets to
+    /// them. So one that is on its way when the change happens may be sent to a chain that it finds empty if that is
+    /// new, or miss a set that is gone.
     pub fn apply(&mut self, delta: &Delta) -> Result<(), Error> {
         if delta.is_empty() {
             return Ok(());
         }
-        let generation =
-            if delta.revokes { self.settings.next_generation(self.generation) } else { self.generation };
-        let changed = |name: &Name| delta.changed_chains.iter().any(|(n, _)| n == name);
-        let stamps: Vec<(Name, Chain)> = if delta.revokes {
-            self.stamps.iter().filter(|(n, _)| !changed(n)).map(|(n, c)| (n.clone(), c.clone())).collect()
+        let again = |name: &Name| {
+            delta.new_chains.iter().any(|(n, _)| n == name) || delta.new_sets.iter().any(|(n, _)| n == name)
+        };
+        if self.old.since.is_some_and(|at| at.elapsed() >= GRACE) || self.old.names().any(again) {
+            self.tidy()?;
+        }
+        if delta.revokes {
+            let generation = self.settings.next_generation(self.generation);
+            self.carry_out(delta, generation, Some(self.generation), true)
         } else {
-            Vec::new()
-        };
-        let kinds = |name: &Name| {
-            let fresh = delta.new_sets.iter().find(|(n, _)| n == name).map(|(_, s)| s.kind.clone());
-            fresh.or_else(|| self.kinds.get(name).cloned())
-        };
-        let previous = delta.revokes.then_some(self.generation);
-        let batch = encode::encode_delta(delta, &self.settings, generation, kinds, previous, &stamps);
-        self.send(batch)?;
-        self.generation = generation;
+            self.carry_out(delta, self.generation, None, false)
+        }
+    }
+
+    /// Makes a change, and with `stamp` rewrites the chains that stamp. `previous`: the generation to move on from.
+    fn carry_out(
+        &mut self,
+        delta: &Delta,
+        generation: u32,
+        previous: Option<u32>,
+        stamp: bool,
+    ) -> Result<(), Error> {
+        let fresh = || delta.new_chains.iter().chain(&delta.changed_chains).map(|(n, c)| (n, c));
         for (name, set) in &delta.new_sets {
             self.kinds.insert(name.clone(), set.kind.clone());
         }
+        if let Some(batch) = encode::encode_preparation(delta, &self.settings, generation) {
+            self.send(batch)?;
+        }
+        let rewritten = |name: &Name| fresh().any(|(n, _)| n == name) || delta.old_chains.contains(name);
+        let stamps: Vec<(Name, Chain)> = if stamp {
+            self.stamps.iter().filter(|(n, _)| !rewritten(n)).map(|(n, c)| (n.clone(), c.clone())).collect()
+        } else {
+            Vec::new()
+        };
+        let kinds = |name: &Name| self.kinds.get(name).cloned();
+        let switch = encode::encode_switch(delta, &self.settings, generation, kinds, previous, &stamps);
+        self.send(switch)?;
+        self.generation = generation;
+        self.stamps.extend(stamp_chains(fresh()));
+        self.stamps.retain(|name, _| !delta.old_chains.contains(name));
         for name in &delta.old_sets {
             self.kinds.remove(name);
         }
-        let fresh = delta.new_chains.iter().chain(&delta.changed_chains);
-        self.stamps.extend(stamp_chains(fresh.map(|(n, c)| (n, c))));
-        self.stamps.retain(|name, _| !delta.old_chains.contains(name));
+        if !delta.old_chains.is_empty() || !delta.old_sets.is_empty() {
+            self.old.chains.extend(delta.old_chains.iter().cloned());
+            self.old.sets.extend(delta.old_sets.iter().cloned());
+            self.old.since = Some(Instant::now());
+        }
         Ok(())
+    }
+
+    /// Removes what earlier changes have left behind, once no packet can be using it any more. Nothing needs it to be
+    /// gone, so it is enough to do so now and then; [`Self::apply`] and [`Self::differences`] do.
+    pub fn tidy(&mut self) -> Result<(), Error> {
+        let Some(since) = self.old.since else { return Ok(()) };
+        std::thread::sleep(GRACE.saturating_sub(since.elapsed()));
+        let old = std::mem::take(&mut self.old);
+        self.send(encode::encode_removal(&old.chains, &old.sets, &self.settings))
     }
 
     /// How the kernel's table differs from what it should be; empty if it does not.
     pub fn differences(&mut self, want: &Ruleset) -> Result<Vec<Difference>, Error> {
+        // Somebody may have been faster; then nothing is left to remove, or it shows up as foreign.
+        let _ = self.tidy();
         // A change by somebody else in the middle of the listing shows up as an interruption: look again.
         for _ in 0..4 {
-            match dump::differences(&mut self.socket, &self.settings, self.generation, want) {
+            match dump::read(&mut self.socket, &self.settings, want) {
                 Err(NetlinkError::DumpInterrupted) => {}
-                other => return Ok(other?),
+                Ok(None) => return Ok(vec![Difference::NoTable]),
+                Ok(Some(actual)) => return Ok(actual.differences(want, &self.settings, self.generation)),
+                Err(error) => return Err(error.into()),
             }
         }
         Err(NetlinkError::DumpInterrupted.into())
@@ -169,6 +255,8 @@ impl Driver {
 
     /// The live counters of all rules that count.
     pub fn counters(&mut self) -> Result<Vec<RuleCounter>, Error> {
+        // What earlier changes left behind has counters under the same names.
+        let _ = self.tidy();
         Ok(dump::counters(&mut self.socket, &self.settings)?)
     }
 

@@ -10,11 +10,14 @@ use serde::Serialize;
 use super::{
     Settings,
     driver::udata_entry,
-    encode::{INET, SUBSYSTEM, UDATA_DIGEST, rule_digest},
+    encode::{DATA_VERDICT, INET, RawKind, SUBSYSTEM, UDATA_DIGEST, rule_digest},
 };
 use crate::{
     netlink::{Attr, Attrs, Error, RawMessage, Socket},
-    policy::ir::{BaseHook, Data, GENERATION, Key, Ruleset, Set, Verdict},
+    policy::ir::{
+        BaseHook, Chain, Data, Delta, Element, ElementChange, GENERATION, Key, Name, Ruleset, Set, SetKind,
+        Verdict,
+    },
 };
 
 const GETTABLE: u16 = 1;
@@ -86,55 +89,188 @@ struct DumpedRule {
     counter: Option<(u64, u64)>,
 }
 
-/// Compares the kernel's table with what it should be.
-pub(super) fn differences(
+/// What is in the kernel's table.
+#[derive(Debug)]
+pub(super) struct Actual {
+    dormant: bool,
+    chains: BTreeMap<String, ActualChain>,
+    sets: BTreeMap<String, ActualSet>,
+}
+
+#[derive(Debug)]
+struct ActualChain {
+    hook: Hook,
+    /// What each rule was made from, if we made it.
+    rules: Vec<Option<Vec<u8>>>,
+}
+
+#[derive(Debug)]
+struct ActualSet {
+    kind: RawKind,
+    elements: BTreeSet<RawElement>,
+}
+
+/// Reads the kernel's table, of sets that nobody wants no elements; `None` if there is no table.
+pub(super) fn read(
     socket: &mut Socket,
     settings: &Settings,
-    generation: u32,
     want: &Ruleset,
-) -> Result<Vec<Difference>, Error> {
-    let mut found = Vec::new();
-    match table_flags(socket, settings)? {
-        None => return Ok(vec![Difference::NoTable]),
-        Some(0) => {}
-        Some(_) => found.push(Difference::Dormant),
-    }
+) -> Result<Option<Actual>, Error> {
+    let Some(flags) = table_flags(socket, settings)? else { return Ok(None) };
     let mut rules: BTreeMap<String, Vec<Option<Vec<u8>>>> = BTreeMap::new();
     for rule in dump_rules(socket, settings)? {
         rules.entry(rule.chain).or_default().push(rule.digest);
     }
-    let mut chains = dump_chains(socket, settings)?;
-    for (name, chain) in &want.chains {
-        let Some(hook) = chains.remove(&**name) else {
-            found.push(Difference::ChainMissing(name.to_string()));
-            continue;
-        };
-        if hook != chain.hook.map(|h| (h, ACCEPT)) {
-            found.push(Difference::ChainHook(name.to_string()));
-        }
-        let digests = rules.remove(&**name).unwrap_or_default();
+    let chains = dump_chains(socket, settings)?
+        .into_iter()
+        .map(|(name, hook)| {
+            let rules = rules.remove(&name).unwrap_or_default();
+            (name, ActualChain { hook, rules })
+        })
+        .collect();
+    let mut sets = BTreeMap::new();
+    for (name, kind) in dump_sets(socket, settings)? {
+        let wanted = want.sets.contains_key(&*name);
+        let elements = if wanted { dump_elements(socket, settings, &name)? } else { BTreeSet::new() };
+        sets.insert(name, ActualSet { kind, elements });
+    }
+    Ok(Some(Actual { dormant: flags != 0, chains, sets }))
+}
+
+impl ActualChain {
+    fn has_hook_of(&self, chain: &Chain) -> bool {
+        self.hook == chain.hook.map(|h| (h, ACCEPT))
+    }
+
+    fn has_rules_of(&self, chain: &Chain) -> bool {
         let same = |(rule, digest): (_, &Option<Vec<u8>>)| digest.as_deref() == Some(&rule_digest(rule)[..]);
-        if digests.len() != chain.rules.len() || !chain.rules.iter().zip(&digests).all(same) {
-            found.push(Difference::ChainRules(name.to_string()));
-        }
+        self.rules.len() == chain.rules.len() && chain.rules.iter().zip(&self.rules).all(same)
     }
-    found.extend(chains.into_keys().map(Difference::ChainForeign));
-    let mut sets = dump_sets(socket, settings)?;
-    for (name, set) in &want.sets {
-        if !sets.remove(&**name) {
-            found.push(Difference::SetMissing(name.to_string()));
-            continue;
-        }
-        let mut expected = raw_elements(set);
-        if &**name == GENERATION {
-            expected.insert(raw_key(&Key::host_u32(settings.stamp(generation)), RawData::None));
-        }
-        if dump_elements(socket, settings, name)? != expected {
-            found.push(Difference::SetElements(name.to_string()));
-        }
+}
+
+/// A set's elements as the kernel should list them.
+fn expected(name: &str, set: &Set, settings: &Settings, generation: u32) -> BTreeSet<RawElement> {
+    let mut expected = raw_elements(set);
+    if name == GENERATION {
+        expected.insert(raw_key(&Key::host_u32(settings.stamp(generation)), RawData::None));
     }
-    found.extend(sets.into_iter().map(Difference::SetForeign));
-    Ok(found)
+    expected
+}
+
+impl Actual {
+    /// How it differs from what it should be.
+    pub(super) fn differences(
+        &self,
+        want: &Ruleset,
+        settings: &Settings,
+        generation: u32,
+    ) -> Vec<Difference> {
+        let mut found = Vec::new();
+        if self.dormant {
+            found.push(Difference::Dormant);
+        }
+        for (name, chain) in &want.chains {
+            let Some(actual) = self.chains.get(&**name) else {
+                found.push(Difference::ChainMissing(name.to_string()));
+                continue;
+            };
+            if !actual.has_hook_of(chain) {
+                found.push(Difference::ChainHook(name.to_string()));
+            }
+            if !actual.has_rules_of(chain) {
+                found.push(Difference::ChainRules(name.to_string()));
+            }
+        }
+        let foreign = self.chains.keys().filter(|n| !want.chains.contains_key(n.as_str()));
+        found.extend(foreign.cloned().map(Difference::ChainForeign));
+        for (name, set) in &want.sets {
+            match self.sets.get(&**name) {
+                None => found.push(Difference::SetMissing(name.to_string())),
+                Some(actual)
+                    if actual.kind != RawKind::of(&set.kind)
+                        || actual.elements != expected(name, set, settings, generation) =>
+                {
+                    found.push(Difference::SetElements(name.to_string()));
+                }
+                Some(_) => {}
+            }
+        }
+        let foreign = self.sets.keys().filter(|n| !want.sets.contains_key(n.as_str()));
+        found.extend(foreign.cloned().map(Difference::SetForeign));
+        found
+    }
+
+    /// The change that leads from here to what should be there at a generation; `None` if only a replacement of the
+    /// whole table does: when it does not see packets as it should, or has something of another kind under our name.
+    pub(super) fn plan(&self, want: &Ruleset, settings: &Settings, generation: u32) -> Option<Delta> {
+        if self.dormant {
+            return None;
+        }
+        let mut delta = Delta::default();
+        for (name, chain) in &want.chains {
+            match self.chains.get(&**name) {
+                None if chain.hook.is_some_and(|h| !h.nat) => return None,
+                None => delta.new_chains.push((name.clone(), chain.clone())),
+                Some(actual) if !actual.has_hook_of(chain) => return None,
+                Some(actual) if !actual.has_rules_of(chain) => {
+                    delta.changed_chains.push((name.clone(), chain.clone()));
+                }
+                Some(_) => {}
+            }
+        }
+        let foreign = self.chains.keys().filter(|n| !want.chains.contains_key(n.as_str()));
+        delta.old_chains.extend(foreign.map(|n| Name::from(n.as_str())));
+        for (name, set) in &want.sets {
+            let expected = expected(name, set, settings, generation);
+            let Some(actual) = self.sets.get(&**name) else {
+                let mut set = set.clone();
+                if &**name == GENERATION {
+                    set.elements.insert(Key::host_u32(settings.stamp(generation)), Data::None);
+                }
+                delta.new_sets.push((name.clone(), set));
+                continue;
+            };
+            if actual.kind != RawKind::of(&set.kind) {
+                return None;
+            }
+            if actual.elements == expected {
+                continue;
+            }
+            // Ranges of one part are listed as their ends.
+            if set.kind.interval && set.kind.key.len() == 1 {
+                return None;
+            }
+            let list = |from: &BTreeSet<RawElement>, to: &BTreeSet<RawElement>| {
+                from.difference(to).map(|raw| cooked(raw, &set.kind)).collect()
+            };
+            let change = ElementChange {
+                remove: list(&actual.elements, &expected),
+                add: list(&expected, &actual.elements),
+            };
+            delta.elements.insert(name.clone(), change);
+        }
+        let foreign = self.sets.keys().filter(|n| !want.sets.contains_key(n.as_str()));
+        delta.old_sets.extend(foreign.map(|n| Name::from(n.as_str())));
+        Some(delta)
+    }
+}
+
+/// The element that the kernel lists like this.
+fn cooked((low, high, _, data): &RawElement, kind: &SetKind) -> Element {
+    let low = Key::raw(low);
+    let key = if kind.interval { Key::range(&low, &Key::raw(high)) } else { low };
+    let data = match data {
+        RawData::None => Data::None,
+        RawData::Value(value) => Data::Value(Key::raw(value)),
+        RawData::Verdict(code, chain) => Data::Verdict(match code {
+            1 => Verdict::Accept,
+            -3 => Verdict::Jump(chain.as_str().into()),
+            -4 => Verdict::Goto(chain.as_str().into()),
+            -5 => Verdict::Return,
+            _ => Verdict::Drop,
+        }),
+    };
+    Element { key, data }
 }
 
 /// The counters of all rules that have a comment, in the order of the kernel's list.
@@ -230,10 +366,21 @@ fn dump_rules(socket: &mut Socket, settings: &Settings) -> Result<Vec<DumpedRule
     })
 }
 
-fn dump_sets(socket: &mut Socket, settings: &Settings) -> Result<BTreeSet<String>, Error> {
+fn dump_sets(socket: &mut Socket, settings: &Settings) -> Result<BTreeMap<String, RawKind>, Error> {
     let sets = list(socket, settings, GETSET, |attrs| {
-        let flags = attrs.clone().find_kind(3).and_then(Attr::be32).unwrap_or(0);
-        (flags & ANONYMOUS == 0).then(|| Some(attrs.find_kind(2)?.str()?.to_owned()))?
+        let number = |kind| attrs.clone().find_kind(kind).and_then(Attr::be32);
+        let flags = number(3).unwrap_or(0);
+        if flags & ANONYMOUS != 0 {
+            return None;
+        }
+        // A verdict's length is the kernel's affair.
+        let data = number(6).map(|kind| match kind {
+            DATA_VERDICT => (kind, 0),
+            _ => (kind, number(7).unwrap_or(0)),
+        });
+        let key = (number(4).unwrap_or(0), number(5).unwrap_or(0));
+        let kind = RawKind { flags: flags & RawKind::FLAGS, key, data };
+        Some((attrs.clone().find_kind(2)?.str()?.to_owned(), kind))
     })?;
     Ok(sets.into_iter().collect())
 }

@@ -7,8 +7,8 @@ use super::{Settings, text::comment};
 use crate::{
     netlink::{Batch, Writer},
     policy::ir::{
-        Chain, Data, DataType, Delta, Element, Field, GENERATION, Key, KeyType, Name, Rule, Ruleset, Set,
-        SetKind, Statement, Verdict,
+        Chain, Data, DataType, Delta, Field, GENERATION, Key, KeyType, Name, Rule, Ruleset, Set, SetKind,
+        Statement, Verdict,
     },
 };
 
@@ -40,7 +40,7 @@ const INTERVAL: u32 = 0x4;
 const MAP: u32 = 0x8;
 const CONCAT: u32 = 0x80;
 /// `NFT_DATA_VERDICT`: the data type of verdict maps.
-const DATA_VERDICT: u32 = 0xffff_ff00;
+pub(super) const DATA_VERDICT: u32 = 0xffff_ff00;
 /// The list of elements is one attribute, whose length has 16 bits; this many of the largest elements fit.
 const ELEMENTS_A_MESSAGE: usize = 400;
 
@@ -88,16 +88,11 @@ pub(super) fn encode_remove(settings: &Settings) -> Batch {
     encoder.end()
 }
 
-/// Makes a change in one transaction. `kinds` are the kinds of the sets whose elements change. With the generation
-/// before this one, moves on from it and rewrites `stamps`, the chains that stamp.
-pub(super) fn encode_delta(
-    delta: &Delta,
-    settings: &Settings,
-    generation: u32,
-    kinds: impl Fn(&Name) -> Option<SetKind>,
-    previous: Option<u32>,
-    stamps: &[(Name, Chain)],
-) -> Batch {
+/// The first step of a change: what is new and what nothing refers to yet. `None` if nothing is new.
+pub(super) fn encode_preparation(delta: &Delta, settings: &Settings, generation: u32) -> Option<Batch> {
+    if delta.new_sets.is_empty() && delta.new_chains.is_empty() {
+        return None;
+    }
     let mut encoder = Encoder::begin(settings, generation);
     for (name, set) in &delta.new_sets {
         encoder.set(name, set);
@@ -112,6 +107,21 @@ pub(super) fn encode_delta(
     for (name, chain) in &delta.new_chains {
         encoder.rules(name, chain);
     }
+    Some(encoder.end())
+}
+
+/// The second step, which is the change itself: packets go another way from here on. `kinds` are the kinds of the sets
+/// whose elements change. With the generation before this one, moves on from it; rewrites `stamps`, the chains that
+/// stamp.
+pub(super) fn encode_switch(
+    delta: &Delta,
+    settings: &Settings,
+    generation: u32,
+    kinds: impl Fn(&Name) -> Option<SetKind>,
+    previous: Option<u32>,
+    stamps: &[(Name, Chain)],
+) -> Batch {
+    let mut encoder = Encoder::begin(settings, generation);
     for (name, chain) in delta.changed_chains.iter().chain(stamps) {
         encoder.flush_chain(name);
         encoder.rules(name, chain);
@@ -122,28 +132,30 @@ pub(super) fn encode_delta(
             encoder.elements(message, GENERATION, &kind, &[(&stamp, &Data::None)]);
         }
     }
-    let pairs = |list: &[Element]| -> Vec<(Key, Data)> {
-        list.iter().map(|e| (e.key.clone(), e.data.clone())).collect()
-    };
     for (name, change) in &delta.elements {
         let Some(kind) = kinds(name) else { continue };
         for (message, list) in [(msg::DELSETELEM, &change.remove), (msg::NEWSETELEM, &change.add)] {
-            let list = pairs(list);
-            let list: Vec<(&Key, &Data)> = list.iter().map(|(k, d)| (k, d)).collect();
+            let list: Vec<(&Key, &Data)> = list.iter().map(|e| (&e.key, &e.data)).collect();
             encoder.elements(message, name, &kind, &list);
         }
     }
-    for name in &delta.old_chains {
+    encoder.end()
+}
+
+/// The last step: removes what nothing refers to any more.
+pub(super) fn encode_removal(chains: &[Name], sets: &[Name], settings: &Settings) -> Batch {
+    let mut encoder = Encoder::begin(settings, 0);
+    for name in chains {
         encoder.flush_chain(name);
     }
-    for name in &delta.old_chains {
-        encoder.message(msg::DELCHAIN, 0, |w, table| {
-            w.attr_str(1, table).attr_str(3, name);
-        });
-    }
-    for name in &delta.old_sets {
+    for name in sets {
         encoder.message(msg::DELSET, 0, |w, table| {
             w.attr_str(1, table).attr_str(2, name);
+        });
+    }
+    for name in chains {
+        encoder.message(msg::DELCHAIN, 0, |w, table| {
+            w.attr_str(1, table).attr_str(3, name);
         });
     }
     encoder.end()
@@ -190,33 +202,16 @@ impl<'a> Encoder<'a> {
         let id = self.next_set_id;
         let kind = &set.kind;
         let concat = kind.key.len() > 1;
-        let mut flags = 0;
-        if kind.interval {
-            flags |= INTERVAL;
-        }
-        if kind.data.is_some() {
-            flags |= MAP;
-        }
-        // The kernel wants the parts' lengths only for intervals of several parts.
-        if concat && kind.interval {
-            flags |= CONCAT;
-        }
+        let RawKind { flags, key, data } = RawKind::of(kind);
         self.message(msg::NEWSET, NLM_F_CREATE | NLM_F_EXCL, |w, table| {
             w.attr_str(1, table); // NFTA_SET_TABLE
             w.attr_str(2, name); // NFTA_SET_NAME
             w.attr_be32(3, flags); // NFTA_SET_FLAGS
-            w.attr_be32(4, nft_type(&kind.key)); // NFTA_SET_KEY_TYPE
-            w.attr_be32(5, key_len(&kind.key)); // NFTA_SET_KEY_LEN
-            match &kind.data {
-                None => {}
-                Some(DataType::Verdict) => {
-                    w.attr_be32(6, DATA_VERDICT); // NFTA_SET_DATA_TYPE
-                    w.attr_be32(7, 0); // NFTA_SET_DATA_LEN; ignored for verdicts
-                }
-                Some(DataType::Parts(parts)) => {
-                    w.attr_be32(6, nft_type(parts));
-                    w.attr_be32(7, key_len(parts));
-                }
+            w.attr_be32(4, key.0); // NFTA_SET_KEY_TYPE
+            w.attr_be32(5, key.1); // NFTA_SET_KEY_LEN
+            if let Some((kind, len)) = data {
+                w.attr_be32(6, kind); // NFTA_SET_DATA_TYPE
+                w.attr_be32(7, len); // NFTA_SET_DATA_LEN; ignored for verdicts
             }
             w.attr_be32(10, id); // NFTA_SET_ID
             w.nest(9, |w| {
@@ -291,6 +286,41 @@ impl<'a> Encoder<'a> {
                 w.attr(7, &rule_udata(rule, generation)); // NFTA_RULE_USERDATA
             });
         }
+    }
+}
+
+/// A set's kind in the kernel's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RawKind {
+    /// Of the flags, those that say what elements look like.
+    pub(super) flags: u32,
+    /// Type and length in bytes.
+    pub(super) key: (u32, u32),
+    /// Type and length in bytes, 0 for verdicts.
+    pub(super) data: Option<(u32, u32)>,
+}
+
+impl RawKind {
+    /// The flags that matter.
+    pub(super) const FLAGS: u32 = INTERVAL | MAP | CONCAT;
+
+    pub(super) fn of(kind: &SetKind) -> Self {
+        let mut flags = 0;
+        if kind.interval {
+            flags |= INTERVAL;
+        }
+        if kind.data.is_some() {
+            flags |= MAP;
+        }
+        // The kernel wants the parts' lengths only for intervals of several parts.
+        if kind.key.len() > 1 && kind.interval {
+            flags |= CONCAT;
+        }
+        let data = kind.data.as_ref().map(|data| match data {
+            DataType::Verdict => (DATA_VERDICT, 0),
+            DataType::Parts(parts) => (nft_type(parts), key_len(parts)),
+        });
+        Self { flags, key: (nft_type(&kind.key), key_len(&kind.key)), data }
     }
 }
 

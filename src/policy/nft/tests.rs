@@ -213,6 +213,7 @@ fn every_change_is_one_transaction_and_ends_where_a_full_load_does() {
         engine.set_config(EngineConfig { default_ingress: false, ..EngineConfig::default() });
         step(&mut engine, &mut driver, "another configuration");
         assert_eq!(driver.generation(), 5, "a new endpoint revokes nothing, each of the others does");
+        driver.tidy().unwrap();
         let by_steps = listing();
         driver.replace(&engine.snapshot()).unwrap();
         let by_replacement = listing();
@@ -273,6 +274,7 @@ fn meddling_is_found_and_undone() {
             ("add chain inet slash32 mine", "chain mine is not ours"),
             ("add set inet slash32 mine { type ipv4_addr; }", "set mine is not ours"),
             ("flush map inet slash32 ep_in", "the elements of set ep_in were changed"),
+            ("flush chain inet slash32 stamp", "the rules of chain stamp were changed"),
             (
                 "delete element inet slash32 ep_out { \"s32aaaaaaaaaaa\" }; add element inet slash32 ep_out { \"s32aaaaaaaaaaa\" : accept }",
                 "the elements of set ep_out were changed",
@@ -302,7 +304,7 @@ fn meddling_is_found_and_undone() {
         enforcer.engine_mut().remove_local(&EndpointId("s32aaaaaaaaaaa".into()));
         enforcer.commit().unwrap();
         assert_eq!(enforcer.repair().unwrap(), []);
-        assert_eq!(enforcer.repairs(), 13);
+        assert_eq!(enforcer.repairs(), 14);
     });
 }
 
@@ -323,8 +325,19 @@ fn an_unchanged_table_is_taken_over_and_a_changed_one_replaced() {
         after.apply(&engine.changes()).unwrap();
         assert!(after.differences(&engine.compiled()).unwrap().is_empty());
 
+        // Of one with other rules only those are changed: what is the same keeps its handle.
+        let handle = |what: &str| {
+            let list = nft(&["-a", "list", "table", "inet", "slash32"], "").unwrap();
+            let line = list.lines().find(|line| line.contains(what)).map(|line| line.trim().to_owned());
+            line.unwrap_or_else(|| panic!("no {what} in {list}"))
+        };
+        let before = ["table inet slash32", "chain guard {", "map ep_in {", "set src4 {"].map(handle);
         let mut other = Driver::open(Settings::default()).unwrap();
-        assert!(!other.take_over(&sink().snapshot()).unwrap(), "the table has other rules");
+        let want = sink().snapshot();
+        assert!(!other.take_over(&want).unwrap(), "the table has other rules");
+        assert_eq!(other.generation(), generation + 2);
+        assert!(other.differences(&want).unwrap().is_empty());
+        assert_eq!(["table inet slash32", "chain guard {", "map ep_in {", "set src4 {"].map(handle), before);
     });
 }
 

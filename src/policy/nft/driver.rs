@@ -149,7 +149,7 @@ impl Driver {
             match self.carry_out(&delta, generation, None, true) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    tracing::warn!(%error, "policy: the table cannot be changed; loading it as a whole")
+                    tracing::warn!(%error, "policy: the table cannot be changed; loading it as a whole");
                 }
             }
         }

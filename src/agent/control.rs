@@ -1,8 +1,8 @@
 //! The control socket: accepts connections, reads request lines, writes answer lines.
 
 use std::{
-    io,
-    os::unix::fs::PermissionsExt,
+    io::{self, Write},
+    os::{fd::AsFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -70,31 +70,51 @@ async fn connection(stream: UnixStream, service: Service) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let answer = if line.len() > MAX_LINE {
-            Answer::Error(Failure::new(format!("the request is longer than {MAX_LINE} bytes")))
+        let text = if line.len() > MAX_LINE {
+            encode(&Answer::Error(Failure::new(format!("the request is longer than {MAX_LINE} bytes"))))
         } else {
             match serde_json::from_slice::<Request>(&line) {
                 Ok(request) => answer(&mut stream, &service, request).await,
-                Err(error) => Answer::Error(Failure::new(format!("the request does not parse: {error}"))),
+                Err(error) => {
+                    encode(&Answer::Error(Failure::new(format!("the request does not parse: {error}"))))
+                }
             }
         };
-        let mut text = serde_json::to_vec(&answer).unwrap_or_else(|error| {
-            format!("{{\"error\":{{\"message\":\"the answer does not serialize: {error}\"}}}}").into_bytes()
-        });
-        text.push(b'\n');
         if stream.get_mut().write_all(&text).await.is_err() || line.len() > MAX_LINE {
             return;
         }
     }
 }
 
+/// An answer as it travels: one line.
+fn encode(answer: &Answer) -> Vec<u8> {
+    let mut text = serde_json::to_vec(answer).unwrap_or_else(|error| {
+        format!("{{\"error\":{{\"message\":\"the answer does not serialize: {error}\"}}}}").into_bytes()
+    });
+    text.push(b'\n');
+    text
+}
+
 /// Answers a request and notes when the asker goes away meanwhile: an ADD whose plugin was killed must not begin.
-async fn answer(stream: &mut BufReader<UnixStream>, service: &Service, request: Request) -> Answer {
+/// What it returns has still to be written.
+async fn answer(stream: &mut BufReader<UnixStream>, service: &Service, request: Request) -> Vec<u8> {
     let alive = Arc::new(AtomicBool::new(true));
-    let work = service.handle(request, alive.clone());
+    let direct = stream.get_ref().as_fd().try_clone_to_owned().map(std::os::unix::net::UnixStream::from);
+    let work = async {
+        match request {
+            Request::Cni(call) => {
+                let send = move |answer: &Answer| send_now(direct.ok(), encode(answer));
+                match service.cni(call, alive.clone(), send).await {
+                    Ok(rest) => rest,
+                    Err(failure) => encode(&Answer::Error(failure)),
+                }
+            }
+            other => encode(&service.handle(other).await),
+        }
+    };
     tokio::pin!(work);
     tokio::select! {
-        answer = &mut work => return answer,
+        text = &mut work => return text,
         next = stream.fill_buf() => {
             // More bytes are the next request; none are the end.
             if next.is_ok_and(<[u8]>::is_empty) {
@@ -103,4 +123,12 @@ async fn answer(stream: &mut BufReader<UnixStream>, service: &Service, request: 
         }
     }
     work.await
+}
+
+/// Writes an answer from the thread that made it, which spares a runtime that waits for it two changes of thread.
+/// Returns what the socket did not take at once.
+fn send_now(socket: Option<std::os::unix::net::UnixStream>, mut text: Vec<u8>) -> Vec<u8> {
+    let sent = socket.map_or(0, |mut socket| socket.write(&text).unwrap_or(0));
+    text.drain(..sent);
+    text
 }

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{actor::State, announce::Announcer, config::Config, policies::Policies};
+use super::{actor::State, announce::Announcer, cni_stats::CniStats, config::Config, policies::Policies};
 use crate::{
     api::{CniAnswer, CniRequest, Failure},
     bgp::{rib::LocalRoute, speaker::SpeakerHandle},
@@ -20,7 +20,7 @@ use crate::{
         attachment::Attachment,
         handler::{Handler, HandlerConfig, Host, Now, Problem, ProblemKind},
         ipam::{BlockUse, IpamConfig, PoolConfig},
-        types::CniError,
+        types::{CniError, code},
     },
     model::{Endpoint, Identity, Labels, Prefix},
     routes::thread::{FibCommand, FibHandle, FibStopped},
@@ -35,6 +35,7 @@ pub(super) struct Core {
     handler: Handler,
     outside: Outside,
     next_tick: Instant,
+    cni_stats: CniStats,
 }
 
 /// What an attachment needs of the rest of the agent.
@@ -61,7 +62,8 @@ impl Core {
     /// Starts with what lives in the kernel and in the run directory. Returns when every living endpoint is enforced.
     pub(super) fn start(config: &Config, outside: Outside) -> anyhow::Result<Self> {
         let handler = Handler::start(handler_config(config))?;
-        let mut core = Self { handler, outside, next_tick: Instant::now() + TICK };
+        let mut core =
+            Self { handler, outside, next_tick: Instant::now() + TICK, cni_stats: CniStats::default() };
         let recovery = core.handler.recover(&mut core.outside, Now::read())?;
         for problem in &recovery.problems {
             tracing::warn!("recovery: {problem}");
@@ -81,7 +83,20 @@ impl Core {
 
     /// Handles one CNI call; `alive` says whether its caller still waits.
     pub(super) fn cni(&mut self, request: &CniRequest, alive: &dyn Fn() -> bool) -> CniAnswer {
-        self.handler.handle(&mut self.outside, request, alive, Now::read())
+        let now = Now::read();
+        let answer = self.handler.handle(&mut self.outside, request, alive, now);
+        self.cni_stats.note(&request.command, &answer, now.mono.elapsed());
+        answer
+    }
+
+    /// How CNI verbs went.
+    pub(super) fn cni_stats(&self) -> &CniStats {
+        &self.cni_stats
+    }
+
+    /// How full the blocks are.
+    pub(super) fn ipam_usage(&self) -> Vec<BlockUse> {
+        self.handler.ipam().usage(Instant::now())
     }
 
     /// What the living endpoints are announced with.
@@ -303,7 +318,7 @@ pub(super) fn failure(error: CniError) -> Failure {
 
 impl Outside {
     fn fib_command(&self, command: FibCommand) -> Result<(), CniError> {
-        let failed = |error: FibStopped| CniError::new(CODE_NOT_AVAILABLE, error.to_string());
+        let failed = |error: FibStopped| CniError::new(code::ANNOUNCE_FAILED, error.to_string());
         self.fib.send_blocking(command).map_err(failed)
     }
 }
@@ -311,13 +326,14 @@ impl Outside {
 impl Host for Outside {
     fn enforce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
         self.policies.enforce(attachment).map_err(|error| {
-            CniError::new(CODE_POLICY, "the endpoint's policy could not be put in force").details(error)
+            CniError::new(code::POLICY_FAILED, "the endpoint's policy could not be put in force")
+                .details(error)
         })
     }
 
     fn unenforce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
         self.policies.unenforce(attachment).map_err(|error| {
-            CniError::new(CODE_POLICY, "the endpoint's policy could not be removed").details(error)
+            CniError::new(code::POLICY_FAILED, "the endpoint's policy could not be removed").details(error)
         })
     }
 
@@ -341,7 +357,7 @@ impl Host for Outside {
         if self.policies.protects(attachment) {
             Ok(())
         } else {
-            Err(CniError::new(CODE_POLICY, "the endpoint's policy is not in force")
+            Err(CniError::new(code::POLICY_FAILED, "the endpoint's policy is not in force")
                 .details(self.policies.failed().unwrap_or_default()))
         }
     }
@@ -350,13 +366,9 @@ impl Host for Outside {
         match self.policies.failed() {
             None => Ok(()),
             Some(error) => {
-                Err(CniError::new(CODE_NOT_AVAILABLE, "policies cannot be enforced").details(error))
+                // Containers that live may wait for a change of policy that does not come.
+                Err(CniError::new(code::LIMITED_CONNECTIVITY, "policies cannot be enforced").details(error))
             }
         }
     }
 }
-
-/// "The plugin is not available" (CNI specification, STATUS).
-const CODE_NOT_AVAILABLE: u32 = 50;
-/// Ours: nftables refused.
-const CODE_POLICY: u32 = 110;

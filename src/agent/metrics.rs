@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::service::Service;
+use crate::cni::ipam::BlockUse;
 
 /// Builds the text: one `# TYPE` line a metric, then its samples.
 #[derive(Debug, Default)]
@@ -25,6 +26,15 @@ impl Page {
 
     /// Adds a sample with labels.
     pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) -> &mut Self {
+        self.line(name, labels, &value)
+    }
+
+    /// As [`Page::sample`], of a real number.
+    pub(super) fn real(&mut self, name: &str, labels: &[(&str, &str)], value: f64) -> &mut Self {
+        self.line(name, labels, &value)
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: &dyn std::fmt::Display) -> &mut Self {
         let labels: Vec<String> =
             labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape(value))).collect();
         let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
@@ -41,6 +51,25 @@ impl Page {
 /// A metric with one sample and no labels.
 pub(super) fn gauge(page: &mut Page, name: &str, help: &str, value: u64) {
     page.metric(name, "gauge", help).sample(name, &[], value);
+}
+
+/// How full the address blocks are.
+pub(super) fn addresses(page: &mut Page, usage: &[BlockUse]) {
+    const NAME: &str = "slash32_ipam_addresses";
+    page.metric(NAME, "gauge", "Addresses of this host's blocks, by what they are doing.");
+    for block in usage.iter().filter(|b| b.local) {
+        let prefix = block.block.to_string();
+        let states = [
+            ("used", block.used),
+            ("resting", block.resting),
+            ("elsewhere", block.elsewhere),
+            ("free", block.free),
+        ];
+        for (state, count) in states {
+            let labels = [("pool", block.pool.as_str()), ("block", &prefix), ("state", state)];
+            page.sample(NAME, &labels, count);
+        }
+    }
 }
 
 /// What every neighbour counts.

@@ -2,6 +2,7 @@
 
 mod actor;
 mod announce;
+mod cni_stats;
 pub mod config;
 mod control;
 mod core;

@@ -19,7 +19,7 @@ use super::{
     doctor, metrics, rib_queries, sysctls,
 };
 use crate::{
-    api::{Answer, Failure, Request, ShutdownMode},
+    api::{Answer, CniRequest, Failure, Request, ShutdownMode},
     bgp::speaker::{PeerAction, SpeakerError, SpeakerHandle},
     routes::{
         RouteFilter,
@@ -103,20 +103,36 @@ impl Service {
         &self.inner.core
     }
 
-    /// Answers one request; `alive` turns false when the asker goes away.
-    pub(super) async fn handle(&self, request: Request, alive: Arc<AtomicBool>) -> Answer {
-        match self.answer(request, alive).await {
+    /// Answers a CNI verb on the core's own thread: `send` gets the answer there. `alive` turns false when the asker
+    /// goes away.
+    pub(super) async fn cni<T: Send + 'static>(
+        &self,
+        call: CniRequest,
+        alive: Arc<AtomicBool>,
+        send: impl FnOnce(&Answer) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let work = move |core: &mut Core| {
+            let answer = core.cni(&call, &|| alive.load(Ordering::Relaxed));
+            send(&match value(answer) {
+                Ok(value) => Answer::Ok(value),
+                Err(failure) => Answer::Error(failure),
+            })
+        };
+        Ok(self.inner.core.ask(work).await?)
+    }
+
+    /// Answers one request.
+    pub(super) async fn handle(&self, request: Request) -> Answer {
+        match self.answer(request).await {
             Ok(value) => Answer::Ok(value),
             Err(failure) => Answer::Error(failure),
         }
     }
 
-    async fn answer(&self, request: Request, alive: Arc<AtomicBool>) -> Result<Value, Failure> {
+    async fn answer(&self, request: Request) -> Result<Value, Failure> {
         let core = &self.inner.core;
         match request {
-            Request::Cni(call) => {
-                value(core.ask(move |c| c.cni(&call, &|| alive.load(Ordering::Relaxed))).await?)
-            }
+            Request::Cni(call) => value(core.ask(move |c| c.cni(&call, &|| true)).await?),
             Request::Status => self.status().await,
             Request::Peers => value(self.peers().await?),
             Request::Rib(query) => value(rib_queries::rib(self.speaker()?, query).await?),
@@ -292,6 +308,10 @@ impl Service {
                 "Learned routes that are in the kernel.",
                 fib.installed as u64,
             );
+        }
+        if let Ok((stats, usage)) = self.inner.core.ask(|c| (c.cni_stats().clone(), c.ipam_usage())).await {
+            stats.write(&mut page);
+            metrics::addresses(&mut page, &usage);
         }
         if let Ok((endpoints, policies, failed)) = self
             .inner

@@ -10,6 +10,7 @@
 //! - [`feature`]: what the running kernel can do.
 //! - [`sockopt`]: what BGP and BFD sockets need: MD5, TTL security, packet information.
 //! - [`sysctl`]: kernel settings.
+//! - [`poll`]: waiting for a descriptor, but not for ever.
 //! - [`ns`]: network namespaces: open, identify, run inside, and private ones for tests.
 //!
 //! Every system call is in the file `sys.rs`; nothing else in the crate contains `unsafe`.
@@ -24,6 +25,7 @@ pub mod neigh;
 pub mod nexthop;
 mod nft_watch;
 pub mod ns;
+pub mod poll;
 pub mod route;
 mod socket;
 pub mod sockopt;

@@ -258,6 +258,13 @@ pub(super) fn umount(path: &Path) -> io::Result<()> {
     check(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) }).map(drop)
 }
 
+/// Waits until reading `fd` would not wait (also at its end, or when it is broken); false after `milliseconds`.
+pub(super) fn poll_in(fd: BorrowedFd<'_>, milliseconds: c_int) -> io::Result<bool> {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry, which lives across the call.
+    check(unsafe { libc::poll(&raw mut entry, 1, milliseconds) }).map(|ready| ready > 0)
+}
+
 /// The index of an interface of the calling thread's network namespace.
 pub(super) fn if_index(name: &CStr) -> io::Result<u32> {
     // SAFETY: the string is NUL-terminated and outlives the call.

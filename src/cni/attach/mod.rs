@@ -11,6 +11,7 @@
 //! Deleting a link makes the kernel wait for grace periods (20 ms), so detaching only sets the host end down, which
 //! takes its routes out at once, and puts it into that group; a [`reaper`] deletes the group now and then.
 
+mod inside;
 mod inspect;
 mod message;
 pub mod prepare;
@@ -36,6 +37,7 @@ use crate::{
         route, sysctl,
     },
 };
+pub use inside::Inside;
 pub use inspect::{Finding, HostEnd};
 pub use message::StepError;
 use message::{Steps, Veth};
@@ -164,6 +166,11 @@ impl Attacher {
         Ok(ns)
     }
 
+    /// Begins to open a socket in a container's namespace; it takes a thread of its own, and time that can be used.
+    pub fn enter(&self, ns: &Netns) -> Inside {
+        Inside::open(&self.helper, ns)
+    }
+
     /// An interface index for a new endpoint.
     pub fn next_index(&mut self) -> u32 {
         let index = self.next_index;
@@ -177,11 +184,16 @@ impl Attacher {
     }
 
     /// Makes everything the attachment describes, or nothing.
-    pub fn attach(&mut self, attachment: &Attachment, ns: &Netns) -> Result<(), AttachError> {
+    pub fn attach(
+        &mut self,
+        attachment: &Attachment,
+        ns: &Netns,
+        inside: &mut Inside,
+    ) -> Result<(), AttachError> {
         self.gateways.ensure(attachment.gateway, self.config, &mut self.socket)?;
         self.create(attachment, ns)?;
         fault::point("attach:created");
-        let made = self.wire(attachment, ns);
+        let made = self.wire(attachment, ns, inside);
         if made.is_err() {
             // The container's end must be gone at once, as the runtime may try again with the same name.
             let mut undo = Steps::default();
@@ -220,21 +232,21 @@ impl Attacher {
         Ok(())
     }
 
+    /// What [`Attacher::hide`] will need; none when the container's namespace is gone.
+    pub fn enter_again(&self, attachment: &Attachment) -> Option<Inside> {
+        let ns = Netns::open(&attachment.endpoint.netns).ok()?;
+        (ns.id() == attachment.netns_id && attachment.ifindex >= FIRST_INDEX).then(|| self.enter(&ns))
+    }
+
     /// Takes the container's interface out of sight, so that to its programs, and to a plugin that is to make another
-    /// of the same name, it is gone already. For after [`Attacher::detach`]; a namespace that is gone is no error.
-    pub fn hide(&mut self, attachment: &Attachment) -> Result<(), AttachError> {
-        let Ok(ns) = Netns::open(&attachment.endpoint.netns) else { return Ok(()) };
-        if ns.id() != attachment.netns_id || attachment.ifindex < FIRST_INDEX {
-            return Ok(());
-        }
-        let helper = |source| StepError { what: "work in the container's namespace", source };
-        let mut socket = self.helper.route_socket(&ns).map_err(helper)?;
+    /// of the same name, it is gone already. For after [`Attacher::detach`].
+    pub fn hide(&self, attachment: &Attachment, inside: &mut Inside) -> Result<(), AttachError> {
         let mut steps = Steps::default();
         steps.hide(attachment.ifindex + 1, attachment.endpoint.id.as_str());
         if attachment.gateway > 1 {
             remove_rules(&mut steps, attachment);
         }
-        match steps.errors(&mut socket)?.into_iter().find(|e| !e.source.is_missing()) {
+        match steps.errors(inside.socket()?)?.into_iter().find(|e| !e.source.is_missing()) {
             Some(error) => Err(error.into()),
             None => Ok(()),
         }
@@ -245,10 +257,10 @@ impl Attacher {
         Ok(reaper::reap(&mut self.socket)?)
     }
 
-    fn wire(&mut self, attachment: &Attachment, ns: &Netns) -> Result<(), AttachError> {
+    fn wire(&mut self, attachment: &Attachment, ns: &Netns, inside: &mut Inside) -> Result<(), AttachError> {
         self.host_side(attachment)?;
         fault::point("attach:host");
-        self.container_side(attachment, ns)?;
+        self.container_side(attachment, ns, inside)?;
         fault::point("attach:container");
         self.settle(attachment)
     }
@@ -351,9 +363,13 @@ impl Attacher {
         }
     }
 
-    fn container_side(&self, attachment: &Attachment, ns: &Netns) -> Result<(), StepError> {
-        let helper = |source| StepError { what: "work in the container's namespace", source };
-        let mut socket = self.helper.route_socket(ns).map_err(helper)?;
+    fn container_side(
+        &self,
+        attachment: &Attachment,
+        ns: &Netns,
+        inside: &mut Inside,
+    ) -> Result<(), StepError> {
+        let socket = inside.socket()?;
         let index = attachment.ifindex + 1;
         let mut steps = Steps::default();
         steps.up(message::LOOPBACK);
@@ -384,7 +400,7 @@ impl Attacher {
             }
         };
         push_ipv6(&mut steps);
-        let errors = steps.errors(&mut socket)?;
+        let errors = steps.errors(socket)?;
         if let Some(first) = errors.into_iter().next() {
             if attachment.endpoint.ipv6.is_none() || first.source.errno() != Some(libc::EACCES) {
                 return Err(first);
@@ -396,7 +412,7 @@ impl Attacher {
                 .map_err(|source| StepError { what: "switch IPv6 on in the container", source })?;
             let mut steps = Steps::default();
             push_ipv6(&mut steps);
-            steps.execute(&mut socket)?;
+            steps.execute(socket)?;
         }
         self.write_sysctls(attachment, ns)
     }

@@ -8,7 +8,7 @@ use super::{Handler, Host, Now, labels};
 use crate::{
     api::CniRequest,
     cni::{
-        attach::AttachError,
+        attach::{AttachError, Inside},
         attachment::Attachment,
         fault,
         ipam::{Grant, IpamError, Wish},
@@ -47,6 +47,8 @@ impl Handler {
             container_id: request.container_id.clone(),
             ifname: request.ifname.clone(),
         };
+        // Everything that may be refused is read before anything is taken.
+        let mac = requested_mac(&conf, &args)?;
         let labels = labels::collect(&conf, &args, &key, &self.config.label_rules)?;
         let id = EndpointId::of(&key);
         let ns = self.attacher.open(&request.netns)?;
@@ -65,6 +67,7 @@ impl Handler {
             self.remove(host, &old, now)?;
         }
 
+        let mut inside = self.attacher.enter(&ns);
         let (grant, routes, dns) = self.addresses(&conf, &args, &id, &earlier, now)?;
         fault::point("add:leased");
         let attachment = Attachment {
@@ -78,7 +81,7 @@ impl Handler {
             },
             netns_id: ns.id(),
             ifindex: self.attacher.next_index(),
-            mac: requested_mac(&conf, &args)?.unwrap_or_else(|| mac_of(&id)),
+            mac: mac.unwrap_or_else(|| mac_of(&id)),
             mtu: conf.mtu.or(self.config.mtu).unwrap_or_else(|| self.way_out()),
             gateway: self.free_gateway(ns.id()),
             routes,
@@ -94,7 +97,7 @@ impl Handler {
             delegate: conf.ipam.delegate,
             sequence: self.next_sequence(now),
         };
-        let attachment = self.make(host, attachment, &ns, now)?;
+        let attachment = self.make(host, attachment, &ns, &mut inside, now)?;
         let result = attachment.result().to_json(conf.version);
         self.attachments.insert(id, attachment);
         Ok(result)
@@ -106,6 +109,7 @@ impl Handler {
         host: &mut impl Host,
         mut attachment: Attachment,
         ns: &Netns,
+        inside: &mut Inside,
         now: Now,
     ) -> Result<Attachment, CniError> {
         let mut attempts = 0;
@@ -119,7 +123,7 @@ impl Handler {
                 return Err(self.undo(host, &attachment, Undo::Enforced, error, now));
             }
             fault::point("add:enforced");
-            match self.attacher.attach(&attachment, ns) {
+            match self.attacher.attach(&attachment, ns, inside) {
                 Ok(()) => break,
                 Err(AttachError::IndexTaken(_)) if attempts < INDEX_ATTEMPTS => {
                     attachment.ifindex = self.attacher.next_index();

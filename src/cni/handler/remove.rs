@@ -57,13 +57,16 @@ impl Handler {
         now: Now,
     ) -> Result<(), CniError> {
         let id = &attachment.endpoint.id;
+        let inside = self.attacher.enter_again(attachment);
         if let Err(error) = host.withdraw(attachment) {
             tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot withdraw the addresses");
         }
         fault::point("del:withdrawn");
         self.attacher.detach(id)?;
         fault::point("del:detached");
-        if let Err(error) = self.attacher.hide(attachment) {
+        if let Some(mut inside) = inside
+            && let Err(error) = self.attacher.hide(attachment, &mut inside)
+        {
             tracing::debug!(endpoint = %attachment.endpoint.key, %error, "the container's interface stays in sight");
         }
         fault::point("del:hidden");

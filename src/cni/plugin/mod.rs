@@ -12,25 +12,30 @@ mod tests;
 
 use std::{
     env,
+    fs::File,
     io::{self, Read, Write},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::mpsc,
-    thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 
-use super::types::{CniError, IPAM_RESULT_KEY, SpecVersion, answer_version, code};
-use crate::api::{
-    CniAnswer, CniRequest, DEFAULT_RUN_DIR, Request, SOCKET_NAME,
-    client::{Client, ClientError},
+use super::types::{CniError, IPAM_RESULT_KEY, NetConf, SpecVersion, answer_version, code, names};
+use crate::{
+    api::{
+        CniAnswer, CniRequest, DEFAULT_RUN_DIR, Request, SOCKET_NAME,
+        client::{Client, ClientError},
+    },
+    netlink::poll,
 };
 use delegate::Delegate;
 
 /// The most that is read from standard input, in bytes; a GC request lists every attachment of a host.
-const MAX_STDIN: u64 = 16 << 20;
+const MAX_STDIN: usize = 16 << 20;
+/// How much is read at a time, in bytes.
+const CHUNK: usize = 8 << 10;
 
 /// How long the plugin waits for others.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +57,7 @@ const WAITS: Waits = Waits {
 
 /// Whether a runtime calls us as a plugin.
 pub fn is_plugin_call() -> bool {
-    env::var_os("CNI_COMMAND").is_some()
+    env::var_os("CNI_COMMAND").is_some_and(|command| !command.is_empty())
 }
 
 /// What the binary says when it is started as a plugin would be, but without `CNI_COMMAND`. Nomad reads the version
@@ -139,6 +144,11 @@ impl Call {
         if self.request.command == "VERSION" {
             return version(&text.unwrap_or_default());
         }
+        // Before the configuration, as other plugins do it.
+        if let Err(error) = self.check_environment() {
+            let version = text.ok().and_then(|text| serde_json::from_str(&text).ok());
+            return Output::error(&error, version.as_ref().map_or(SpecVersion::LATEST, answer_version));
+        }
         let config = text.and_then(|text| {
             serde_json::from_str(&text).map_err(|error| {
                 CniError::new(code::DECODING_FAILURE, "the network configuration is not JSON")
@@ -151,10 +161,32 @@ impl Call {
         };
         let version = answer_version(&config);
         self.request.stdin = config;
+        if let Err(error) = NetConf::essentials(&self.request.stdin) {
+            return Output::error(&error, version);
+        }
         match self.serve(waits) {
             Ok(Value::Null) => Output { text: String::new(), success: true },
             Ok(result) => Output { text: format!("{result}\n"), success: true },
             Err(error) => Output::error(&error, version),
+        }
+    }
+
+    /// Whether the variables are there that the specification demands for the verb. The agent checks again.
+    fn check_environment(&self) -> Result<(), CniError> {
+        let request = &self.request;
+        match request.command.as_str() {
+            "ADD" | "CHECK" | "DEL" => {
+                names::container_id(&request.container_id)?;
+                names::ifname(&request.ifname)?;
+                // DEL must work when the namespace is gone.
+                if request.command != "DEL" && request.netns.is_empty() {
+                    return Err(CniError::new(code::INVALID_ENVIRONMENT, "CNI_NETNS is not set"));
+                }
+                Ok(())
+            }
+            "GC" | "STATUS" => Ok(()),
+            other => Err(CniError::new(code::INVALID_ENVIRONMENT, format!("unknown CNI_COMMAND {other:?}"))
+                .details("known: ADD, DEL, CHECK, GC, STATUS, VERSION")),
         }
     }
 
@@ -275,21 +307,44 @@ fn version(stdin: &str) -> Output {
     Output { text: format!("{answer}\n"), success: true }
 }
 
-/// Reads standard input to its end, but not for ever: a caller may have left a terminal or an open pipe there.
+/// Reads standard input to its end, but not for ever: a caller may have left a terminal or an open pipe there. On this
+/// thread: starting another costs more than everything else that the plugin does.
 fn read_stdin(wait: Duration) -> Result<String, CniError> {
-    let failed = |why: String| CniError::new(code::IO_FAILURE, "cannot read standard input").details(why);
-    let (done, result) = mpsc::sync_channel(1);
-    thread::Builder::new()
-        .spawn(move || {
-            let mut text = String::new();
-            let read = io::stdin().lock().take(MAX_STDIN).read_to_string(&mut text);
-            // The other side may have stopped waiting.
-            let _ = done.send(read.map(|_| text));
-        })
-        .map_err(|e| failed(e.to_string()))?;
-    match result.recv_timeout(wait) {
-        Ok(Ok(text)) => Ok(text),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed(format!("no end of file within {} s", wait.as_secs()))),
+    let stdin = io::stdin();
+    let file = stdin.as_fd().try_clone_to_owned().map(File::from);
+    file.map_err(|error| unreadable(&error)).and_then(|file| read_text(file, Instant::now() + wait))
+}
+
+fn read_text(mut from: impl Read + AsFd, until: Instant) -> Result<String, CniError> {
+    let mut bytes = Vec::with_capacity(16 << 10);
+    loop {
+        if !poll::readable(&from, until).map_err(|error| unreadable(&error))? {
+            return Err(unreadable(&"no end of file in time"));
+        }
+        let had = bytes.len();
+        bytes.resize(had + CHUNK, 0);
+        let got = match from.read(&mut bytes[had..]) {
+            Ok(got) => got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                bytes.truncate(had);
+                continue;
+            }
+            Err(error) => return Err(unreadable(&error)),
+        };
+        bytes.truncate(had + got);
+        if got == 0 {
+            break;
+        }
+        if bytes.len() > MAX_STDIN {
+            return Err(unreadable(&format!("it is longer than {} MiB", MAX_STDIN >> 20)));
+        }
     }
+    String::from_utf8(bytes).map_err(|error| {
+        CniError::new(code::DECODING_FAILURE, "the network configuration is not UTF-8")
+            .details(error.to_string())
+    })
+}
+
+fn unreadable(why: &dyn std::fmt::Display) -> CniError {
+    CniError::new(code::IO_FAILURE, "cannot read standard input").details(why.to_string())
 }

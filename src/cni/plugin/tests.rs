@@ -2,6 +2,8 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     os::unix::{fs::PermissionsExt, net::UnixListener},
+    sync::mpsc,
+    thread,
 };
 
 use super::*;
@@ -75,6 +77,62 @@ fn version_needs_nothing() {
         assert_eq!(answer["supportedVersions"].as_array().unwrap().len(), 7);
     }
     assert!(about().starts_with("CNI slash32 plugin v0."));
+}
+
+#[test]
+fn standard_input_is_read_to_its_end_but_not_for_ever() {
+    let (mut runtime, plugin) = std::os::unix::net::UnixStream::pair().unwrap();
+    let text = format!("{{\"name\":\"{}\"}}", "x".repeat(3 * CHUNK));
+    let sent = text.clone();
+    let writer = thread::spawn(move || {
+        for part in sent.as_bytes().chunks(1000) {
+            runtime.write_all(part).unwrap();
+        }
+        runtime
+    });
+    let soon = || Instant::now() + Duration::from_millis(20);
+    // Open and silent: an error, not a wait.
+    let runtime = writer.join().unwrap();
+    let error = read_text(plugin.try_clone().unwrap(), soon()).unwrap_err();
+    assert_eq!((error.code, error.details.as_str()), (code::IO_FAILURE, "no end of file in time"));
+    drop(runtime);
+    let (mut runtime, plugin) = std::os::unix::net::UnixStream::pair().unwrap();
+    runtime.write_all(text.as_bytes()).unwrap();
+    drop(runtime);
+    assert_eq!(read_text(plugin, soon()).unwrap(), text);
+    let (mut runtime, plugin) = std::os::unix::net::UnixStream::pair().unwrap();
+    runtime.write_all(b"\xff").unwrap();
+    drop(runtime);
+    assert_eq!(read_text(plugin, soon()).unwrap_err().code, code::DECODING_FAILURE);
+}
+
+/// The same answer whether the agent is there or not, and the environment before the configuration.
+#[test]
+fn what_is_wrong_by_itself_needs_no_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |command: &str, change: fn(&mut CniRequest), stdin: &str| {
+        let mut call = call_of(dir.path(), command, conf());
+        call.stdin = Stdin::Text(stdin.to_owned());
+        change(&mut call.request);
+        code_of(&call.answer(SHORT))
+    };
+    let good = conf().to_string();
+    for command in ["ADD", "CHECK", "DEL"] {
+        assert_eq!(refused(command, |r| r.container_id.clear(), "{"), 4);
+        assert_eq!(refused(command, |r| r.container_id = "a/b".into(), &good), 4);
+        assert_eq!(refused(command, |r| r.ifname.clear(), &good), 4);
+        assert_eq!(refused(command, |r| r.ifname = "a-name-much-too-long".into(), &good), 4);
+    }
+    assert_eq!(refused("ADD", |r| r.netns.clear(), &good), 4);
+    assert_eq!(refused("CHECK", |r| r.netns.clear(), &good), 4);
+    for command in ["ADD", "CHECK", "DEL", "GC", "STATUS"] {
+        assert_eq!(refused(command, |_| (), ""), 6);
+        assert_eq!(refused(command, |_| (), "[]"), 7);
+        assert_eq!(refused(command, |_| (), r#"{"cniVersion":"1.1.0"}"#), 7);
+        assert_eq!(refused(command, |_| (), r#"{"cniVersion":"9.0.0","name":"n"}"#), 1);
+        assert_eq!(refused(command, |_| (), r#"{"cniVersion":"1.1.0","name":"-"}"#), 7);
+    }
+    assert_eq!(refused("", |_| (), &good), 4);
 }
 
 #[test]

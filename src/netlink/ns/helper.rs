@@ -21,6 +21,17 @@ pub struct NsHelper {
     jobs: mpsc::Sender<Job>,
 }
 
+/// The result of a job that has been begun.
+#[derive(Debug)]
+pub struct Pending<T>(mpsc::Receiver<Result<T, Error>>);
+
+impl<T> Pending<T> {
+    /// Waits for it.
+    pub fn wait(self) -> Result<T, Error> {
+        self.0.recv().map_err(|_| Error::Helper("it has stopped"))?
+    }
+}
+
 impl NsHelper {
     /// Starts the thread in the caller's namespace.
     pub fn start() -> Result<Self, Error> {
@@ -47,6 +58,15 @@ impl NsHelper {
         ns: &Netns,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
+        self.begin(ns, work)?.wait()
+    }
+
+    /// Has a closure run inside the namespace; the caller may do other things until it needs the result.
+    pub fn begin<T: Send + 'static>(
+        &self,
+        ns: &Netns,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Pending<T>, Error> {
         use std::os::fd::AsFd;
         let (answer, result) = mpsc::sync_channel(1);
         // A duplicate, so that the job can outlive the caller's wait.
@@ -57,12 +77,12 @@ impl NsHelper {
                 catch_unwind(AssertUnwindSafe(work)).map_err(|_| Error::Helper("the work panicked"))
             });
             let returned = home.enter().is_ok();
-            // The caller cannot have gone away: it waits below.
+            // The caller may not want the result any more.
             let _ = answer.send(outcome);
             returned
         });
         self.jobs.send(job).map_err(|_| Error::Helper("it has stopped"))?;
-        result.recv().map_err(|_| Error::Helper("it has stopped"))?
+        Ok(Pending(result))
     }
 
     /// Opens a netlink socket inside the namespace.

@@ -19,7 +19,7 @@ use std::{
     thread,
 };
 
-pub use helper::NsHelper;
+pub use helper::{NsHelper, Pending};
 
 use super::{Error, sys};
 

@@ -10,11 +10,12 @@ help:                ## this list
 
 build:               ## the release binary, target/release/slash32
 	@scripts/deps.sh build
-	cargo build --release --locked
+	@scripts/release.sh
 
 demo:                ## a switch, two hosts, four containers, a policy; SWITCH=bird|frr|gobgp, KEEP=1 to look around
 	@scripts/deps.sh build demo $(SWITCH)
-	@cargo build --release --locked --package slash32 --package interop-tests --bin slash32 --bin demo --bin lab-tool
+	@scripts/release.sh
+	@cargo build --release --locked --package interop-tests --bin demo --bin lab-tool
 	@target/release/demo --switch $(SWITCH) $(if $(KEEP),--keep)
 
 test:                ## everything: format, lints, unit tests, other people's routers
@@ -27,9 +28,10 @@ interop:             ## the tests in interop-tests alone; TEST=name for one
 	@scripts/deps.sh test
 	cargo test --locked --package interop-tests $(if $(TEST),-- $(TEST))
 
-bench-cni:           ## ADD and DEL beside ptp + host-local; memory; size
+bench-cni:           ## ADD and DEL beside ptp + host-local, packets beside other paths; memory; size
 	@scripts/deps.sh build demo bench
-	@cargo build --release --locked --package slash32 --package interop-tests --bin slash32 --bin bench-cni --bin lab-tool
+	@scripts/release.sh
+	@cargo build --release --locked --package interop-tests --bin bench-cni --bin lab-tool
 	@target/release/bench-cni
 
 format:              ## rustfmt

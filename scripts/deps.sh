@@ -14,7 +14,7 @@ bird="bird:bird2 birdc:bird2"
 frr="/usr/lib/frr/bgpd:frr vtysh:frr"
 gobgp="gobgpd:gobgpd gobgp:gobgpd"
 containerd="containerd:containerd ctr:containerd runc:runc"
-bench="/usr/lib/cni/ptp:containernetworking-plugins /usr/lib/cni/host-local:containernetworking-plugins"
+bench="/usr/lib/cni/ptp:containernetworking-plugins /usr/lib/cni/host-local:containernetworking-plugins iperf3:iperf3"
 test="$build $demo tcpdump:tcpdump $bird $frr $gobgp $containerd $bench"
 
 say() { printf 'deps: %s\n' "$*" >&2; }

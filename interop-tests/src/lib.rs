@@ -55,7 +55,7 @@ pub use programs::slash32;
 pub use rack::{Rack, Running, Switch, example};
 pub use reach::{forgotten, labelled, reach, reach_each_other, unreachable};
 pub use router::Router;
-pub use timed::TimedPlugin;
+pub use timed::{Floor, TimedPlugin};
 
 /// The last `lines` lines of `text`.
 pub(crate) fn tail(text: &str, lines: usize) -> String {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
-use interop_tests::tool::{cni_call, connect, echo, first_answer, flow, hold, probe};
+use interop_tests::tool::{cni_call, connect, echo, first_answer, floor, flow, hold, probe};
 
 /// Helpers that the interop-tests library runs inside its machines.
 #[derive(Parser)]
@@ -23,6 +23,8 @@ enum Tool {
     FirstAnswer,
     /// Calls a CNI plugin for each line of stdin and times it.
     CniCall,
+    /// Times what the kernel and the start of a process cost by themselves, for each line of stdin.
+    Floor,
     /// Makes a lab in which a process sleeps for SECONDS, and waits to be killed.
     Hold { seconds: String },
 }
@@ -36,6 +38,7 @@ fn main() -> anyhow::Result<()> {
         Tool::Connect { to, port } => connect::run(to, port),
         Tool::FirstAnswer => first_answer::run(),
         Tool::CniCall => cni_call::run(),
+        Tool::Floor => floor::run(),
         Tool::Hold { seconds } => hold::run(&seconds),
     }
 }

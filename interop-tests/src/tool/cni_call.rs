@@ -4,23 +4,50 @@
 
 use std::io::{BufRead, Write};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
-use crate::timed::{Call, Timed};
+use crate::timed::{Call, Done, Job, Timed};
 
 const PLUGINS: &str = "/opt/cni/bin";
 
-/// One call for each line of stdin, until it ends.
+/// One job for each line of stdin, until it ends.
 pub fn run() -> Result<()> {
     println!("ready");
     for line in std::io::stdin().lock().lines() {
-        let call: Call = serde_json::from_str(&line.context("read a call")?).context("a call")?;
-        println!("{}", serde_json::to_string(&timed(&call)?)?);
+        let job: Job = serde_json::from_str(&line.context("read a job")?).context("a job")?;
+        println!("{}", serde_json::to_string(&done(&job)?)?);
         std::io::stdout().flush()?;
     }
     Ok(())
+}
+
+/// Makes the calls, at most `workers` of them at once.
+fn done(job: &Job) -> Result<Done> {
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<Result<Timed>>>> = job.calls.iter().map(|_| Mutex::new(None)).collect();
+    let start = Instant::now();
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some((call, result)) = job.calls.get(at).zip(results.get(at)) else { return };
+            *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(timed(call));
+        }
+    };
+    if job.workers > 1 {
+        std::thread::scope(|scope| (0..job.workers).for_each(|_| drop(scope.spawn(work))));
+    } else {
+        work();
+    }
+    let nanoseconds = start.elapsed().as_nanos() as u64;
+    let calls = results
+        .into_iter()
+        .map(|slot| slot.into_inner().ok().flatten().unwrap_or_else(|| Err(anyhow!("a call was not made"))))
+        .collect::<Result<_>>()?;
+    Ok(Done { nanoseconds, calls })
 }
 
 fn timed(call: &Call) -> Result<Timed> {

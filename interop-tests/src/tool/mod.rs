@@ -4,6 +4,7 @@ pub mod cni_call;
 pub mod connect;
 pub mod echo;
 pub mod first_answer;
+pub mod floor;
 pub mod flow;
 pub mod hold;
 pub mod probe;

@@ -150,7 +150,7 @@ fn others(lab: &Lab) -> Result<Vec<Path>> {
         let rules = format!(
             "table ip nat {{ chain out {{ type nat hook postrouting priority srcnat; ip saddr 10.201.{number}.0/24 \
              oifname eth0 masquerade; }}\n chain in {{ type nat hook prerouting priority dstnat; iifname eth0 tcp dport \
-             5201 dnat to 10.201.{number}.2; iifname eth0 icmp type echo-request dnat to 10.201.{number}.2; }} }}"
+             5201 dnat to 10.201.{number}.2; iifname eth0 icmp type echo-request dnat to 10.201.{number}.2; }}\n}}"
         );
         host.command("nft").args(["-f", "-"]).stdin(rules).run()?;
         let (local, remote) =

@@ -222,8 +222,8 @@ fn remove(machine: &Machine, ids: &[String]) -> Result<()> {
 }
 
 fn batch(machine: &Machine, ids: &[String], verb: &str) -> Result<()> {
-    let lines: String = ids.iter().map(|id| format!("netns {verb} {id}\n")).collect();
-    machine.command("ip").args(["-batch", "-"]).stdin(lines).run().map(drop)
+    let lines: Vec<String> = ids.iter().map(|id| format!("netns {verb} {id}")).collect();
+    machine.command("ip").args(["-batch", "-"]).stdin(lines.join("\n")).run().map(drop)
 }
 
 /// Resident memory when nothing has happened for a while, in KiB.

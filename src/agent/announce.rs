@@ -1,6 +1,6 @@
 //! From endpoints to originated prefixes.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use crate::{
     bgp::{rib::LocalRoute, speaker::SpeakerHandle},
@@ -16,13 +16,22 @@ const WAIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Announcer {
     speaker: Option<SpeakerHandle>,
+    /// The labels that travel in full.
+    expand: BTreeSet<String>,
     runtime: tokio::runtime::Handle,
 }
 
 impl Announcer {
     /// Without a speaker for now; called inside the runtime that the speaker will run on.
-    pub(super) fn new(runtime: tokio::runtime::Handle) -> Self {
-        Self { speaker: None, runtime }
+    pub(super) fn new(runtime: tokio::runtime::Handle, expand: BTreeSet<String>) -> Self {
+        Self { speaker: None, expand, runtime }
+    }
+
+    /// Changes which labels travel in full; true if that is a change, so that everything must be announced again.
+    pub(super) fn set_expand(&mut self, expand: &BTreeSet<String>) -> bool {
+        let changed = self.expand != *expand;
+        self.expand.clone_from(expand);
+        changed
     }
 
     /// From now on everything goes to this speaker.
@@ -31,9 +40,10 @@ impl Announcer {
     }
 
     /// What the attachment's addresses are announced with.
-    pub(super) fn routes(attachment: &Attachment) -> Vec<(Prefix, LocalRoute)> {
+    pub(super) fn routes(&self, attachment: &Attachment) -> Vec<(Prefix, LocalRoute)> {
         let endpoint = &attachment.endpoint;
-        let identity = Some(Arc::new(Identity::of_endpoint(&endpoint.labels)));
+        let full = endpoint.labels.iter().filter(|(key, _)| self.expand.contains(*key));
+        let identity = Some(Arc::new(Identity::of_endpoint(&endpoint.labels).with_full(full)));
         let route = |addr| LocalRoute {
             identity: identity.clone(),
             sequence: attachment.number(addr),
@@ -44,13 +54,22 @@ impl Announcer {
 
     /// Announces the endpoint's addresses with its identity; returns when they are on their way to every neighbour.
     pub(super) fn announce(&self, attachment: &Attachment) {
+        self.originate(attachment.endpoint.id.as_str(), self.routes(attachment));
+    }
+
+    /// Announces what is announced already, with what has changed.
+    pub(super) fn announce_again<'a>(&self, attachments: impl Iterator<Item = &'a Attachment>) {
+        self.originate("all", attachments.flat_map(|a| self.routes(a)).collect());
+    }
+
+    fn originate(&self, endpoint: &str, routes: Vec<(Prefix, LocalRoute)>) {
         let Some(speaker) = &self.speaker else { return };
-        match self.runtime.block_on(speaker.originate(Self::routes(attachment), WAIT)) {
+        match self.runtime.block_on(speaker.originate(routes, WAIT)) {
             Ok(true) => {}
             Ok(false) => {
-                tracing::warn!(endpoint = %attachment.endpoint.id, "a neighbour has not taken the announcement within {WAIT:?}");
+                tracing::warn!(endpoint, "a neighbour has not taken the announcement within {WAIT:?}");
             }
-            Err(error) => tracing::error!(endpoint = %attachment.endpoint.id, "not announced: {error}"),
+            Err(error) => tracing::error!(endpoint, "not announced: {error}"),
         }
     }
 

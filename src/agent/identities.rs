@@ -18,7 +18,7 @@ use crate::model::{Identity, LabelHash, Prefix};
 /// The file's name in the run directory.
 pub(super) const FILE: &str = "identities";
 /// The first bytes of the file; another version of the format has others.
-const MAGIC: &[u8; 8] = b"s32ids1\n";
+const MAGIC: &[u8; 8] = b"s32ids2\n";
 
 /// What is known of remote endpoints.
 pub(super) type Known = Vec<(Prefix, Arc<Identity>)>;
@@ -60,6 +60,12 @@ fn encode(known: &Known) -> Vec<u8> {
         }
         out.extend_from_slice(&(identity.hashes().len() as u32).to_le_bytes());
         identity.hashes().iter().for_each(|hash| out.extend_from_slice(&hash.0.to_le_bytes()));
+        out.extend_from_slice(&(identity.full().count() as u32).to_le_bytes());
+        for text in identity.full().flat_map(|(key, value)| [key, value]) {
+            // Keys and values are shorter than 64 KiB.
+            out.extend_from_slice(&(text.len() as u16).to_le_bytes());
+            out.extend_from_slice(text.as_bytes());
+        }
     }
     out
 }
@@ -77,9 +83,20 @@ fn decode(bytes: &[u8]) -> Option<Known> {
         let count = u32::from_le_bytes(take(&mut rest)?);
         let hashes: Option<Identity> =
             (0..count).map(|_| take(&mut rest).map(|bytes| LabelHash(u64::from_le_bytes(bytes)))).collect();
-        known.push((Prefix::new(addr, len).ok()?, Arc::new(hashes?)));
+        let mut full = Vec::new();
+        for _ in 0..u32::from_le_bytes(take(&mut rest)?) {
+            full.push((text(&mut rest)?, text(&mut rest)?));
+        }
+        known.push((Prefix::new(addr, len).ok()?, Arc::new(hashes?.with_full(full))));
     }
     Some(known)
+}
+
+fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    let length = u16::from_le_bytes(take(rest)?);
+    let (head, tail) = rest.split_at_checked(length.into())?;
+    *rest = tail;
+    str::from_utf8(head).ok()
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -99,10 +116,12 @@ mod tests {
         assert!(load(&path).unwrap().is_empty());
         let identity =
             |n: u64| Arc::new([LabelHash(n), LabelHash(n << 32)].into_iter().collect::<Identity>());
+        let labels = crate::model::Labels::try_from([("role", "web"), ("app", "")]).unwrap();
         let known: Known = vec![
             ("10.32.1.1/32".parse().unwrap(), identity(7)),
             ("fd00::1/128".parse().unwrap(), identity(9)),
             ("10.32.1.2/32".parse().unwrap(), Arc::default()),
+            ("10.32.1.3/32".parse().unwrap(), Arc::new(Identity::in_full(&labels))),
         ];
         save(&path, &known).unwrap();
         assert_eq!(load(&path).unwrap(), known);

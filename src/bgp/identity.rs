@@ -7,6 +7,12 @@
 //! An endpoint that moves with its address carries an attachment number beside its labels, `DOMAIN:4294967295:NUMBER`:
 //! a host that learns of a higher number for an address it holds knows that the address has moved on. The place is
 //! taken from the hashes that begin with 32 ones: a label with such a hash (one in four billion) is not sent.
+//!
+//! Labels that travel in full (`expand` in the configuration) are one text, `key=value` and a zero byte for each in
+//! order of key, cut into words of four bytes, big endian, the last filled up with zeros: word I is the community
+//! `DOMAIN:4294966784 + I:WORD`. A community list has no order, so each carries its number; 256 of them hold 1024 bytes,
+//! and a label that does not fit any more is left out. The hash of each is sent as well, which a receiver compares. The
+//! place is taken from the hashes that begin with FFFFFE: a label with such a hash (one in 17 million) is not sent.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
@@ -18,7 +24,17 @@ use crate::{
 /// The high word that marks an attachment number.
 pub const SEQUENCE: u32 = u32::MAX;
 
-/// The communities for an identity and an attachment number, in ascending order of hash, the number last.
+/// The high word of the first four bytes of labels in full; the low byte counts up.
+pub const TEXT: u32 = 0xffff_fe00;
+/// The most bytes of labels in full.
+const MOST_TEXT: usize = 4 * 256;
+
+/// Whether a high word is not that of a hash.
+const fn is_reserved(high: u32) -> bool {
+    high == SEQUENCE || high & !0xff == TEXT
+}
+
+/// The communities for an identity and an attachment number: hashes ascending, labels in full, the number.
 pub fn to_communities(
     domain: u32,
     identity: Option<&Identity>,
@@ -26,7 +42,8 @@ pub fn to_communities(
 ) -> impl Iterator<Item = LargeCommunity> {
     let hashes = identity.map(Identity::hashes).unwrap_or_default().iter().map(|hash| hash.words());
     hashes
-        .filter(|(high, _)| *high != SEQUENCE)
+        .filter(|(high, _)| !is_reserved(*high))
+        .chain(identity.map(text_words).unwrap_or_default())
         .chain(sequence.map(|number| (SEQUENCE, number)))
         .map(move |(local1, local2)| LargeCommunity { global: domain, local1, local2 })
 }
@@ -35,9 +52,48 @@ pub fn to_communities(
 /// highest counts.
 pub fn from_communities(domain: u32, communities: &[LargeCommunity]) -> (Option<Identity>, Option<u32>) {
     let ours = || communities.iter().filter(|c| c.global == domain);
-    let identity: Identity =
-        ours().filter(|c| c.local1 != SEQUENCE).map(|c| LabelHash::from_words(c.local1, c.local2)).collect();
+    let hashes = ours().filter(|c| !is_reserved(c.local1));
+    let mut identity: Identity = hashes.map(|c| LabelHash::from_words(c.local1, c.local2)).collect();
+    let words: Vec<(u32, u32)> =
+        ours().filter(|c| c.local1 & !0xff == TEXT).map(|c| (c.local1 & 0xff, c.local2)).collect();
+    if !words.is_empty() {
+        let text = text_of(words);
+        let labels =
+            text.split(|byte| *byte == 0).filter_map(|label| str::from_utf8(label).ok()?.split_once('='));
+        identity = identity.with_full(labels);
+    }
     ((!identity.is_empty()).then_some(identity), sequence(domain, communities))
+}
+
+/// The labels in full as words with their numbers.
+fn text_words(identity: &Identity) -> Vec<(u32, u32)> {
+    let mut text = Vec::new();
+    for (key, value) in identity.full() {
+        // A label is sent in full only if its hash is.
+        let hash = LabelHash::of_label(key, value);
+        if text.len() + key.len() + value.len() + 2 <= MOST_TEXT && !is_reserved(hash.words().0) {
+            text.extend_from_slice(key.as_bytes());
+            text.push(b'=');
+            text.extend_from_slice(value.as_bytes());
+            text.push(0);
+        }
+    }
+    let word = |(number, bytes): (usize, &[u8])| {
+        let mut four = [0; 4];
+        four.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        (TEXT + number as u32, u32::from_be_bytes(four))
+    };
+    text.chunks(4).enumerate().map(word).collect()
+}
+
+/// The text of numbered words; nothing if one is missing or there twice.
+fn text_of(mut words: Vec<(u32, u32)>) -> Vec<u8> {
+    words.sort_unstable();
+    words.dedup();
+    if words.iter().enumerate().any(|(i, (number, _))| *number as usize != i) {
+        return Vec::new();
+    }
+    words.into_iter().flat_map(|(_, word)| word.to_be_bytes()).collect()
 }
 
 /// The attachment number among communities.
@@ -79,6 +135,60 @@ mod tests {
         let identity: Identity = [LabelHash::of_label("role", "web")].into_iter().collect();
         let community = to_communities(DOMAIN, Some(&identity), None).next().unwrap();
         assert_eq!(community.to_string(), "4200000000:2887707938:2663773584");
+    }
+
+    /// README, "Identity": `role=web` in full.
+    #[test]
+    fn labels_in_full() {
+        let labels = Labels::try_from([("role", "web"), ("app", "shop-front"), ("env", "dev")]).unwrap();
+        let identity = Identity::of(&labels).with_full([("role", "web")]);
+        let mut communities: Vec<_> = to_communities(DOMAIN, Some(&identity), None).collect();
+        let shown: Vec<String> = communities[6..].iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "4200000000:4294966784:1919904869",
+                "4200000000:4294966785:1031234914",
+                "4200000000:4294966786:0"
+            ]
+        );
+        communities.reverse();
+        assert_eq!(from_communities(DOMAIN, &communities), (Some(identity), None));
+        // With a word missing, changed or there twice, only the hashes count.
+        let hashes = Some(Identity::of(&labels));
+        for damage in 0..3 {
+            let mut damaged = communities.clone();
+            match damage {
+                0 => _ = damaged.remove(1),
+                1 => damaged[1].local2 += 1,
+                _ => damaged.push(LargeCommunity { local2: 7, ..damaged[1] }),
+            }
+            assert_eq!(from_communities(DOMAIN, &damaged).0, hashes, "{damage}");
+        }
+        assert_eq!(strip(DOMAIN, &mut communities), 9);
+    }
+
+    #[test]
+    fn long_labels_are_left_out_in_full() {
+        let value = "x".repeat(250);
+        let labels = Labels::try_from(["a", "b", "c", "d", "e"].map(|k| (k, value.as_str()))).unwrap();
+        let identity = Identity::in_full(&labels);
+        let communities: Vec<_> = to_communities(DOMAIN, Some(&identity), None).collect();
+        let (received, _) = from_communities(DOMAIN, &communities);
+        let received = received.unwrap();
+        assert_eq!(received.full().map(|(k, _)| k).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+        assert_eq!(received.hashes(), identity.hashes());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_communities_are_read(words in proptest::collection::vec((0u32..8, proptest::prelude::any::<u32>()), 0..12)) {
+            let communities: Vec<_> = words
+                .into_iter()
+                .map(|(n, local2)| LargeCommunity { global: DOMAIN, local1: TEXT + n, local2 })
+                .collect();
+            proptest::prop_assert_eq!(from_communities(DOMAIN, &communities), (None, None));
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a route tells about the endpoint behind it: the hashes of its labels.
+//! What a route tells about the endpoint behind it: the hashes of its labels, and some labels in full.
 
 use std::fmt;
 
@@ -58,9 +58,13 @@ impl fmt::Debug for LabelHash {
     }
 }
 
-/// The identity of an endpoint as other hosts see it: a sorted set of label hashes.
+/// The identity of an endpoint as other hosts see it: a sorted set of label hashes, and the labels that travel in full.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Identity(Box<[LabelHash]>);
+pub struct Identity {
+    hashes: Box<[LabelHash]>,
+    /// Each of them is among the hashes too. None rather than empty.
+    full: Option<Box<Labels>>,
+}
 
 impl Identity {
     /// The identity of a set of labels: for each, the hash of `key=value` and the hash of `key`.
@@ -72,7 +76,37 @@ impl Identity {
     /// there is an endpoint even if it has no labels. A route without any identity is from somebody who tells nothing.
     pub fn of_endpoint(labels: &Labels) -> Self {
         let labels = Self::of(labels);
-        labels.0.iter().copied().chain([LabelHash::of_key(Self::ENDPOINT)]).collect()
+        labels.hashes.iter().copied().chain([LabelHash::of_key(Self::ENDPOINT)]).collect()
+    }
+
+    /// The identity of an endpoint of which every label is known in full.
+    pub fn in_full(labels: &Labels) -> Self {
+        Self { full: (!labels.is_empty()).then(|| Box::new(labels.clone())), ..Self::of(labels) }
+    }
+
+    /// Adds labels in full. One whose hash is not in the identity is left out: a text that was damaged or made up on
+    /// the way says nothing about the endpoint.
+    #[must_use]
+    pub fn with_full<'a>(mut self, labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut full = self.full.take().map_or_else(Labels::new, |full| *full);
+        for (key, value) in labels {
+            if self.contains(LabelHash::of_label(key, value)) {
+                // What is not a label cannot have been hashed as one.
+                let _ = full.insert(key, value);
+            }
+        }
+        self.full = (!full.is_empty()).then(|| Box::new(full));
+        self
+    }
+
+    /// The labels that are known in full.
+    pub fn full(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.full.iter().flat_map(|labels| labels.iter())
+    }
+
+    /// The value of a label, if it is known in full.
+    pub fn value(&self, key: &str) -> Option<&str> {
+        self.full.as_ref()?.get(key)
     }
 
     /// The key that every endpoint announces.
@@ -80,17 +114,17 @@ impl Identity {
 
     /// Whether the hash is in the set.
     pub fn contains(&self, hash: LabelHash) -> bool {
-        self.0.binary_search(&hash).is_ok()
+        self.hashes.binary_search(&hash).is_ok()
     }
 
     /// The hashes in ascending order.
     pub fn hashes(&self) -> &[LabelHash] {
-        &self.0
+        &self.hashes
     }
 
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.hashes.is_empty()
     }
 }
 
@@ -99,7 +133,7 @@ impl FromIterator<LabelHash> for Identity {
         let mut hashes: Vec<_> = hashes.into_iter().collect();
         hashes.sort_unstable();
         hashes.dedup();
-        Self(hashes.into())
+        Self { hashes: hashes.into(), full: None }
     }
 }
 
@@ -112,6 +146,16 @@ mod tests {
     fn published_vectors() {
         assert_eq!(LabelHash::of_label("role", "web").to_string(), "ac1eed229ec5f590");
         assert_eq!(LabelHash::of_key("role").to_string(), "4b168d88dc872a77");
+    }
+
+    #[test]
+    fn labels_in_full_must_be_hashed_too() {
+        let labels = Labels::try_from([("role", "web"), ("env", "dev")]).unwrap();
+        let identity = Identity::of(&labels).with_full([("role", "web"), ("env", "prod"), ("x", "y")]);
+        assert_eq!(identity.full().collect::<Vec<_>>(), [("role", "web")]);
+        assert_eq!((identity.value("role"), identity.value("env")), (Some("web"), None));
+        assert_eq!(Identity::in_full(&labels).full().count(), 2);
+        assert_eq!(Identity::of(&labels).with_full([("x", "y")]), Identity::of(&labels));
     }
 
     #[test]

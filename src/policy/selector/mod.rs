@@ -1,9 +1,10 @@
 //! Label selectors: `role == "web" && env not in {"dev", "test"}`.
 //!
 //! A selector is asked about an endpoint in two ways. A local endpoint's [`Labels`] are known in full. Of a remote
-//! endpoint only the [`Identity`] is known, the hashes of its labels, which answers every operator but the ones that
-//! look into a value (`contains`, `starts with`, `ends with`); [`Selector::needs_values`] tells which. For all others
-//! [`Selector::matches`] and [`Selector::matches_identity`] agree, which a property test holds them to.
+//! endpoint only the [`Identity`] is known, the hashes of its labels and some labels in full. That answers every
+//! operator but the ones that look into a value (`contains`, `starts with`, `ends with`) of a label that did not travel
+//! in full: an endpoint that cannot answer is not selected, whatever the rest says. For all others [`Selector::matches`]
+//! and [`Selector::matches_identity`] agree, which a property test holds them to.
 //!
 //! As in Kubernetes and Calico, `!=` and `not in` are also true of an endpoint that lacks the label.
 
@@ -135,19 +136,49 @@ impl Selector {
         }
     }
 
-    /// Whether an endpoint of which only the hashes are known is selected. False for the operators that need values;
-    /// callers refuse such selectors first ([`Self::needs_values`]). For repeated use, see [`Self::hashed`].
+    /// Whether an endpoint of which only the identity is known is selected; false if it cannot be told. For repeated
+    /// use, see [`Self::hashed`].
     pub fn matches_identity(&self, identity: &Identity) -> bool {
-        !self.is_unanswerable() && self.hashed().matches(identity)
+        self.hashed().matches(identity)
     }
 
-    /// The first label whose value must be known in full to answer, if there is one.
-    pub fn needs_values(&self) -> Option<(&str, TextOp)> {
+    /// Every label whose value must be known in full, with the operator that asks.
+    pub fn texts(&self) -> Vec<(&str, TextOp)> {
         match self {
-            Self::Text(key, op, _) => Some((key, *op)),
-            Self::Not(inner) => inner.needs_values(),
-            Self::And(parts) | Self::Or(parts) => parts.iter().find_map(Self::needs_values),
-            _ => None,
+            Self::Text(key, op, _) => vec![(key, *op)],
+            Self::Not(inner) => inner.texts(),
+            Self::And(parts) | Self::Or(parts) => parts.iter().flat_map(Self::texts).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Reads a selector in which `global()` may stand: it becomes [`Self::GLOBAL`], for the caller to replace.
+    pub fn parse_with_global(text: &str) -> Result<Self, SelectorError> {
+        parse::parse(text, true)
+    }
+
+    /// What `has()` asks for in place of `global()`; no label has this key.
+    pub const GLOBAL: &str = "global()";
+
+    /// The same selector with each test of one label (`in`, `has`, the text operators) and each `all()` replaced.
+    #[must_use]
+    pub fn rewrite(&self, leaf: &dyn Fn(&Self) -> Self) -> Self {
+        match self {
+            Self::Not(inner) => inner.rewrite(leaf).not(),
+            Self::And(parts) => Self::and(parts.iter().map(|p| p.rewrite(leaf))),
+            Self::Or(parts) => Self::or(parts.iter().map(|p| p.rewrite(leaf))),
+            Self::Nothing => Self::Nothing,
+            other => leaf(other),
+        }
+    }
+
+    /// Calls back for each label and value that it compares.
+    pub fn for_values(&self, each: &mut dyn FnMut(&str, &str)) {
+        match self {
+            Self::In(key, values) => values.iter().for_each(|value| each(key, value)),
+            Self::Not(inner) => inner.for_values(each),
+            Self::And(parts) | Self::Or(parts) => parts.iter().for_each(|part| part.for_values(each)),
+            _ => {}
         }
     }
 
@@ -179,7 +210,13 @@ impl Selector {
     pub fn hashed(&self) -> HashedSelector {
         match self {
             Self::All => HashedSelector::Const(true),
-            Self::Nothing | Self::Text(..) => HashedSelector::Const(false),
+            Self::Nothing => HashedSelector::Const(false),
+            Self::Text(key, op, text) => HashedSelector::Text {
+                hash: LabelHash::of_key(key),
+                key: key.as_str().into(),
+                op: *op,
+                text: text.as_str().into(),
+            },
             Self::In(key, values) => {
                 HashedSelector::Any(values.iter().map(|v| LabelHash::of_label(key, v)).collect())
             }
@@ -188,10 +225,6 @@ impl Selector {
             Self::And(parts) => HashedSelector::And(parts.iter().map(Self::hashed).collect()),
             Self::Or(parts) => HashedSelector::Or(parts.iter().map(Self::hashed).collect()),
         }
-    }
-
-    fn is_unanswerable(&self) -> bool {
-        self.needs_values().is_some()
     }
 }
 
@@ -221,6 +254,17 @@ pub enum HashedSelector {
     Const(bool),
     /// One of the hashes is in the identity.
     Any(Box<[LabelHash]>),
+    /// An operator that looks into the value of a label.
+    Text {
+        /// The hash of the bare key.
+        hash: LabelHash,
+        /// The key.
+        key: Box<str>,
+        /// The operator.
+        op: TextOp,
+        /// What to look for.
+        text: Box<str>,
+    },
     /// Negation.
     Not(Box<Self>),
     /// All parts.
@@ -230,14 +274,24 @@ pub enum HashedSelector {
 }
 
 impl HashedSelector {
-    /// Whether the endpoint behind the identity is selected.
+    /// Whether the endpoint behind the identity is selected; false if that cannot be told.
     pub fn matches(&self, identity: &Identity) -> bool {
+        self.answer(identity).unwrap_or(false)
+    }
+
+    /// The same; none if it depends on a value that is not known. A part that decides alone needs no other.
+    fn answer(&self, identity: &Identity) -> Option<bool> {
         match self {
-            Self::Const(value) => *value,
-            Self::Any(hashes) => hashes.iter().any(|h| identity.contains(*h)),
-            Self::Not(inner) => !inner.matches(identity),
-            Self::And(parts) => parts.iter().all(|p| p.matches(identity)),
-            Self::Or(parts) => parts.iter().any(|p| p.matches(identity)),
+            Self::Const(value) => Some(*value),
+            Self::Any(hashes) => Some(hashes.iter().any(|h| identity.contains(*h))),
+            Self::Text { hash, key, op, text } => match identity.value(key) {
+                Some(value) => Some(op.holds(value, text)),
+                None if identity.contains(*hash) => None,
+                None => Some(false),
+            },
+            Self::Not(inner) => inner.answer(identity).map(|answer| !answer),
+            Self::And(parts) => decide(parts, identity, false),
+            Self::Or(parts) => decide(parts, identity, true),
         }
     }
 
@@ -249,6 +303,7 @@ impl HashedSelector {
             Self::Const(true) | Self::Not(_) => None,
             Self::Const(false) => Some(Vec::new()),
             Self::Any(hashes) => Some(hashes.to_vec()),
+            Self::Text { hash, .. } => Some(vec![*hash]),
             Self::And(parts) => parts.iter().filter_map(Self::required).min_by_key(Vec::len),
             Self::Or(parts) => {
                 let mut all = Vec::new();
@@ -263,10 +318,23 @@ impl HashedSelector {
     }
 }
 
+/// `deciding` if any part says so, none if that depends on an unknown part, and otherwise the opposite.
+fn decide(parts: &[HashedSelector], identity: &Identity, deciding: bool) -> Option<bool> {
+    let mut unknown = false;
+    for part in parts {
+        match part.answer(identity) {
+            Some(answer) if answer == deciding => return Some(deciding),
+            Some(_) => {}
+            None => unknown = true,
+        }
+    }
+    (!unknown).then_some(!deciding)
+}
+
 impl FromStr for Selector {
     type Err = SelectorError;
     fn from_str(text: &str) -> Result<Self, SelectorError> {
-        parse::parse(text)
+        parse::parse(text, false)
     }
 }
 
@@ -402,9 +470,21 @@ mod tests {
     #[test]
     fn values_are_needed_only_by_text_operators() {
         let s: Selector = "has(a) && !(role contains 'w')".parse().unwrap();
-        assert_eq!(s.needs_values(), Some(("role", TextOp::Contains)));
-        assert!(!s.matches_identity(&Identity::of(&labels(&[("a", "b")]))));
-        assert_eq!("role in {'w'}".parse::<Selector>().unwrap().needs_values(), None);
+        assert_eq!(s.texts(), [("role", TextOp::Contains)]);
+        let asked = |pairs, full: &[(&str, &str)]| {
+            let identity = Identity::of(&labels(pairs)).with_full(full.iter().copied());
+            (s.matches_identity(&identity), s.clone().not().matches_identity(&identity))
+        };
+        assert_eq!(asked(&[("a", "b")], &[]), (true, false), "without the label there is nothing to know");
+        assert_eq!(
+            asked(&[("a", "b"), ("role", "db")], &[]),
+            (false, false),
+            "what cannot be told is not selected"
+        );
+        assert_eq!(asked(&[("role", "db")], &[]), (false, true), "the other part decides");
+        assert_eq!(asked(&[("a", "b"), ("role", "db")], &[("role", "db")]), (true, false));
+        assert_eq!(asked(&[("a", "b"), ("role", "web")], &[("role", "web")]), (false, true));
+        assert_eq!("role in {'w'}".parse::<Selector>().unwrap().texts(), []);
     }
 
     fn key() -> impl Strategy<Value = String> {
@@ -422,6 +502,8 @@ mod tests {
             4 => (key(), value()).prop_map(|(k, v)| Selector::equals(k, v)),
             3 => (key(), prop::collection::vec(value(), 0..3)).prop_map(|(k, v)| Selector::any_value(k, v)),
             2 => key().prop_map(Selector::Has),
+            2 => (key(), prop::sample::select(vec![TextOp::Contains, TextOp::StartsWith, TextOp::EndsWith]), value())
+                .prop_map(|(key, op, text)| Selector::Text(key, op, text)),
         ];
         leaf.prop_recursive(4, 24, 3, |inner| {
             prop_oneof![
@@ -439,9 +521,13 @@ mod tests {
             pairs in prop::collection::btree_map(key(), value(), 0..4),
         ) {
             let labels = Labels::try_from(pairs).unwrap();
-            let identity = Identity::of(&labels);
+            let identity = Identity::in_full(&labels);
             let hashed = selector.hashed();
             prop_assert_eq!(selector.matches(&labels), selector.matches_identity(&identity));
+            // Of less than everything, less can be told, but nothing wrong.
+            let less = Identity::of(&labels);
+            prop_assert!(!hashed.matches(&less) || selector.matches(&labels));
+            prop_assert!(selector.matches_identity(&less) == selector.matches(&labels) || !selector.texts().is_empty());
             if hashed.matches(&identity) && let Some(required) = hashed.required() {
                 prop_assert!(required.iter().any(|h| identity.contains(*h)), "the index would miss it");
             }

@@ -24,8 +24,8 @@ pub struct SelectorError {
     pub message: String,
 }
 
-pub(super) fn parse(text: &str) -> Result<Selector, SelectorError> {
-    let mut parser = Parser { text, at: 0, depth: 0 };
+pub(super) fn parse(text: &str, global: bool) -> Result<Selector, SelectorError> {
+    let mut parser = Parser { text, at: 0, depth: 0, global };
     let selector = parser.or()?;
     parser.space();
     if parser.at < text.len() {
@@ -38,6 +38,8 @@ struct Parser<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    /// Whether `global()` is allowed.
+    global: bool,
 }
 
 impl<'a> Parser<'a> {
@@ -84,6 +86,13 @@ impl<'a> Parser<'a> {
         if key == "all" && self.eat("(") {
             self.expect(")")?;
             return Ok(Selector::All);
+        }
+        if key == "global" && self.eat("(") {
+            self.expect(")")?;
+            if self.global {
+                return Ok(Selector::Has(Selector::GLOBAL.to_owned()));
+            }
+            return Err(self.error_at(start, "`global()` only makes sense in a `namespaceSelector`"));
         }
         if key == "has" && self.eat("(") {
             let key = self.word();
@@ -227,12 +236,12 @@ mod tests {
             ("has()", 4, "label key"),
             ("é == 'x'", 0, "label key"),
         ] {
-            let error = parse(text).unwrap_err();
+            let error = parse(text, false).unwrap_err();
             assert!(error.message.contains(part), "{text}: {error}");
             assert_eq!(error.at, at, "{text}: {error}");
         }
         let deep = format!("{}has(a){}", "(".repeat(1000), ")".repeat(1000));
-        assert!(parse(&deep).unwrap_err().message.contains("deeply"));
-        assert!(parse(&"!".repeat(100_000)).is_err());
+        assert!(parse(&deep, false).unwrap_err().message.contains("deeply"));
+        assert!(parse(&"!".repeat(100_000), false).is_err());
     }
 }

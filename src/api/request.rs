@@ -80,6 +80,22 @@ pub enum Request {
         /// Protocol and port: `tcp/80`, `udp/53`, `icmp`.
         service: String,
     },
+    /// Who may talk to whom.
+    PolicyMatrix,
+    /// What other policies would allow and cut, for the endpoints this host knows of.
+    PolicyDiff {
+        /// The policy files to compare with, (name, text); those in force when absent.
+        #[serde(default)]
+        old: Option<Vec<(String, String)>>,
+        /// The policy files in question.
+        new: Vec<(String, String)>,
+    },
+    /// Packets that policies refuse, from now on; ends when nobody has asked for ten seconds.
+    PolicyTrace {
+        /// Only packets after this number.
+        #[serde(default)]
+        after: u64,
+    },
     /// BFD sessions.
     Bfd,
     /// Read configuration and policies again.

@@ -11,7 +11,9 @@ use serde::Serialize;
 
 use super::{
     Action, Direction, Entity, Flow, Origin, Peer, Policy, PolicySet, Ports, Protocol, Rule, Service,
-    TierDefault, engine::Engine,
+    TierDefault,
+    engine::{Engine, EngineConfig},
+    selector::Selector,
 };
 use crate::model::{EndpointId, Identity, Labels, Prefix};
 
@@ -123,18 +125,44 @@ pub enum Outcome {
 }
 
 /// What an address is to the policies.
-struct Known<'a> {
-    addr: IpAddr,
-    local: Option<(&'a EndpointId, &'a Labels)>,
-    identity: Option<&'a Arc<Identity>>,
-    host: bool,
+pub(super) struct Known<'a> {
+    pub(super) addr: IpAddr,
+    pub(super) local: Option<(&'a EndpointId, &'a Labels)>,
+    pub(super) identity: Option<&'a Arc<Identity>>,
+    pub(super) host: bool,
+}
+
+/// The interpreter: the endpoints of an engine, and policies that need not be the engine's own.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) set: &'a PolicySet,
+    pub(super) host: &'a dyn Fn(IpAddr) -> bool,
+}
+
+impl std::fmt::Debug for View<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("set", &self.set).finish_non_exhaustive()
+    }
 }
 
 impl Engine {
     /// Why a new connection is allowed or refused. `host` tells this host's own addresses.
     pub fn explain(&self, flow: &Flow, host: impl Fn(IpAddr) -> bool) -> Explanation {
-        let source = self.known(flow.source, &host);
-        let destination = self.known(flow.destination, &host);
+        View::new(self, self.policies(), &host).explain(flow)
+    }
+}
+
+impl<'a> View<'a> {
+    /// The engine's endpoints under a set of policies. `host` tells the host's own addresses.
+    pub fn new(engine: &'a Engine, set: &'a PolicySet, host: &'a dyn Fn(IpAddr) -> bool) -> Self {
+        Self { engine, set, host }
+    }
+
+    /// Why a new connection is allowed or refused.
+    pub fn explain(&self, flow: &Flow) -> Explanation {
+        let source = self.known(flow.source);
+        let destination = self.known(flow.destination);
         let mut answer = Explanation {
             flow: *flow,
             source: self.party(&source),
@@ -155,6 +183,10 @@ impl Engine {
         answer.allowed = allowed;
         answer.reason = reason;
         answer
+    }
+
+    pub(super) fn config(&self) -> &'a EngineConfig {
+        self.engine.config()
     }
 
     fn conclude(
@@ -194,9 +226,31 @@ impl Engine {
         (true, reason)
     }
 
-    fn known(&self, addr: IpAddr, host: &impl Fn(IpAddr) -> bool) -> Known<'_> {
+    pub(super) fn known(&self, addr: IpAddr) -> Known<'a> {
         let prefix = Prefix::host(addr);
-        Known { addr, local: self.owner_of(prefix), identity: self.identity_of(prefix), host: host(addr) }
+        Known {
+            addr,
+            local: self.engine.owner_of(prefix),
+            identity: self.engine.identity_of(prefix),
+            host: (self.host)(addr),
+        }
+    }
+
+    /// Whether a policy applies to an endpoint.
+    pub(super) fn selects(policy: &Policy, me: &Known<'_>) -> bool {
+        match (me.local, me.identity) {
+            (Some((_, labels)), _) => policy.select.matches(labels),
+            (None, Some(identity)) => policy.select.matches_identity(identity),
+            (None, None) => false,
+        }
+    }
+
+    /// What an endpoint may do in a direction where no policy decides.
+    pub(super) fn default_allow(&self, direction: Direction, me: &Known<'_>) -> bool {
+        let nothing = Labels::new();
+        // Profiles are asked by full labels; of a remote endpoint assume what holds for most.
+        let labels = me.local.map_or(&nothing, |(_, labels)| labels);
+        self.config().default_allow(&self.set.profiles, direction, labels)
     }
 
     fn party(&self, known: &Known<'_>) -> Party {
@@ -216,12 +270,8 @@ impl Engine {
         if me.host {
             return None;
         }
-        let identity = me.identity?;
-        let set = self.policies();
-        let selects = |policy: &Policy| match me.local {
-            Some((_, labels)) => policy.select.matches(labels),
-            None => policy.select.matches_identity(identity),
-        };
+        me.identity?;
+        let set = self.set;
         let mut side = Side {
             direction,
             enforced_here: me.local.is_some(),
@@ -234,7 +284,7 @@ impl Engine {
                 .policies
                 .iter()
                 .map(|p| &**p)
-                .filter(|p| p.tier == index && p.rules(direction).is_some() && selects(p))
+                .filter(|p| p.tier == index && p.rules(direction).is_some() && Self::selects(p, me))
                 .collect();
             if policies.is_empty() {
                 continue;
@@ -250,11 +300,7 @@ impl Engine {
                 Outcome::Denied | Outcome::DefaultDenied => return Some(Side { decided_by, ..side }),
             }
         }
-        side.allowed = match me.local {
-            Some((_, labels)) => self.default_allow(direction, labels),
-            // Profiles are asked by full labels; of a remote endpoint assume what holds for most.
-            None => self.default_allow(direction, &Labels::new()),
-        };
+        side.allowed = self.default_allow(direction, me);
         let what = if side.tiers.is_empty() { "no policy selects the endpoint" } else { "no tier decided" };
         side.decided_by = format!("{what}, default {}", if side.allowed { "allow" } else { "deny" });
         Some(side)
@@ -269,7 +315,7 @@ impl Engine {
         other: &Known<'_>,
         flow: &Flow,
     ) -> (TierStep, String) {
-        let set = self.policies();
+        let set = self.set;
         let tier = &set.tiers[index];
         let mut step =
             TierStep { tier: tier.name.clone(), rules: Vec::new(), outcome: Outcome::DefaultPassed };
@@ -322,24 +368,36 @@ impl Engine {
         flow: &Flow,
     ) -> Option<&'static str> {
         let destination = if direction == Direction::Ingress { me } else { other };
-        let set = self.policies();
+        let set = self.set;
         if !rule.services.is_empty() && !rule.services.iter().any(|s| serves(set, s, flow, destination)) {
             return Some("another protocol or port");
         }
         if rule.not_services.iter().any(|s| serves(set, s, flow, destination)) {
             return Some("an excluded protocol or port");
         }
-        if !rule.peers.is_empty() && !rule.peers.iter().any(|p| self.is_peer(p, direction, me, other)) {
-            return Some("another peer");
-        }
-        None
+        (!self.matches_peer(rule, direction, me, other)).then_some("another peer")
+    }
+
+    /// Whether the two ends are what a rule asks for.
+    pub(super) fn matches_peer(
+        &self,
+        rule: &Rule,
+        direction: Direction,
+        me: &Known<'_>,
+        other: &Known<'_>,
+    ) -> bool {
+        rule.peers.is_empty() || rule.peers.iter().any(|p| self.is_peer(p, direction, me, other))
     }
 
     fn is_peer(&self, peer: &Peer, direction: Direction, me: &Known<'_>, other: &Known<'_>) -> bool {
-        let selected = peer.selector.as_ref().is_none_or(|s| {
-            other.identity.is_some_and(|identity| !identity.is_empty() && s.matches_identity(identity))
-        });
-        let inside = peer.ranges.as_ref().is_none_or(|r| r.contains(other.addr));
+        let fits = |peer: &Peer, end: &Known<'_>| {
+            let selected = |s: &Selector| {
+                end.identity.is_some_and(|identity| !identity.is_empty() && s.matches_identity(identity))
+            };
+            peer.selector.as_ref().is_none_or(selected)
+                && peer.ranges.as_ref().is_none_or(|r| r.contains(end.addr))
+                && !peer.not_selector.as_ref().is_some_and(selected)
+        };
         let there = peer.entity.is_none_or(|entity| match entity {
             Entity::World => !self.config().pools.iter().any(|p| p.cidr.contains_addr(other.addr)),
             Entity::Host => direction == Direction::Egress && other.host,
@@ -348,7 +406,7 @@ impl Engine {
                 _ => false,
             },
         });
-        selected && inside && there
+        there && fits(peer, other) && peer.own.as_ref().is_none_or(|own| fits(own, me))
     }
 }
 

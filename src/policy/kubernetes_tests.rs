@@ -95,7 +95,7 @@ impl Np {
     fn concerns(&self, direction: &str) -> bool {
         match &self.types {
             Some(types) => types.contains(&direction),
-            None => direction == "Ingress" || self.egress.is_some(),
+            None => direction == "Ingress" || self.egress.as_ref().is_some_and(|rules| !rules.is_empty()),
         }
     }
 
@@ -518,14 +518,15 @@ fn mistakes_in_objects_have_their_place() {
         )
     };
     for (text, at, part) in [
-        ("kind: Pod\n".to_owned(), "1:1", "no `apiVersion`"),
+        ("kind: Pod\n".to_owned(), "1:1", "needs both `apiVersion`"),
         ("apiVersion: v1\nkind: Pod\n".to_owned(), "2:7", "do not belong"),
         (
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nspec: {}\n".to_owned(),
             "1:1",
             "no `metadata`",
         ),
-        (np("{}"), "4:7", "needs `podSelector`"),
+        (np("{podSelektor: {}}"), "4:8", "did you mean `podSelector`"),
+        (np("{podSelector: {}, ingress: [{ports: [{port: \"80\"}]}]}"), "4:51", "a name needs a letter"),
         (np("{podSelector: {}, ingres: []}"), "4:25", "did you mean `ingress`"),
         (np("{podSelector: {}, ingress: [{from: [{}]}]}"), "4:43", "a peer needs"),
         (np("{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/33}}]}]}"), "4:60", "not a CIDR"),

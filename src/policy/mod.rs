@@ -11,11 +11,14 @@
 
 mod enforcer;
 pub mod engine;
+pub mod expectations;
 pub mod explain;
 pub mod ir;
 pub mod language;
+pub mod matrix;
 pub mod nft;
 pub mod ranges;
+pub mod reach;
 pub mod selector;
 mod set;
 

@@ -9,6 +9,7 @@ use super::{
     Action, Entity, Flow, HostPolicy, NamedPort, Origin, Peer, Policy, PolicySet, Ports, Profile, Protocol,
     Rule, Service, Tier, TierDefault,
     engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig},
+    explain::View,
     ir::{Connection, HookPoint, Packet, Ruleset},
     ranges::Ranges,
     selector::Selector,
@@ -103,8 +104,17 @@ fn peer() -> impl Strategy<Value = Peer> {
         3 => ranges().prop_map(|r| Peer { ranges: Some(r), ..Peer::default() }),
         2 => entity.clone().prop_map(|e| Peer { entity: Some(e), ..Peer::default() }),
         2 => (prop::option::of(selector()), prop::option::of(ranges()), prop::option::of(entity))
-            .prop_map(|(selector, ranges, entity)| Peer { selector, ranges, entity }),
+            .prop_map(|(selector, ranges, entity)| Peer { selector, ranges, entity, ..Peer::default() }),
+        2 => (end(), prop::option::of(end()))
+            .prop_map(|(other, own)| Peer { own: own.map(Box::new), ..other }),
     ]
+}
+
+/// What Calico's rules can ask of an end.
+fn end() -> impl Strategy<Value = Peer> {
+    (prop::option::of(selector()), prop::option::of(ranges()), prop::option::of(selector())).prop_map(
+        |(selector, ranges, not_selector)| Peer { selector, ranges, not_selector, ..Peer::default() },
+    )
 }
 
 fn service() -> impl Strategy<Value = Service> {
@@ -354,6 +364,15 @@ fn check(engine: &Engine, flows: &[Flow]) -> Result<(), TestCaseError> {
     let host = |a: IpAddr| HOST.iter().any(|h| addr(h) == a);
     for flow in flows {
         let explanation = engine.explain(flow, host);
+        let reach = View::new(engine, engine.policies(), &host).reach(flow.source, flow.destination);
+        prop_assert_eq!(
+            reach.contains(flow.protocol, flow.port),
+            explanation.allowed,
+            "{} of {}\n{:#?}",
+            flow,
+            reach,
+            explanation
+        );
         // The other host's side is a prediction; this host's table does not enforce it.
         let here =
             |side: &Option<super::explain::Side>| side.as_ref().is_none_or(|s| !s.enforced_here || s.allowed);

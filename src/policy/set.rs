@@ -89,6 +89,18 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Whether two policies differ in nothing but where they are written.
+    fn says_the_same(&self, other: &Self) -> bool {
+        let rules = |policy: &Self| {
+            let nowhere = |rules: &Vec<Rule>| -> Vec<Rule> {
+                rules.iter().cloned().map(|rule| Rule { origin: Origin::default(), ..rule }).collect()
+            };
+            (policy.ingress.as_ref().map(nowhere), policy.egress.as_ref().map(nowhere))
+        };
+        let head = |p: &Self| (p.order, p.select.clone(), p.staged);
+        head(self) == head(other) && rules(self) == rules(other)
+    }
+
     /// The rules for a direction.
     pub fn rules(&self, direction: Direction) -> Option<&[Rule]> {
         match direction {
@@ -185,6 +197,19 @@ pub struct Peer {
     pub ranges: Option<Ranges>,
     /// One of the special places.
     pub entity: Option<Entity>,
+    /// Not an endpoint with these labels: anything else is, also what is no endpoint or unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_selector: Option<Selector>,
+    /// What must hold of the endpoint's own side as well; of it only `selector`, `not_selector` and `ranges` count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own: Option<Box<Self>>,
+}
+
+impl Peer {
+    /// Whether one more endpoint can make it match less: then an endpoint that joins can revoke what a rule allows.
+    pub fn excludes(&self) -> bool {
+        self.not_selector.is_some() || self.own.as_ref().is_some_and(|own| own.excludes())
+    }
 }
 
 /// Places that are not addresses in a file.
@@ -356,6 +381,21 @@ impl PolicySet {
     /// A policy's name with its tier's, unique in the set.
     pub fn full_name(&self, policy: &Policy) -> String {
         format!("{}/{}", self.tier_of(policy).map_or("?", |t| &t.name), policy.name)
+    }
+
+    /// The policies that came, went or changed in another set, by name.
+    pub fn differences(&self, after: &Self) -> Vec<String> {
+        let (old, new) = (self.by_name(), after.by_name());
+        let mut list: Vec<String> =
+            old.keys().filter(|n| !new.contains_key(*n)).map(|n| format!("policy {n} removed")).collect();
+        for (name, policy) in &new {
+            match old.get(name) {
+                None => list.push(format!("policy {name} added")),
+                Some(was) if !was.says_the_same(policy) => list.push(format!("policy {name} changed")),
+                Some(_) => {}
+            }
+        }
+        list
     }
 
     /// The addresses behind a file's text, for tests and tools: one map a name.

@@ -263,6 +263,8 @@ pub(super) struct Policy {
     pub(super) default_ingress: Option<DefaultAction>,
     pub(super) default_egress: Option<DefaultAction>,
     pub(super) endpoint_to_host: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) expand: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

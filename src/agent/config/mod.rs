@@ -10,6 +10,7 @@ mod locate;
 mod resolve;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -19,6 +20,7 @@ use crate::{
     bgp::config::SpeakerConfig,
     cni::handler::LabelRule,
     model::{Diagnostic, Prefix},
+    policy::language::Options,
 };
 
 /// The whole configuration, defaults filled in.
@@ -97,6 +99,15 @@ pub struct PolicyConfig {
     pub default_egress: bool,
     /// What endpoints may reach on their own host: `icmp`, `udp/53` and the like.
     pub endpoint_to_host: Vec<String>,
+    /// Labels that travel in full, so that `contains` and its kin can ask for them at remote endpoints.
+    pub expand: BTreeSet<String>,
+}
+
+impl PolicyConfig {
+    /// What the reading of policy files depends on.
+    pub fn language(&self) -> Options {
+        Options { expand: self.expand.clone() }
+    }
 }
 
 /// What the configuration takes from the machine when it says nothing itself.
@@ -145,7 +156,7 @@ pub fn check(path: &Path) -> Result<Vec<String>, ConfigError> {
     let anywhere =
         Surroundings { hostname: "localhost".into(), router_id: Some(Ipv4Addr::new(192, 0, 2, 1)) };
     let config = load(path, &anywhere)?;
-    Ok(match crate::policy::language::load_dir(&config.policy_dir) {
+    Ok(match crate::policy::language::load_dir(&config.policy_dir, &config.policy.language()) {
         Ok(_) => Vec::new(),
         Err(errors) => errors.iter().map(ToString::to_string).collect(),
     })

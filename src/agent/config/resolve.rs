@@ -6,7 +6,11 @@ use super::{
     Config, PolicyConfig, Routes, Surroundings, bgp, file, ipam,
     locate::{Step, locate},
 };
-use crate::{api, cni::handler::LabelRule, model::Diagnostic};
+use crate::{
+    api,
+    cni::handler::LabelRule,
+    model::{Diagnostic, Labels},
+};
 
 /// Collects errors with their places, so that all are shown at once.
 pub(super) struct Errors<'a> {
@@ -126,12 +130,18 @@ fn policy(table: file::Policy, errors: &mut Errors<'_>) -> PolicyConfig {
             );
         }
     }
+    for (i, key) in table.expand.iter().enumerate() {
+        if let Err(error) = Labels::new().insert(key.as_str(), "") {
+            errors.at(&["policy".into(), "expand".into(), i.into()], error.to_string());
+        }
+    }
     let allow = |action: Option<file::DefaultAction>| action.is_none_or(|a| a == file::DefaultAction::Allow);
     PolicyConfig {
         enabled: table.enabled.unwrap_or(true),
         default_ingress: allow(table.default_ingress),
         default_egress: allow(table.default_egress),
         endpoint_to_host,
+        expand: table.expand.into_iter().collect(),
     }
 }
 

@@ -133,8 +133,9 @@ fn the_examples_load() {
     let mut read_files = 0;
     for entry in std::fs::read_dir(folder).unwrap().flatten().filter(|e| e.path().is_dir()) {
         for file in std::fs::read_dir(entry.path()).unwrap().flatten().map(|e| e.path()) {
-            // gobgpd.toml is GoBGP's own.
-            if file.extension().is_some_and(|e| e == "toml") && !file.ends_with("gobgpd.toml") {
+            // gobgpd.toml is GoBGP's own; policies are no configuration.
+            let other = file.ends_with("gobgpd.toml") || entry.path().ends_with("policy");
+            if file.extension().is_some_and(|e| e == "toml") && !other {
                 read(&std::fs::read_to_string(&file).unwrap())
                     .unwrap_or_else(|e| panic!("{}\n{e}", file.display()));
                 read_files += 1;

@@ -1,8 +1,8 @@
 //! What the engine must know beside policies and endpoints.
 
 use crate::{
-    model::Prefix,
-    policy::{Ports, Protocol, Service, ranges::Ranges},
+    model::{Labels, Prefix},
+    policy::{Direction, Ports, Profile, Protocol, Service, ranges::Ranges},
 };
 
 /// The engine's settings.
@@ -71,6 +71,21 @@ impl EngineConfig {
         tcp.chain([(Protocol::UDP, 3784), (Protocol::UDP, 4784)])
             .map(|(protocol, port)| Service { protocol, ports: Ports::Range(port, port) })
             .collect()
+    }
+
+    /// What an endpoint may do in a direction where no policy decides: the first profile that says, or the default.
+    pub(in crate::policy) fn default_allow(
+        &self,
+        profiles: &[Profile],
+        direction: Direction,
+        labels: &Labels,
+    ) -> bool {
+        let (default, profile): (bool, fn(&Profile) -> Option<bool>) = match direction {
+            Direction::Ingress => (self.default_ingress, |p| p.ingress),
+            Direction::Egress => (self.default_egress, |p| p.egress),
+        };
+        let mut matching = profiles.iter().filter(|p| p.select.matches(labels));
+        matching.find_map(profile).unwrap_or(default)
     }
 
     /// All addresses outside of the pools.

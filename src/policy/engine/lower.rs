@@ -12,12 +12,12 @@ use super::{
     config::EngineConfig,
     services::ServiceSet,
     sets::{SetDef, short_hash},
-    skeleton::REFUSE,
+    skeleton::{REFUSE, logged},
 };
 use crate::{
     model::Family,
     policy::{
-        Action, Direction, Entity, Policy, PolicySet, Ports, Protocol, Rule as PolicyRule, Service,
+        Action, Direction, Entity, Peer, Policy, PolicySet, Ports, Protocol, Rule as PolicyRule, Service,
         TierDefault,
         ir::{Chain, Field, Key, Name, Rule, Statement, Verdict},
         ranges::Ranges,
@@ -152,6 +152,18 @@ impl Alternative {
     }
 }
 
+/// Each way of the one together with each of the other.
+fn both(a: &[Alternative], b: &[Alternative]) -> Vec<Alternative> {
+    a.iter().flat_map(|a| b.iter().filter_map(|b| a.and(b))).collect()
+}
+
+/// One end of a connection, as a rule sees it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Other,
+    Own,
+}
+
 struct Lower<'a> {
     set: &'a PolicySet,
     config: &'a EngineConfig,
@@ -239,13 +251,17 @@ impl Lower<'_> {
                 self.rules.push(Rule::new(start).comment(&comment));
             }
         }
-        let only_allows = rule.action == Action::Allow || staged;
+        let excludes = rule.peers.iter().any(Peer::excludes);
+        let only_allows = (rule.action == Action::Allow && !excludes) || staged;
         for used in self.sets.iter_mut().skip(first_set) {
             used.only_allows = only_allows;
         }
     }
 
     fn reject(&mut self, start: Vec<Statement>, comment: &str) {
+        if self.config.trace {
+            self.rules.push(logged(start.iter().cloned(), "rejected by policy"));
+        }
         let mut tcp = vec![Statement::is(Field::L4Proto, Key::byte(Protocol::TCP.0))];
         tcp.extend(start.iter().cloned());
         tcp.extend([Statement::Counter, Statement::Reject { tcp_reset: true }]);
@@ -271,58 +287,92 @@ impl Lower<'_> {
                 (_, r) => r.clone(),
             };
             let special = peer.entity.filter(|e| *e != Entity::World);
-            match (&peer.selector, addresses, special) {
-                (Some(selector), None, None) => selectors.push(selector.clone()),
-                (None, Some(more), None) => {
-                    ranges = Some(ranges.map_or_else(|| more.clone(), |r| r.union(&more)));
+            let plain = special.is_none() && peer.not_selector.is_none() && peer.own.is_none();
+            match (&peer.selector, &addresses) {
+                (Some(selector), None) if plain => selectors.push(selector.clone()),
+                (None, Some(more)) if plain => {
+                    ranges = Some(ranges.map_or_else(|| more.clone(), |r| r.union(more)));
                 }
-                (selector, addresses, special) => {
-                    let mut all = vec![Alternative::always()];
-                    let mut narrow = |more: Vec<Alternative>| {
-                        all = all.iter().flat_map(|a| more.iter().filter_map(|b| a.and(b))).collect();
-                    };
-                    if let Some(selector) = selector {
-                        narrow(self.selector(selector));
-                    }
-                    if let Some(addresses) = &addresses {
-                        narrow(self.addresses(addresses));
-                    }
+                (selector, _) => {
+                    let mut all = self.endpoint(
+                        End::Other,
+                        selector.as_ref(),
+                        addresses.as_ref(),
+                        peer.not_selector.as_ref(),
+                    );
                     if let Some(special) = special {
-                        narrow(self.entity(special));
+                        all = both(&all, &self.entity(special));
+                    }
+                    if let Some(own) = &peer.own {
+                        let more = self.endpoint(
+                            End::Own,
+                            own.selector.as_ref(),
+                            own.ranges.as_ref(),
+                            own.not_selector.as_ref(),
+                        );
+                        all = both(&all, &more);
                     }
                     out.extend(all);
                 }
             }
         }
         if let Some(ranges) = ranges {
-            out.extend(self.addresses(&ranges));
+            out.extend(self.addresses(End::Other, &ranges));
         }
         if !selectors.is_empty() {
-            out.extend(self.selector(&Selector::or(selectors)));
+            out.extend(self.selector(End::Other, &Selector::or(selectors), false));
         }
         out
     }
 
-    /// The field with the other side's address.
-    fn peer_field(&self, family: Family) -> Field {
-        match (self.direction, family) {
-            (Direction::Ingress, Family::Ipv4) => Field::SourceV4,
-            (Direction::Ingress, Family::Ipv6) => Field::SourceV6,
-            (Direction::Egress, Family::Ipv4) => Field::DestinationV4,
-            (Direction::Egress, Family::Ipv6) => Field::DestinationV6,
+    /// The ways one end can be all that is asked of it.
+    fn endpoint(
+        &mut self,
+        end: End,
+        selector: Option<&Selector>,
+        addresses: Option<&Ranges>,
+        not_selector: Option<&Selector>,
+    ) -> Vec<Alternative> {
+        let mut all = vec![Alternative::always()];
+        if let Some(selector) = selector {
+            all = both(&all, &self.selector(end, selector, false));
+        }
+        if let Some(addresses) = addresses {
+            all = both(&all, &self.addresses(end, addresses));
+        }
+        if let Some(selector) = not_selector {
+            all = both(&all, &self.selector(end, selector, true));
+        }
+        all
+    }
+
+    /// The field with the address of an end.
+    fn field(&self, end: End, family: Family) -> Field {
+        let source = (self.direction == Direction::Ingress) == (end == End::Other);
+        match (source, family) {
+            (true, Family::Ipv4) => Field::SourceV4,
+            (true, Family::Ipv6) => Field::SourceV6,
+            (false, Family::Ipv4) => Field::DestinationV4,
+            (false, Family::Ipv6) => Field::DestinationV6,
         }
     }
 
-    fn selector(&mut self, selector: &Selector) -> Vec<Alternative> {
+    fn selector(&mut self, end: End, selector: &Selector, not: bool) -> Vec<Alternative> {
+        if *selector == Selector::Nothing {
+            return if not { vec![Alternative::always()] } else { Vec::new() };
+        }
         let each = |family| {
-            let field = self.peer_field(family);
-            let statements = vec![self.lookup(SetDef::selector(selector, family), field)];
-            Alternative { family: Some(family), statements }
+            let field = self.field(end, family);
+            let mut statement = self.lookup(SetDef::selector(selector, family), field);
+            if let Statement::Lookup { negate, .. } = &mut statement {
+                *negate = not;
+            }
+            Alternative { family: Some(family), statements: vec![statement] }
         };
-        if *selector == Selector::Nothing { Vec::new() } else { Family::ALL.map(each).into() }
+        Family::ALL.map(each).into()
     }
 
-    fn addresses(&mut self, ranges: &Ranges) -> Vec<Alternative> {
+    fn addresses(&mut self, end: End, ranges: &Ranges) -> Vec<Alternative> {
         if Family::ALL.iter().all(|f| ranges.is_everything_in(*f)) {
             return vec![Alternative::always()];
         }
@@ -331,7 +381,7 @@ impl Lower<'_> {
             if ranges.is_empty_in(family) {
                 continue;
             }
-            let field = self.peer_field(family);
+            let field = self.field(end, family);
             let statement = if ranges.is_everything_in(family) {
                 Statement::is(Field::NfProto, Key::byte(if family == Family::Ipv4 { 2 } else { 10 }))
             } else if let Some(prefix) = ranges.as_prefix(family) {

@@ -38,7 +38,7 @@ use super::{
     Direction, PolicySet,
     ir::{Chain, Data, Delta, Element, Key, Name, Ruleset},
 };
-use crate::model::{EndpointId, Identity, Labels, Prefix};
+use crate::model::{EndpointId, Identity, LabelHash, Labels, Prefix};
 
 /// A local endpoint, as far as policy is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,6 +172,40 @@ impl Engine {
         self.remotes.len()
     }
 
+    /// The chains that judge a local endpoint's connections in a direction, the first one last.
+    pub fn chains_of(&self, id: &EndpointId, direction: Direction) -> Vec<(Name, Arc<Chain>)> {
+        let Some(local) = self.locals.get(id) else { return Vec::new() };
+        let keys = local.classes.iter().filter(|(d, ..)| *d == direction);
+        let classes = keys.filter_map(|key| self.classes.get(key));
+        classes.flat_map(|live| &live.value.chains).map(|c| (c.name.clone(), c.chain.clone())).collect()
+    }
+
+    /// Labels whose values policies ask for, with the number of remote addresses that have the label but not in full:
+    /// they match no selector that depends on it.
+    pub fn unanswered(&self) -> BTreeMap<String, usize> {
+        let mut keys = BTreeSet::new();
+        for policy in &self.policies.policies {
+            let rules = Direction::ALL.iter().filter_map(|d| policy.rules(*d)).flatten();
+            for peer in rules.flat_map(|r| &r.peers) {
+                for selector in peer.selector.iter().chain(&peer.not_selector) {
+                    keys.extend(selector.texts().into_iter().map(|(key, _)| key));
+                }
+            }
+        }
+        for port in &self.policies.named_ports {
+            keys.extend(port.select.texts().into_iter().map(|(key, _)| key));
+        }
+        let mut found = BTreeMap::new();
+        for key in keys {
+            let hash = LabelHash::of_key(key);
+            let silent = self.remotes.values().filter(|i| i.contains(hash) && i.value(key).is_none()).count();
+            if silent > 0 {
+                found.insert(key.to_owned(), silent);
+            }
+        }
+        found
+    }
+
     /// How many distinct selectors rules in force ask about.
     pub fn selector_count(&self) -> usize {
         self.index.len()
@@ -200,7 +234,7 @@ impl Engine {
         }
         let id = endpoint.id.clone();
         self.drop_local(&id);
-        let identity = Arc::new(Identity::of(&endpoint.labels));
+        let identity = Arc::new(Identity::in_full(&endpoint.labels));
         let classes = self.classes_of(&endpoint.labels);
         for (key, map) in classes.iter().zip([EP_IN, EP_OUT]) {
             let entry = self.use_class(key);
@@ -540,12 +574,7 @@ impl Engine {
 
     /// What an endpoint may do in a direction where no policy decides.
     pub(in crate::policy) fn default_allow(&self, direction: Direction, labels: &Labels) -> bool {
-        let (default, profile): (bool, fn(&super::Profile) -> Option<bool>) = match direction {
-            Direction::Ingress => (self.config.default_ingress, |p| p.ingress),
-            Direction::Egress => (self.config.default_egress, |p| p.egress),
-        };
-        let mut matching = self.policies.profiles.iter().filter(|p| p.select.matches(labels));
-        matching.find_map(profile).unwrap_or(default)
+        self.config.default_allow(&self.policies.profiles, direction, labels)
     }
 
     fn use_class(&mut self, key: &ClassKey) -> Data {
@@ -647,7 +676,7 @@ impl Engine {
     }
 
     /// The local endpoint with an address.
-    pub(in crate::policy) fn owner_of(&self, prefix: Prefix) -> Option<(&EndpointId, &Labels)> {
+    pub fn owner_of(&self, prefix: Prefix) -> Option<(&EndpointId, &Labels)> {
         let id = self.owners.get(&prefix)?.first()?;
         self.locals.get(id).map(|l| (&l.endpoint.id, &l.endpoint.labels))
     }

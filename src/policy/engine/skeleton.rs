@@ -66,9 +66,34 @@ pub(super) fn build(config: &EngineConfig, policies: &PolicySet, mapped: bool) -
     builder.forward();
     builder.input_ep(config);
     builder.input(config, policies);
-    builder.ends(config);
+    builder.ends();
     nat::build(&mut builder.rules, config, mapped);
+    if config.trace {
+        trace(&mut builder.rules);
+    }
     Skeleton { rules: builder.rules, sets: builder.sets }
+}
+
+/// Has every rule that drops log first.
+fn trace(rules: &mut Ruleset) {
+    for chain in rules.chains.values_mut() {
+        let traced = |rule: Rule| {
+            let drops = rule.statements.last() == Some(&verdict(Verdict::Drop));
+            let log = drops.then(|| {
+                let ends = [Statement::Counter, verdict(Verdict::Drop)];
+                let matches = rule.statements.iter().filter(|s| !ends.contains(s)).cloned();
+                logged(matches, &rule.comment)
+            });
+            log.into_iter().chain([rule])
+        };
+        chain.rules = std::mem::take(&mut chain.rules).into_iter().flat_map(traced).collect();
+    }
+}
+
+/// A rule that logs what it matches, for somebody who traces.
+pub(super) fn logged(matches: impl IntoIterator<Item = Statement>, why: &str) -> Rule {
+    let log = [Statement::Limit(TRACE_RATE), Statement::Log(why.to_owned())];
+    Rule::new(matches.into_iter().chain(log).collect::<Vec<_>>())
 }
 
 struct Builder {
@@ -290,14 +315,8 @@ impl Builder {
         self.chain("input_host", rules);
     }
 
-    fn ends(&mut self, config: &EngineConfig) {
-        let mut refuse = Vec::new();
-        if config.trace {
-            refuse
-                .push(Rule::new([Statement::Limit(TRACE_RATE), Statement::Log("slash32 refused: ".into())]));
-        }
-        refuse.push(dropped("refused by policy"));
-        self.chain(REFUSE, refuse);
+    fn ends(&mut self) {
+        self.chain(REFUSE, vec![dropped("refused by policy")]);
         self.chain("invalid", vec![dropped("invalid connection state")]);
         let deny = Rule::new([Statement::Counter, verdict(goto(REFUSE))]).comment("profile default deny");
         self.chain("profile_deny", vec![deny]);

@@ -25,8 +25,8 @@ use crate::{
 
 /// The label that says which namespace an endpoint is in.
 pub(super) const NAMESPACE: &str = "namespace";
-/// The label that every namespace has: its name.
-const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+/// The labels that every namespace has: its name, as Kubernetes and as Calico call it.
+const NAMESPACE_NAMES: [&str; 2] = ["kubernetes.io/metadata.name", "projectcalico.org/name"];
 
 /// Name and namespace of an object.
 pub(super) struct Meta {
@@ -43,17 +43,32 @@ impl Definitions {
             return has;
         }
         // The name is known of every namespace, so that needs no definition.
-        if selector.keys().iter().all(|key| *key == NAMESPACE_NAME) {
+        if selector.keys().iter().all(|key| is_name(key)) {
             return Selector::and([has, selector.with_keys(&|_| NAMESPACE.to_owned())]);
         }
         let matching = self.namespaces.iter().filter(|(name, labels)| {
             let mut labels = (*labels).clone();
-            // The name of a namespace is a valid value.
-            let _ = labels.insert(NAMESPACE_NAME, *name);
+            for key in NAMESPACE_NAMES {
+                // The name of a namespace is a valid value.
+                let _ = labels.insert(key, *name);
+            }
             selector.matches(&labels)
         });
-        Selector::any_value(NAMESPACE, matching.map(|(name, _)| name.as_str()))
+        let matching = Selector::any_value(NAMESPACE, matching.map(|(name, _)| name.as_str()));
+        // A namespace that is not defined has no label but its name.
+        let undefined = selector.rewrite(&|leaf| match leaf {
+            Selector::All => Selector::All,
+            leaf if leaf.keys().iter().all(|key| is_name(key)) => leaf.with_keys(&|_| NAMESPACE.to_owned()),
+            _ => Selector::Nothing,
+        });
+        let elsewhere = Selector::any_value(NAMESPACE, self.namespaces.keys()).not();
+        Selector::or([matching, Selector::and([has, elsewhere, undefined])])
     }
+}
+
+/// Whether a label of a namespace is the one that holds its name.
+fn is_name(key: &str) -> bool {
+    NAMESPACE_NAMES.contains(&key)
 }
 
 impl Source<'_> {
@@ -149,7 +164,7 @@ impl Source<'_> {
     }
 
     /// A list that may be absent or null.
-    fn items<'v>(&mut self, node: &'v Node) -> Vec<&'v Node> {
+    pub(super) fn items<'v>(&mut self, node: &'v Node) -> Vec<&'v Node> {
         match &node.data {
             Data::List(items) => items.iter().collect(),
             Data::Null => Vec::new(),
@@ -169,7 +184,13 @@ impl Source<'_> {
         None
     }
 
-    fn rule_from(&self, node: &Node, action: Action, peers: Vec<Peer>, services: Vec<Service>) -> Rule {
+    pub(super) fn rule_from(
+        &self,
+        node: &Node,
+        action: Action,
+        peers: Vec<Peer>,
+        services: Vec<Service>,
+    ) -> Rule {
         Rule {
             action,
             peers,
@@ -193,23 +214,26 @@ impl Builder {
         }
     }
 
-    /// `NetworkPolicy` of networking.k8s.io/v1.
-    pub(super) fn network_policy(&mut self, source: &mut Source<'_>, document: &Node) {
+    /// `NetworkPolicy` of networking.k8s.io/v1, and Calico's staged form of it.
+    pub(super) fn network_policy(&mut self, source: &mut Source<'_>, document: &Node, staged: bool) {
         let Some(meta) = source.meta(document) else { return };
         let Some(spec) = document.get("spec") else {
             source.error(meta.span, "the policy has no `spec`");
             return;
         };
         let Some(mut table) = source.table(spec, "the spec of a NetworkPolicy") else { return };
-        // An absent podSelector is refused by Kubernetes since v1.
-        let pods = table.need(source, "podSelector").and_then(|v| source.label_selector(v));
+        // Absent, it is empty: every pod of the namespace.
+        let pods = table.take("podSelector").map_or(Some(Selector::All), |v| source.label_selector(v));
         let ingress = table.take("ingress");
         let egress = table.take("egress");
         let types = match table.take("policyTypes") {
-            Some(list) => policy_types(source, list),
-            // The default is ingress, and egress if there are such rules.
-            None => (true, egress.is_some()),
+            Some(list) if !source.items(list).is_empty() => policy_types(source, list),
+            // The default is ingress, and egress if there are such rules: `egress: []` has none.
+            _ => (true, egress.is_some_and(|e| matches!(&e.data, Data::List(rules) if !rules.is_empty()))),
         };
+        if staged && let Some(action) = table.take("stagedAction") {
+            staged_action(source, action);
+        }
         let span = table.span.clone();
         table.finish(source);
         let mut rules = |list: Option<&Node>, direction| {
@@ -223,13 +247,13 @@ impl Builder {
         let egress: Vec<Rule> = rules(egress, Direction::Egress);
         let Some(pods) = pods else { return };
         self.add_kubernetes(source, &meta, span, |builder, origin| Policy {
-            name: format!("{}/{}", meta.namespace, meta.name),
+            name: format!("{}{}/{}", if staged { "staged:" } else { "" }, meta.namespace, meta.name),
             tier: builder.known.tier(DEFAULT_TIER),
             order: DEFAULT_ORDER,
             select: Selector::and([in_namespace(&meta.namespace), pods]),
             ingress: types.0.then_some(ingress),
             egress: types.1.then_some(egress),
-            staged: false,
+            staged,
             origin,
         });
     }
@@ -298,6 +322,12 @@ impl Builder {
             return;
         };
         let Some(mut table) = source.table(spec, "the spec of a cluster-wide policy") else { return };
+        if kind == ClusterKind::Baseline && meta.name != "default" {
+            source.error(
+                meta.span.clone(),
+                "there is one BaselineAdminNetworkPolicy, and its name is `default`",
+            );
+        }
         let tier = match kind {
             ClusterKind::Admin => Some("admin"),
             ClusterKind::Baseline => Some("baseline"),
@@ -404,6 +434,13 @@ impl Builder {
                 _ => admin_port(source, item),
             });
         }
+        let networks = all.iter().any(|p| p.ranges.is_some());
+        if networks && list.iter().any(|s| matches!(s.ports, Ports::Named(_))) {
+            source.error(
+                node.span(),
+                "a named port cannot be combined with `networks`: addresses name no ports",
+            );
+        }
         if source.errors.len() > before {
             return None;
         }
@@ -454,10 +491,7 @@ impl Builder {
         make: impl FnOnce(&Self, Origin) -> Policy,
     ) {
         let policy = make(self, origin(source, &span));
-        let tier = self.known.tiers.get(policy.tier).map_or_else(String::new, |t| t.name.clone());
-        if self.claim(source, meta.span.clone(), "policy", format!("{tier}/{}", policy.name)) {
-            self.policies.push(policy);
-        }
+        self.add_policy(source, meta.span.clone(), policy.order as f64, policy);
     }
 }
 
@@ -534,7 +568,7 @@ fn network_policy_port(source: &mut Source<'_>, node: &Node) -> Option<Service> 
             };
             Ports::Range(low as u16, high as u16)
         }
-        (Some(port), None) => Ports::Named(source.string(port, "port")?.to_owned()),
+        (Some(port), None) => Ports::Named(port_name(source, port)?),
         (Some(_), Some(end)) => {
             source.error(end.span(), "`endPort` needs a `port` with a number");
             return None;
@@ -543,12 +577,49 @@ fn network_policy_port(source: &mut Source<'_>, node: &Node) -> Option<Service> 
     Some(Service { protocol: protocol?, ports })
 }
 
+/// The name of a port (RFC 6335): a number in quotes is none.
+fn port_name(source: &mut Source<'_>, node: &Node) -> Option<String> {
+    let text = source.string(node, "port")?;
+    if text.parse::<u32>().is_ok() {
+        source.error_with_help(
+            node.span(),
+            format!("\"{text}\" in quotes is the name of a port, and a name needs a letter"),
+            format!("write {text} without quotes"),
+        );
+        return None;
+    }
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if text.is_empty()
+        || text.len() > 15
+        || !text.bytes().all(fine)
+        || !text.bytes().any(|b| b.is_ascii_lowercase())
+    {
+        source.error(
+            node.span(),
+            format!("`{text}` is not the name of a port: 1 to 15 lower-case letters, digits and `-`"),
+        );
+        return None;
+    }
+    Some(text.to_owned())
+}
+
 /// The port a name stands for may be of any protocol.
-fn named(name: &str) -> Vec<Service> {
+fn named(source: &mut Source<'_>, node: &Node) -> Vec<Service> {
+    let Some(name) = port_name(source, node) else { return Vec::new() };
     PROTOCOLS
         .iter()
-        .map(|(_, protocol)| Service { protocol: *protocol, ports: Ports::Named(name.into()) })
+        .map(|(_, protocol)| Service { protocol: *protocol, ports: Ports::Named(name.clone()) })
         .collect()
+}
+
+/// `stagedAction`: only a policy that is to be set can be tried.
+pub(super) fn staged_action(source: &mut Source<'_>, node: &Node) {
+    if source.string(node, "stagedAction").is_some_and(|action| action != "Set") {
+        source.error(
+            node.span(),
+            "only `stagedAction: Set` is supported: the others say nothing about traffic",
+        );
+    }
 }
 
 /// `portNumber`, `portRange` or `namedPort` of v1alpha1.
@@ -560,7 +631,7 @@ fn admin_port(source: &mut Source<'_>, node: &Node) -> Vec<Service> {
     match (number, range, name) {
         (Some(node), None, None) => one_port(source, node, &["port"]),
         (None, Some(node), None) => one_port(source, node, &["start", "end"]),
-        (None, None, Some(node)) => source.string(node, "namedPort").map(named).unwrap_or_default(),
+        (None, None, Some(node)) => named(source, node),
         _ => {
             source.error(span, "give exactly one of `portNumber`, `portRange` and `namedPort`");
             Vec::new()
@@ -596,8 +667,8 @@ fn ports_of(
     if numbers.len() < wanted {
         return Vec::new();
     }
-    if low > high {
-        source.error(span, format!("the range {low} to {high} is upside down"));
+    if wanted == 2 && low >= high {
+        source.error(span, format!("the start of a range must be less than its end, not {low} to {high}"));
         return Vec::new();
     }
     vec![Service { protocol, ports: Ports::Range(*low as u16, *high as u16) }]
@@ -617,7 +688,7 @@ fn cluster_protocol(source: &mut Source<'_>, node: &Node) -> Vec<Service> {
     let name = table.take("destinationNamedPort");
     table.finish(source);
     match (&found[..], name) {
-        ([], Some(node)) => source.string(node, "destinationNamedPort").map(named).unwrap_or_default(),
+        ([], Some(node)) => named(source, node),
         ([(protocol, node)], None) => {
             if matches!(node.data, Data::Null) {
                 return vec![Service { protocol: *protocol, ports: Ports::Any }];

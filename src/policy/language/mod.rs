@@ -1,8 +1,10 @@
-//! Reads policy files: TOML or Kubernetes YAML in, a validated [`PolicySet`] out, or every error with its place.
+//! Reads policy files: TOML, Kubernetes' or Calico's YAML in, a validated [`PolicySet`] out, or every error with its place.
 //!
 //! A folder is one unit: definitions (tiers, network sets, named ports) of any file can be used in all of them, and
 //! one error anywhere refuses the whole folder, so that a host never runs half of a change.
 
+mod calico;
+pub mod expect;
 mod kubernetes;
 mod rules;
 mod tree;
@@ -18,6 +20,7 @@ use std::{
 };
 
 use self::{
+    calico::LabelledSet,
     rules::Place,
     tree::{Data, Node},
     walk::{Source, Table},
@@ -31,11 +34,12 @@ use crate::model::{Diagnostic, Labels};
 pub const DEFAULT_TIER: &str = "default";
 
 /// Tiers that exist without being written: before the default one for cluster administrators, after it for
-/// baselines. Kubernetes policies of the kinds of the same names land in them.
+/// baselines. Kubernetes policies of the kinds of the same names land in them. The orders are Calico's, so that its
+/// tiers keep their places among them.
 const BUILT_IN_TIERS: [(&str, i64, TierDefault); 3] = [
-    ("admin", 100, TierDefault::Pass),
-    (DEFAULT_TIER, 1000, TierDefault::Deny),
-    ("baseline", 2000, TierDefault::Pass),
+    ("admin", 1_000, TierDefault::Pass),
+    (DEFAULT_TIER, 1_000_000, TierDefault::Deny),
+    ("baseline", 10_000_000, TierDefault::Pass),
 ];
 
 /// The order of a policy that gives none.
@@ -49,6 +53,15 @@ pub(super) struct Definitions {
     port_names: BTreeSet<String>,
     /// The labels of namespaces.
     namespaces: BTreeMap<String, Labels>,
+    /// Calico's network sets.
+    labelled_sets: Vec<LabelledSet>,
+}
+
+/// What the reading of policies depends on beside the files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Labels that travel in full: `contains`, `starts with` and `ends with` can ask for them at remote endpoints.
+    pub expand: BTreeSet<String>,
 }
 
 impl Definitions {
@@ -60,7 +73,14 @@ impl Definitions {
 
 /// Reads every `*.toml`, `*.yaml` and `*.yml` file of a folder, in order of name. A folder that is not there is an empty one; files that
 /// start with a dot are skipped, as editors and configuration managers make them.
-pub fn load_dir(path: &Path) -> Result<PolicySet, Vec<Diagnostic>> {
+pub fn load_dir(path: &Path, options: &Options) -> Result<PolicySet, Vec<Diagnostic>> {
+    let files = read_dir(path)?;
+    let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    parse_with(&files, options)
+}
+
+/// The policy files of a folder as (name, text), in order of name.
+pub fn read_dir(path: &Path) -> Result<Vec<(String, String)>, Vec<Diagnostic>> {
     let unreadable = |path: &Path, error: io::Error| vec![Diagnostic::new(path, "", 0..0, error.to_string())];
     let mut files = Vec::new();
     match fs::read_dir(path) {
@@ -71,15 +91,19 @@ pub fn load_dir(path: &Path) -> Result<PolicySet, Vec<Diagnostic>> {
                 let file = entry.map_err(|e| unreadable(path, e))?.path();
                 let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
                 if !name.starts_with('.') && (is_yaml(name) || extension(name) == Some("toml")) {
-                    let text = fs::read_to_string(&file).map_err(|e| unreadable(&file, e))?;
+                    let text = fs::read_to_string(&file).map_err(|e| match e.kind() {
+                        io::ErrorKind::InvalidData => {
+                            unreadable(&file, io::Error::other("the file is not text in UTF-8"))
+                        }
+                        _ => unreadable(&file, e),
+                    })?;
                     files.push((file.display().to_string(), text));
                 }
             }
         }
     }
     files.sort();
-    let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    parse(&files)
+    Ok(files)
 }
 
 fn is_yaml(name: &str) -> bool {
@@ -90,12 +114,17 @@ fn extension(name: &str) -> Option<&str> {
     Path::new(name).extension()?.to_str()
 }
 
-/// Parses files given as (name, text); the name's ending tells the language.
+/// Parses files given as (name, text) with default options; the name's ending tells the language.
 pub fn parse(files: &[(&str, &str)]) -> Result<PolicySet, Vec<Diagnostic>> {
+    parse_with(files, &Options::default())
+}
+
+/// Parses files given as (name, text); the name's ending tells the language.
+pub fn parse_with(files: &[(&str, &str)], options: &Options) -> Result<PolicySet, Vec<Diagnostic>> {
     let mut errors = Vec::new();
     let mut documents = Vec::new();
     for (name, text) in files {
-        let source = Source { name, text, errors: Vec::new() };
+        let source = Source { name, text, expand: &options.expand, errors: Vec::new() };
         let parsed =
             if is_yaml(name) { tree::yaml(name, text) } else { tree::toml(name, text).map(|d| vec![d]) };
         match parsed {
@@ -135,7 +164,8 @@ struct Builder {
     known: Definitions,
     written_tiers: BTreeMap<String, String>,
     names: BTreeMap<(&'static str, String), String>,
-    policies: Vec<Policy>,
+    /// With their exact orders, which need not be whole numbers.
+    policies: Vec<(f64, Policy)>,
     profiles: Vec<Profile>,
     named_ports: Vec<NamedPort>,
     host_policies: Vec<HostPolicy>,
@@ -188,13 +218,47 @@ impl Builder {
         };
         let span = table.span.clone();
         table.finish(source);
-        let (Some(name), Some(order), Some(default)) = (name, order, default) else { return };
-        if let Some(first) = self.written_tiers.insert(name.clone(), source.name.to_owned()) {
-            source.error(span, format!("tier `{name}` is defined twice, first in {first}"));
+        if let (Some(name), Some(order), Some(default)) = (name, order, default) {
+            self.add_tier(source, span, Tier { name, order, default });
+        }
+    }
+
+    /// A tier that is written replaces a built-in one of its name.
+    fn add_tier(&mut self, source: &mut Source<'_>, span: Range<usize>, tier: Tier) {
+        if let Some(first) = self.written_tiers.insert(tier.name.clone(), source.name.to_owned()) {
+            source.error(span, format!("tier `{}` is defined twice, first in {first}", tier.name));
             return;
         }
-        self.known.tiers.retain(|t| t.name != name);
-        self.known.tiers.push(Tier { name, order, default });
+        self.known.tiers.retain(|t| t.name != tier.name);
+        self.known.tiers.push(tier);
+    }
+
+    /// The index of a tier; an error if there is none of that name.
+    fn tier_index(
+        &self,
+        source: &mut Source<'_>,
+        name: &str,
+        span: Range<usize>,
+        kind: &str,
+    ) -> Option<usize> {
+        let found = self.known.tiers.iter().position(|t| t.name == name);
+        if found.is_none() {
+            let known: Vec<_> = self.known.tiers.iter().map(|t| t.name.as_str()).collect();
+            source.error_with_help(
+                span,
+                format!("there is no {kind} with the name `{name}`"),
+                format!("known tiers: {}", known.join(", ")),
+            );
+        }
+        found
+    }
+
+    /// Adds a policy if its name is free. `order` is the exact one.
+    fn add_policy(&mut self, source: &mut Source<'_>, span: Range<usize>, order: f64, policy: Policy) {
+        let tier = self.known.tiers.get(policy.tier).map_or_else(String::new, |t| t.name.clone());
+        if self.claim(source, span, "policy", format!("{tier}/{}", policy.name)) {
+            self.policies.push((order, policy));
+        }
     }
 
     fn network_set(&mut self, source: &mut Source<'_>, value: &Node) {
@@ -247,19 +311,8 @@ impl Builder {
             Some(v) => (source.string(v, "tier").unwrap_or(DEFAULT_TIER).to_owned(), v.span()),
             None => (DEFAULT_TIER.to_owned(), table.span.clone()),
         };
-        let tier = self.known.tiers.iter().position(|t| t.name == tier_name);
-        if tier.is_none() {
-            let known: Vec<_> = self.known.tiers.iter().map(|t| t.name.as_str()).collect();
-            source.error_with_help(
-                tier_span,
-                format!("there is no [[tier]] with the name `{tier_name}`"),
-                format!("known tiers: {}", known.join(", ")),
-            );
-        }
-        let name = table.need(source, "name").and_then(|v| {
-            let name = name(source, v)?;
-            self.claim(source, v.span(), "policy", format!("{tier_name}/{name}")).then_some(name)
-        });
+        let tier = self.tier_index(source, &tier_name, tier_span, "[[tier]]");
+        let name = table.need(source, "name").and_then(|v| Some((name(source, v)?, v.span())));
         let order = order(source, &mut table);
         let select = table.need(source, "select").and_then(|v| source.selector(v));
         let mut side = |key, direction| {
@@ -277,8 +330,9 @@ impl Builder {
         }
         let origin = origin(source, &table.span);
         table.finish(source);
-        if let (Some(name), Some(tier), Some(order), Some(select)) = (name, tier, order, select) {
-            self.policies.push(Policy { name, tier, order, select, ingress, egress, staged, origin });
+        if let (Some((name, span)), Some(tier), Some(order), Some(select)) = (name, tier, order, select) {
+            let policy = Policy { name, tier, order, select, ingress, egress, staged, origin };
+            self.add_policy(source, span, order as f64, policy);
         }
     }
 
@@ -353,11 +407,13 @@ impl Builder {
     }
 
     fn finish(mut self) -> PolicySet {
-        self.policies.sort_by(|a, b| (a.tier, a.order, &a.name).cmp(&(b.tier, b.order, &b.name)));
+        self.policies.sort_by(|(x, a), (y, b)| {
+            a.tier.cmp(&b.tier).then(x.total_cmp(y)).then_with(|| a.name.cmp(&b.name))
+        });
         self.host_policies.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
         PolicySet {
             tiers: self.known.tiers,
-            policies: self.policies.into_iter().map(Arc::new).collect(),
+            policies: self.policies.into_iter().map(|(_, policy)| Arc::new(policy)).collect(),
             profiles: self.profiles,
             named_ports: self.named_ports,
             host_policies: self.host_policies.into_iter().map(Arc::new).collect(),

@@ -154,22 +154,32 @@ impl Source<'_> {
     /// A selector that must also be answered for remote endpoints, of which only hashes of labels are known.
     pub(super) fn peer_selector(&mut self, value: &Node) -> Option<Selector> {
         let selector = self.selector(value)?;
-        if let Some((key, op)) = selector.needs_values() {
-            self.error_with_help(
-                value.span(),
-                format!(
-                    "`{key} {}` cannot be answered for endpoints of other hosts: only hashes of their labels travel",
-                    op.as_str()
-                ),
-                format!("use `==` or `in {{…}}`, or give the endpoints another label to select by than `{key}`"),
-            );
-            return None;
-        }
-        Some(selector)
+        self.answerable(value, &selector).then_some(selector)
+    }
+
+    /// Whether a selector can be answered for remote endpoints; an error at `value` if it cannot.
+    pub(super) fn answerable(&mut self, value: &Node, selector: &Selector) -> bool {
+        let texts = selector.texts();
+        let Some((key, op)) = texts.into_iter().find(|(key, _)| !self.expand.contains(*key)) else {
+            return true;
+        };
+        let text = value.text().unwrap_or_default();
+        let span = text.find(key).map_or(value.span(), |at| self.inside(value.span(), text, at));
+        self.error_with_help(
+            span,
+            format!(
+                "`{key} {}` cannot be answered for endpoints of other hosts: only hashes of their labels travel",
+                op.as_str()
+            ),
+            format!(
+                "list `{key}` in `expand` of [policy] on every host, so that it travels in full; or use `==` or `in {{…}}`"
+            ),
+        );
+        false
     }
 
     /// The place `at` bytes into a string value, if the string has no escapes; otherwise the whole value.
-    fn inside(&self, span: Range<usize>, text: &str, at: usize) -> Range<usize> {
+    pub(super) fn inside(&self, span: Range<usize>, text: &str, at: usize) -> Range<usize> {
         let raw = self.text.get(span.clone()).unwrap_or_default();
         match raw.find(text) {
             Some(offset) => {

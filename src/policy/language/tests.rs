@@ -103,7 +103,7 @@ fn every_mistake_has_its_place() {
         (peer("{cidr='10.0.0.1/8'}"), "4:38", "did you mean 10.0.0.0/8"),
         (peer("{cidr='10.0.0.0/8',except='10.0.0.0/7'}"), "4:32", "leave nothing"),
         (peer("{set='nope'}"), "4:37", "no [[network_set]]"),
-        (peer("{selector='role contains \"w\"'}"), "4:42", "cannot be answered"),
+        (peer("{selector='role contains \"w\"'}"), "4:43", "cannot be answered"),
         (peer("{selector='a == \"b'}"), "4:48", "not closed"),
         (peer("{selektor='a'}"), "4:33", "unknown key `selektor`"),
         ("[[host_policy]]\nname='h'\ningress=[{action='pass'}]\n".to_owned(), "3:10", "no tier to pass"),
@@ -134,17 +134,17 @@ fn files_are_one_unit() {
 #[test]
 fn folders() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(load_dir(&dir.path().join("absent")).unwrap().policies.len(), 0);
+    assert_eq!(load_dir(&dir.path().join("absent"), &Options::default()).unwrap().policies.len(), 0);
     let policy = |name: &str| format!("[[policy]]\nname='{name}'\nselect='all()'\ningress=[]\n");
     for (file, name) in [("b.toml", "b"), ("a.toml", "a"), (".hidden.toml", "x"), ("note.txt", "y")] {
         fs::write(dir.path().join(file), policy(name)).unwrap();
     }
-    let set = load_dir(dir.path()).unwrap();
+    let set = load_dir(dir.path(), &Options::default()).unwrap();
     assert_eq!(set.policies.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     fs::write(dir.path().join("c.toml"), "nonsense").unwrap();
-    let errors = load_dir(dir.path()).unwrap_err();
+    let errors = load_dir(dir.path(), &Options::default()).unwrap_err();
     assert!(errors[0].file.ends_with("c.toml"));
-    assert!(load_dir(&dir.path().join("a.toml")).is_err());
+    assert!(load_dir(&dir.path().join("a.toml"), &Options::default()).is_err());
 }
 
 proptest::proptest! {

@@ -26,7 +26,7 @@ pub(super) enum Data {
     String(String),
     /// None: beyond 64 bits.
     Integer(Option<i64>),
-    Float,
+    Float(f64),
     Boolean(bool),
     Date,
     Null,
@@ -52,7 +52,7 @@ impl Node {
         match self.data {
             Data::String(_) => "a string",
             Data::Integer(_) => "a number",
-            Data::Float => "a fraction",
+            Data::Float(_) => "a fraction",
             Data::Boolean(_) => "true or false",
             Data::Date => "a date",
             Data::Null => "nothing",
@@ -98,7 +98,7 @@ fn from_toml(value: &Spanned<DeValue<'_>>) -> Node {
     let data = match value.get_ref() {
         DeValue::String(text) => Data::String(text.to_string()),
         DeValue::Integer(number) => Data::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()),
-        DeValue::Float(_) => Data::Float,
+        DeValue::Float(number) => Data::Float(number.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(b) => Data::Boolean(*b),
         DeValue::Datetime(_) => Data::Date,
         DeValue::Array(items) => Data::List(items.iter().map(from_toml).collect()),
@@ -232,9 +232,9 @@ fn plain(text: &str) -> Data {
     }
     if digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         && digits.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'))
-        && text.parse::<f64>().is_ok()
+        && let Ok(number) = text.parse()
     {
-        return Data::Float;
+        return Data::Float(number);
     }
     Data::String(text.to_owned())
 }

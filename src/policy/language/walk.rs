@@ -9,6 +9,8 @@ use crate::model::Diagnostic;
 pub(super) struct Source<'a> {
     pub(super) name: &'a str,
     pub(super) text: &'a str,
+    /// Labels that travel in full.
+    pub(super) expand: &'a BTreeSet<String>,
     pub(super) errors: Vec<Diagnostic>,
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Builder,
+    calico::CalicoKind,
     kubernetes::ClusterKind,
     tree::{Data, Node},
     walk::Source,
@@ -13,69 +14,118 @@ enum Kind {
     Namespace,
     NetworkPolicy,
     Cluster(ClusterKind),
+    Calico(CalicoKind),
 }
 
 impl Builder {
     /// What other objects refer to.
     pub(super) fn yaml_definitions(&mut self, source: &mut Source<'_>, document: &Node) {
-        for object in objects(document) {
-            if let Some(Kind::Namespace) = kind(source, object) {
-                self.namespace_object(source, object);
+        for (object, typed) in objects(document) {
+            match kind(source, object, typed) {
+                Some(Kind::Namespace) => self.namespace_object(source, object),
+                Some(Kind::Calico(kind)) => self.calico_definition(source, object, kind),
+                _ => {}
             }
         }
     }
 
     /// The policies.
     pub(super) fn yaml_policies(&mut self, source: &mut Source<'_>, document: &Node) {
-        for object in objects(document) {
+        for (object, typed) in objects(document) {
             // What is unknown was told the first time.
-            let mut quiet = Source { name: source.name, text: source.text, errors: Vec::new() };
-            match kind(&mut quiet, object) {
-                Some(Kind::NetworkPolicy) => self.network_policy(source, object),
+            let mut quiet =
+                Source { name: source.name, text: source.text, expand: source.expand, errors: Vec::new() };
+            match kind(&mut quiet, object, typed) {
+                Some(Kind::NetworkPolicy) => self.network_policy(source, object, false),
                 Some(Kind::Cluster(kind)) => self.cluster_policy(source, object, kind),
+                Some(Kind::Calico(kind)) => self.calico_object(source, object, kind),
                 Some(Kind::Namespace) | None => {}
             }
         }
     }
 }
 
+/// Version and kind of the items of a typed list, which need not say it themselves.
+type Typed<'v> = Option<(&'v Node, &'v str)>;
+
 /// The objects of a document: itself, or the items of a list.
-fn objects(document: &Node) -> Vec<&Node> {
-    let list = document.get("kind").and_then(Node::text).is_some_and(|k| k.ends_with("List"));
+fn objects(document: &Node) -> Vec<(&Node, Typed<'_>)> {
+    let kind = document.get("kind").and_then(Node::text);
+    let Some(item_kind) = kind.and_then(|k| k.strip_suffix("List")) else { return vec![(document, None)] };
+    let typed = document.get("apiVersion").filter(|_| !item_kind.is_empty()).map(|v| (v, item_kind));
     match document.get("items").map(|i| &i.data) {
-        Some(Data::List(items)) if list => items.iter().collect(),
-        _ => vec![document],
+        Some(Data::List(items)) => items.iter().map(|item| (item, typed)).collect(),
+        None | Some(Data::Null) => Vec::new(),
+        Some(_) => vec![(document, None)],
     }
 }
 
-fn kind(source: &mut Source<'_>, object: &Node) -> Option<Kind> {
-    let (Some(version), Some(kind)) = (object.get("apiVersion"), object.get("kind")) else {
-        source.error(
-            object.span().start..object.span().start + 1,
-            "this is not a Kubernetes object: it has no `apiVersion` and `kind`",
-        );
-        return None;
-    };
-    let found = match (version.text()?, kind.text()?) {
-        ("v1", "Namespace") => Kind::Namespace,
-        ("networking.k8s.io/v1", "NetworkPolicy") => Kind::NetworkPolicy,
-        ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy") => Kind::Cluster(ClusterKind::Admin),
-        ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy") => {
-            Kind::Cluster(ClusterKind::Baseline)
+fn kind(source: &mut Source<'_>, object: &Node, typed: Typed<'_>) -> Option<Kind> {
+    let (version, kind, place) = match (object.get("apiVersion"), object.get("kind"), typed) {
+        (Some(version), Some(kind), _) => {
+            (source.string(version, "apiVersion")?, source.string(kind, "kind")?, kind.span())
         }
-        (
-            "policy.networking.k8s.io/v1alpha2" | "policy.networking.k8s.io/v1beta1",
-            "ClusterNetworkPolicy",
-        ) => Kind::Cluster(ClusterKind::Cluster),
-        (version, name) => {
+        (None, None, Some((version, kind))) => {
+            (source.string(version, "apiVersion")?, kind, object.span().start..object.span().start + 1)
+        }
+        _ => {
             source.error_with_help(
-                kind.span(),
-                format!("objects of kind {name} in {version} do not belong in a policy folder"),
-                "known: Namespace, NetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy, \
-                 ClusterNetworkPolicy",
+                object.span().start..object.span().start + 1,
+                "this is not a Kubernetes object: it needs both `apiVersion` and `kind`",
+                "policies in slash32's own language go into files that end with .toml",
             );
             return None;
         }
     };
-    Some(found)
+    let found = match (version, kind) {
+        ("v1", "Namespace") => Some(Kind::Namespace),
+        ("networking.k8s.io/v1", "NetworkPolicy") => Some(Kind::NetworkPolicy),
+        ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy") => {
+            Some(Kind::Cluster(ClusterKind::Admin))
+        }
+        ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy") => {
+            Some(Kind::Cluster(ClusterKind::Baseline))
+        }
+        (
+            "policy.networking.k8s.io/v1alpha2" | "policy.networking.k8s.io/v1beta1",
+            "ClusterNetworkPolicy",
+        ) => Some(Kind::Cluster(ClusterKind::Cluster)),
+        ("projectcalico.org/v3", kind) => CalicoKind::of(kind).map(Kind::Calico),
+        _ => None,
+    };
+    if found.is_none() {
+        let versions: Vec<&str> = KNOWN.iter().filter(|(_, k)| *k == kind).map(|(v, _)| *v).collect();
+        let help = if versions.is_empty() {
+            let mut kinds: Vec<&str> = KNOWN.iter().map(|(_, k)| *k).collect();
+            kinds.dedup();
+            format!("known kinds: {}", kinds.join(", "))
+        } else {
+            format!("{kind} is read in {}", versions.join(" and "))
+        };
+        source.error_with_help(
+            place,
+            format!("objects of kind {kind} in {version} do not belong in a policy folder"),
+            help,
+        );
+    }
+    found
 }
+
+/// What is read, for people.
+const KNOWN: [(&str, &str); 15] = [
+    ("v1", "Namespace"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("projectcalico.org/v3", "NetworkPolicy"),
+    ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
+    ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy"),
+    ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+    ("policy.networking.k8s.io/v1beta1", "ClusterNetworkPolicy"),
+    ("projectcalico.org/v3", "GlobalNetworkPolicy"),
+    ("projectcalico.org/v3", "StagedNetworkPolicy"),
+    ("projectcalico.org/v3", "StagedGlobalNetworkPolicy"),
+    ("projectcalico.org/v3", "StagedKubernetesNetworkPolicy"),
+    ("projectcalico.org/v3", "Tier"),
+    ("projectcalico.org/v3", "NetworkSet"),
+    ("projectcalico.org/v3", "GlobalNetworkSet"),
+    ("projectcalico.org/v3", "Profile"),
+];

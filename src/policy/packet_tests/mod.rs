@@ -2,6 +2,7 @@
 
 mod lab;
 mod nat;
+mod trace;
 
 use self::lab::{
     Lab, V4, V6,

@@ -1,0 +1,358 @@
+//! Who may talk to whom, and what a change of policies would allow and cut.
+//!
+//! Addresses that no policy can tell apart are one party: the same selectors match them and the same CIDR lists hold
+//! them. So the answer has the size of what the policies distinguish, however many endpoints there are.
+
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use serde::Serialize;
+
+use super::{
+    Direction, PolicySet, engine::Engine, explain::View, ranges::Ranges, reach::Services, selector::Selector,
+};
+use crate::model::{Family, LabelHash, Labels, Prefix};
+
+/// More parties than this make a matrix that nobody reads and that takes minutes.
+const MOST_PARTIES: usize = 1000;
+
+/// Why there is no matrix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the policies tell {0} groups of endpoints apart, which is too many for a matrix of all of them (at most {MOST_PARTIES})"
+)]
+pub struct TooMany(usize);
+
+/// Addresses that policies do not tell apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Party {
+    /// What they have in common, as far as policies ask: labels, or `world` and the CIDR lists.
+    pub name: String,
+    /// How many addresses of each family.
+    pub addresses: usize,
+    /// Some of the endpoints of this host among them, or of the addresses.
+    pub examples: Vec<String>,
+}
+
+/// What one party may open towards another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cell {
+    /// Who opens.
+    pub from: String,
+    /// Where to.
+    pub to: String,
+    /// The families it holds for.
+    pub families: Vec<Family>,
+    /// What is allowed.
+    pub allowed: Services,
+}
+
+/// Who may talk to whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Matrix {
+    /// The parties.
+    pub parties: Vec<Party>,
+    /// One cell for each pair.
+    pub cells: Vec<Cell>,
+}
+
+/// What a change does to one pair of parties.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Who opens.
+    pub from: String,
+    /// Where to.
+    pub to: String,
+    /// The families it holds for.
+    pub families: Vec<Family>,
+    /// How many pairs of addresses are concerned.
+    pub pairs: usize,
+    /// What was refused and would be allowed.
+    pub allows: Services,
+    /// What was allowed and would be cut.
+    pub cuts: Services,
+}
+
+/// A party of one family, while it is being found.
+struct Group {
+    name: String,
+    family: Family,
+    /// Two addresses, if there are two: a party may also talk to itself.
+    samples: Vec<IpAddr>,
+    count: usize,
+    examples: BTreeSet<String>,
+}
+
+impl View<'_> {
+    /// Who may talk to whom.
+    pub fn matrix(&self) -> Result<Matrix, TooMany> {
+        let groups = groups(self.engine, &[self.set])?;
+        let mut parties: BTreeMap<&str, Party> = BTreeMap::new();
+        for group in &groups {
+            let party = parties.entry(&group.name).or_insert_with(|| Party {
+                name: group.name.clone(),
+                addresses: 0,
+                examples: Vec::new(),
+            });
+            party.addresses += group.count;
+            for example in &group.examples {
+                if party.examples.len() < EXAMPLES && !party.examples.contains(example) {
+                    party.examples.push(example.clone());
+                }
+            }
+        }
+        let mut cells: BTreeMap<(&str, &str, Services), BTreeSet<Family>> = BTreeMap::new();
+        for (from, to, source, destination, _) in pairs(&groups) {
+            let allowed = self.reach(source, destination);
+            cells.entry((&from.name, &to.name, allowed)).or_default().insert(from.family);
+        }
+        let cells = cells
+            .into_iter()
+            .map(|((from, to, allowed), families)| Cell {
+                from: from.to_owned(),
+                to: to.to_owned(),
+                families: families.into_iter().collect(),
+                allowed,
+            })
+            .collect();
+        Ok(Matrix { parties: parties.into_values().collect(), cells })
+    }
+
+    /// What other policies would allow and cut.
+    pub fn diff(&self, new: &PolicySet) -> Result<Vec<Change>, TooMany> {
+        let groups = groups(self.engine, &[self.set, new])?;
+        let after = View { set: new, ..*self };
+        let mut changes: BTreeMap<_, Change> = BTreeMap::new();
+        for (from, to, source, destination, pairs) in pairs(&groups) {
+            let (old, new) = (self.reach(source, destination), after.reach(source, destination));
+            if old == new {
+                continue;
+            }
+            let (allows, cuts) = (new.minus(&old), old.minus(&new));
+            let change =
+                changes.entry((&from.name, &to.name, allows.clone(), cuts.clone())).or_insert(Change {
+                    from: from.name.clone(),
+                    to: to.name.clone(),
+                    families: Vec::new(),
+                    pairs: 0,
+                    allows,
+                    cuts,
+                });
+            change.pairs += pairs;
+            if !change.families.contains(&from.family) {
+                change.families.push(from.family);
+            }
+        }
+        Ok(changes.into_values().collect())
+    }
+}
+
+/// How many examples a party shows.
+const EXAMPLES: usize = 3;
+
+/// Every ordered pair of groups of a family with an address of each, and how many pairs of addresses it stands for.
+fn pairs(groups: &[Group]) -> impl Iterator<Item = (&Group, &Group, IpAddr, IpAddr, usize)> {
+    groups.iter().enumerate().flat_map(move |(i, from)| {
+        groups.iter().enumerate().filter_map(move |(j, to)| {
+            if from.family != to.family || (from.is_world() && to.is_world()) {
+                return None;
+            }
+            if i != j {
+                return Some((from, to, from.samples[0], to.samples[0], from.count * to.count));
+            }
+            let [a, b] = from.samples[..] else { return None };
+            Some((from, to, a, b, from.count * (from.count - 1)))
+        })
+    })
+}
+
+impl Group {
+    fn is_world(&self) -> bool {
+        self.name.starts_with(WORLD)
+    }
+}
+
+const WORLD: &str = "world";
+
+/// What policies can tell endpoints apart by.
+struct Questions {
+    selectors: BTreeSet<Selector>,
+    ranges: Vec<Ranges>,
+    /// The labels that are asked for.
+    keys: BTreeSet<String>,
+    profiles: bool,
+}
+
+impl Questions {
+    fn of(sets: &[&PolicySet]) -> Self {
+        let mut selectors: BTreeSet<Selector> = BTreeSet::new();
+        let mut ranges: Vec<Ranges> = Vec::new();
+        for set in sets {
+            selectors.extend(set.profiles.iter().map(|p| p.select.clone()));
+            selectors.extend(set.named_ports.iter().map(|p| p.select.clone()));
+            for policy in &set.policies {
+                selectors.insert(policy.select.clone());
+                let rules = Direction::ALL.iter().filter_map(|d| policy.rules(*d)).flatten();
+                for peer in rules.flat_map(|r| &r.peers).flat_map(|p| [Some(p), p.own.as_deref()]).flatten() {
+                    selectors.extend(peer.selector.iter().chain(&peer.not_selector).cloned());
+                    ranges.extend(peer.ranges.iter().cloned());
+                }
+            }
+        }
+        ranges.sort();
+        ranges.dedup();
+        let keys = selectors.iter().flat_map(|s| s.keys()).map(str::to_owned).collect();
+        let profiles = sets.iter().any(|s| !s.profiles.is_empty());
+        Self { selectors, ranges, keys, profiles }
+    }
+}
+
+fn groups(engine: &Engine, sets: &[&PolicySet]) -> Result<Vec<Group>, TooMany> {
+    let questions = Questions::of(sets);
+    let names = Names::new(engine, &questions);
+    let host = |_: IpAddr| false;
+    let view = View::new(engine, sets[0], &host);
+    let mut found: BTreeMap<(Family, String, Vec<bool>), Group> = BTreeMap::new();
+    let locals = engine.locals().flat_map(|e| e.addresses.iter().map(move |a| (*a, e.id.to_string())));
+    let remotes = engine.remotes().map(|(p, _)| (p.addr(), p.addr().to_string()));
+    let world = outside(engine, &questions.ranges).into_iter().map(|a| (a, a.to_string()));
+    for (addr, example) in locals.chain(remotes).chain(world) {
+        let known = view.known(addr);
+        let labels = known.local.map(|(_, labels)| labels);
+        // A local endpoint may have another's address by mistake; then both are one.
+        let mut bits: Vec<bool> = Vec::with_capacity(questions.selectors.len() + questions.ranges.len() + 3);
+        for selector in &questions.selectors {
+            bits.push(match (labels, known.identity) {
+                (Some(labels), _) => selector.matches(labels),
+                (None, Some(identity)) => selector.matches_identity(identity),
+                (None, None) => false,
+            });
+        }
+        bits.extend(questions.ranges.iter().map(|r| r.contains(addr)));
+        bits.push(known.identity.is_some());
+        bits.push(questions.profiles && labels.is_some());
+        bits.push(engine.config().pools.iter().any(|p| p.cidr.contains_addr(addr)));
+        let name = match (labels, known.identity) {
+            (Some(labels), _) => names.of_labels(labels),
+            (None, Some(identity)) => names.of_hashes(identity.hashes()),
+            (None, None) => names.of_outside(addr),
+        };
+        let family = Family::of(addr);
+        let group = found.entry((family, name.clone(), bits)).or_insert_with(|| Group {
+            name,
+            family,
+            samples: Vec::new(),
+            count: 0,
+            examples: BTreeSet::new(),
+        });
+        if !group.samples.contains(&addr) {
+            group.count += 1;
+            if group.samples.len() < 2 {
+                group.samples.push(addr);
+            }
+            if group.examples.len() < EXAMPLES {
+                group.examples.insert(example);
+            }
+        }
+    }
+    if found.len() > MOST_PARTIES {
+        return Err(TooMany(found.len()));
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Addresses outside of all pools, at least one for each way in which CIDR lists can hold them.
+fn outside(engine: &Engine, ranges: &[Ranges]) -> Vec<IpAddr> {
+    let mut candidates: BTreeSet<IpAddr> =
+        ["198.51.100.1", "2001:db8:ffff::1"].iter().filter_map(|a| a.parse().ok()).collect();
+    for ranges in ranges {
+        for (low, high) in ranges.v4() {
+            candidates.insert(low.into());
+            candidates.extend(high.to_bits().checked_add(1).map(|a| IpAddr::V4(a.into())));
+        }
+        for (low, high) in ranges.v6() {
+            candidates.insert(low.into());
+            candidates.extend(high.to_bits().checked_add(1).map(|a| IpAddr::V6(a.into())));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    let fresh = |addr: &IpAddr| {
+        let inside = engine.config().pools.iter().any(|p| p.cidr.contains_addr(*addr));
+        let known = engine.identity_of(Prefix::host(*addr)).is_some();
+        let signature: Vec<bool> = ranges.iter().map(|r| r.contains(*addr)).collect();
+        !inside && !known && seen.insert((addr.is_ipv4(), signature))
+    };
+    // The usual address first, so that it stands for what no list holds.
+    let usual: Vec<IpAddr> = candidates.iter().copied().filter(|a| is_usual(*a)).collect();
+    usual.into_iter().chain(candidates.into_iter().filter(|a| !is_usual(*a))).filter(fresh).collect()
+}
+
+fn is_usual(addr: IpAddr) -> bool {
+    addr.to_string().starts_with("198.51.100.") || addr.to_string().starts_with("2001:db8:ffff:")
+}
+
+/// How parties are called.
+struct Names<'a> {
+    questions: &'a Questions,
+    /// Labels by their hashes, as far as anything on this host mentions them.
+    by_hash: HashMap<LabelHash, String>,
+}
+
+impl<'a> Names<'a> {
+    fn new(engine: &Engine, questions: &'a Questions) -> Self {
+        let mut by_hash = HashMap::new();
+        let mut learn = |key: &str, value: &str| {
+            by_hash.insert(LabelHash::of_label(key, value), format!("{key}={value}"));
+        };
+        for selector in &questions.selectors {
+            selector.for_values(&mut learn);
+        }
+        for local in engine.locals() {
+            local.labels.iter().filter(|(k, _)| questions.keys.contains(*k)).for_each(|(k, v)| learn(k, v));
+        }
+        Self { questions, by_hash }
+    }
+
+    /// The labels that any policy asks for.
+    fn of_labels(&self, labels: &Labels) -> String {
+        let asked = labels.iter().filter(|(k, _)| self.questions.keys.contains(*k));
+        joined(asked.map(|(k, v)| format!("{k}={v}")).collect())
+    }
+
+    /// The same of a remote endpoint: what a value is that nobody here mentions cannot be told.
+    fn of_hashes(&self, hashes: &[LabelHash]) -> String {
+        let mut parts: Vec<String> = hashes.iter().filter_map(|h| self.by_hash.get(h).cloned()).collect();
+        for key in &self.questions.keys {
+            let known =
+                parts.iter().any(|p| p.strip_prefix(key.as_str()).is_some_and(|r| r.starts_with('=')));
+            if !known && hashes.contains(&LabelHash::of_key(key)) {
+                parts.push(format!("{key}=?"));
+            }
+        }
+        parts.sort();
+        joined(parts)
+    }
+
+    fn of_outside(&self, addr: IpAddr) -> String {
+        let mut holding: Vec<String> = self
+            .questions
+            .ranges
+            .iter()
+            .filter(|r| r.contains(addr) && !r.is_everything_in(Family::of(addr)))
+            .map(ToString::to_string)
+            .collect();
+        holding.sort_by_key(String::len);
+        match &holding[..] {
+            [] => WORLD.to_owned(),
+            lists => format!("{WORLD} in {}", lists.join(" and ")),
+        }
+    }
+}
+
+fn joined(parts: Vec<String>) -> String {
+    if parts.is_empty() { "other endpoints".to_owned() } else { parts.join(",") }
+}

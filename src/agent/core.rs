@@ -101,7 +101,7 @@ impl Core {
 
     /// What the living endpoints are announced with.
     pub(super) fn local_routes(&self) -> Vec<(Prefix, LocalRoute)> {
-        self.handler.attachments().flat_map(Announcer::routes).collect()
+        self.handler.attachments().flat_map(|a| self.outside.announcer.routes(a)).collect()
     }
 
     /// From now on announcements go to this speaker, which knows of the living endpoints already.
@@ -138,6 +138,9 @@ impl Core {
     pub(super) fn reconfigure(&mut self, config: &Config) {
         self.handler.reconfigure(handler_config(config));
         self.outside.policies.reconfigure(config);
+        if self.outside.announcer.set_expand(&config.policy.expand) {
+            self.outside.announcer.announce_again(self.handler.attachments());
+        }
     }
 
     /// Reads the policy folder again; what changed, or the errors.
@@ -253,6 +256,10 @@ impl Core {
 
     pub(super) fn policies(&self) -> &Policies {
         &self.outside.policies
+    }
+
+    pub(super) fn policies_mut(&mut self) -> &mut Policies {
+        &mut self.outside.policies
     }
 
     /// Why a packet would pass or not.

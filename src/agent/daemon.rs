@@ -220,7 +220,8 @@ async fn start_core(config: Arc<Config>, fib: FibHandle) -> anyhow::Result<Actor
     let runtime = tokio::runtime::Handle::current();
     let start = move || {
         let policies = Policies::start(&config)?;
-        let outside = Outside { policies, announcer: Announcer::new(runtime), fib };
+        let expand = config.policy.expand.clone();
+        let outside = Outside { policies, announcer: Announcer::new(runtime, expand), fib };
         Core::start(&config, outside)
     };
     let started = tokio::task::spawn_blocking(move || Actor::start("core", start)).await??;

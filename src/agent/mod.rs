@@ -18,6 +18,7 @@ mod policies;
 mod rib_queries;
 mod service;
 mod sysctls;
+mod trace;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 

@@ -1,5 +1,7 @@
 //! The policy side of the core: the engine, the nftables driver, and the policy folder.
 
+mod answers;
+
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
@@ -8,19 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
-
-use super::{config::Config, core::RemoteChange, identities};
+use super::{config::Config, core::RemoteChange, identities, trace::Trace};
 use crate::{
-    api::Failure,
     bgp::config::PeerAddress,
     cni::{attachment::Attachment, types::L4},
     model::Prefix,
     policy::{
-        Direction, Flow, PolicySet, Ports, Protocol, Service,
+        Ports, Protocol, Service,
         engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig, PortMap},
         language,
-        nft::{Driver, Settings, Text},
+        nft::{Driver, Settings},
     },
 };
 
@@ -39,12 +38,15 @@ pub(super) struct Policies {
     /// Whether the kernel's table is from this process. Until then nothing is changed in it.
     loaded: bool,
     folder: PathBuf,
+    options: language::Options,
     /// Why the kernel does not have what the engine wants, if so.
     error: Option<String>,
     /// Errors of the policy folder; the last good state stays in force.
     file_errors: Vec<String>,
     retry: Option<Instant>,
     remembered: Remembered,
+    /// Somebody watches what is refused.
+    trace: Option<Trace>,
 }
 
 /// The attachment's port mappings, one for each of its addresses that the host's address can lead to.
@@ -96,6 +98,7 @@ impl Policies {
             driver,
             loaded: false,
             folder: config.policy_dir.clone(),
+            options: config.policy.language(),
             error: None,
             file_errors: Vec::new(),
             retry: None,
@@ -104,6 +107,7 @@ impl Policies {
                 unconfirmed: HashSet::new(),
                 due: None,
             },
+            trace: None,
         };
         policies.read_folder();
         policies.remember();
@@ -232,8 +236,10 @@ impl Policies {
     }
 
     pub(super) fn reconfigure(&mut self, config: &Config) {
-        self.engine.set_config(engine_config(config));
+        let trace = self.trace.is_some();
+        self.engine.set_config(EngineConfig { trace, ..engine_config(config) });
         self.folder.clone_from(&config.policy_dir);
+        self.options = config.policy.language();
         let _ = self.flush();
     }
 
@@ -245,11 +251,11 @@ impl Policies {
             return Err(self.file_errors.clone());
         }
         self.flush().map_err(|error| vec![error])?;
-        Ok(differences(&before, self.engine.policies()))
+        Ok(before.differences(self.engine.policies()))
     }
 
     fn read_folder(&mut self) {
-        match language::load_dir(&self.folder) {
+        match language::load_dir(&self.folder, &self.options) {
             Ok(set) => {
                 self.file_errors.clear();
                 self.engine.set_policies(Arc::new(set));
@@ -312,7 +318,11 @@ impl Policies {
         if self.remembered.due.is_some_and(|at| at <= now) {
             self.save_remotes();
         }
-        let next = [self.retry, self.remembered.due].into_iter().flatten().min();
+        if self.trace.as_ref().is_some_and(|trace| trace.until() <= now) {
+            self.stop_trace();
+        }
+        let trace = self.trace.as_ref().map(Trace::until);
+        let next = [self.retry, self.remembered.due, trace].into_iter().flatten().min();
         next.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now))
     }
 
@@ -337,76 +347,22 @@ impl Policies {
 
     /// Everything that needs attention.
     pub(super) fn problems(&self) -> Vec<String> {
-        self.error.iter().chain(&self.file_errors).cloned().collect()
-    }
-
-    /// `policy show`.
-    pub(super) fn show(&self, nft: bool) -> Result<Value, Failure> {
-        if nft {
-            let Some(driver) = &self.driver else {
-                return Err(
-                    Failure::new("policy is switched off").with_hint("set `enabled = true` in [policy]")
-                );
-            };
-            return Ok(Value::String(
-                Text::new(&self.engine.compiled(), driver.settings(), driver.generation()).to_string(),
-            ));
-        }
-        let set = self.engine.policies();
-        let rows: Vec<Value> = set
-            .policies
+        let silent = self.engine.unanswered().into_iter().map(|(key, count)| {
+            format!(
+                "policies ask for the value of label `{key}`, and {count} addresses of other hosts do not tell it: they \
+                 match no selector that depends on it; list `{key}` in `expand` of [policy] on their hosts too"
+            )
+        });
+        let stale = (!self.file_errors.is_empty())
+            .then(|| "the policy folder has errors; the last good policies stay in force".to_owned());
+        self.error
             .iter()
-            .map(|policy| {
-                let selected = self.engine.locals().filter(|e| policy.select.matches(&e.labels));
-                json!({
-                    "name": set.full_name(policy),
-                    "order": policy.order,
-                    "select": policy.select.to_string(),
-                    "ingress_rules": policy.rules(Direction::Ingress).map(<[_]>::len),
-                    "egress_rules": policy.rules(Direction::Egress).map(<[_]>::len),
-                    "staged": policy.staged,
-                    "endpoints": selected.map(|e| e.id.to_string()).collect::<Vec<_>>(),
-                    "file": policy.origin.to_string(),
-                })
-            })
-            .collect();
-        Ok(json!({ "policies": rows, "errors": self.problems() }))
+            .cloned()
+            .chain(stale)
+            .chain(self.file_errors.iter().cloned())
+            .chain(silent)
+            .collect()
     }
-
-    /// `policy explain`.
-    pub(super) fn explain(
-        &self,
-        source: IpAddr,
-        destination: IpAddr,
-        service: &str,
-    ) -> Result<Value, Failure> {
-        let Some((protocol, port)) = Flow::parse_service(service) else {
-            return Err(Failure::new(format!("`{service}` is not a service"))
-                .with_hint("expected `tcp/80`, `udp/53`, `sctp/5000`, `icmp` or `icmpv6`"));
-        };
-        let flow = Flow { source, destination, protocol, port };
-        let host: Vec<IpAddr> = crate::netlink::Socket::route()
-            .and_then(|mut socket| crate::netlink::addr::list(&mut socket))
-            .map(|list| list.into_iter().map(|a| a.addr).collect())
-            .unwrap_or_default();
-        serde_json::to_value(self.engine.explain(&flow, |addr| host.contains(&addr)))
-            .map_err(|e| Failure::new(e.to_string()))
-    }
-}
-
-/// The policies that came, went or changed, by name.
-fn differences(before: &PolicySet, after: &PolicySet) -> Vec<String> {
-    let (old, new) = (before.by_name(), after.by_name());
-    let mut list: Vec<String> =
-        old.keys().filter(|n| !new.contains_key(*n)).map(|n| format!("policy {n} removed")).collect();
-    for (name, policy) in &new {
-        match old.get(name) {
-            None => list.push(format!("policy {name} added")),
-            Some(was) if was != policy => list.push(format!("policy {name} changed")),
-            Some(_) => {}
-        }
-    }
-    list
 }
 
 /// What the engine must know of the configuration.

@@ -154,10 +154,15 @@ impl Service {
             Request::IpamShow => value(core.ask(|c| c.ipam()).await?),
             Request::IpamCheck { fix } => core.ask(move |c| c.ipam_check(fix)).await?,
             Request::IpamRelease { address } => core.ask(move |c| c.ipam_release(address)).await?,
-            Request::PolicyShow { nft } => core.ask(move |c| c.policies().show(nft)).await?,
+            Request::PolicyShow { nft } => core.ask(move |c| c.policies_mut().show(nft)).await?,
             Request::PolicyExplain { src, dst, service } => {
                 core.ask(move |c| c.explain_policy(&src, &dst, &service)).await?
             }
+            Request::PolicyMatrix => core.ask(|c| c.policies_mut().matrix()).await?,
+            Request::PolicyDiff { old, new } => {
+                core.ask(move |c| c.policies_mut().diff(old.as_deref(), &new)).await?
+            }
+            Request::PolicyTrace { after } => core.ask(move |c| c.policies_mut().trace(after)).await?,
             Request::Reload => {
                 let (reply, answer) = oneshot::channel();
                 self.inner.daemon.send(DaemonRequest::Reload(reply)).await.map_err(|_| Gone)?;

@@ -71,7 +71,7 @@ enum Command {
     /// Address pools: used, free, resting, leaked.
     #[command(subcommand)]
     Ipam(ipam::IpamCommand),
-    /// Policies: show, explain.
+    /// Policies: show, explain, matrix, diff, trace; test and check files.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// Install or remove the CNI plugin and its network configuration.

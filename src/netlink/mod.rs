@@ -7,6 +7,7 @@
 //!   lengths. Messages of `netlink-packet-route` can be mixed in with [`Batch::push_route`].
 //! - [`link`], [`addr`], [`route`], [`nexthop`], [`neigh`]: typed lists and messages for the kernel's objects.
 //! - [`watch`]: the kernel's notifications as typed events.
+//! - [`NfLog`]: packets that nftables' rules log.
 //! - [`feature`]: what the running kernel can do.
 //! - [`sockopt`]: what BGP and BFD sockets need: MD5, TTL security, packet information.
 //! - [`sysctl`]: kernel settings.
@@ -23,6 +24,7 @@ pub mod feature;
 pub mod link;
 pub mod neigh;
 pub mod nexthop;
+mod nflog;
 mod nft_watch;
 pub mod ns;
 pub mod poll;
@@ -37,6 +39,7 @@ mod writer;
 pub use attr::{Attr, Attrs};
 pub use batch::Batch;
 pub use error::{Error, KernelError};
+pub use nflog::{LoggedPacket, NfLog};
 pub use nft_watch::{NftEvent, NftWatch};
 pub use socket::{BatchReport, Protocol, RawMessage, Socket};
 pub use writer::Writer;

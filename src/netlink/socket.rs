@@ -358,6 +358,12 @@ impl Socket {
         }
     }
 
+    /// The next datagram from the kernel, for sockets that are told things they did not ask for.
+    pub(super) fn datagram(&mut self) -> Result<&[u8], Error> {
+        let len = self.receive(false)?;
+        Ok(self.buf.get(..len).unwrap_or_default())
+    }
+
     /// Receives one datagram from the kernel into the buffer; the answer is its length.
     fn receive(&mut self, dont_wait: bool) -> Result<usize, Error> {
         loop {

@@ -1,0 +1,324 @@
+//! What people ask about policies: show, explain, matrix, diff, trace.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{Policies, Trace};
+use crate::{
+    agent::trace::{Refused, flow_of},
+    api::Failure,
+    model::{Diagnostic, EndpointId},
+    netlink,
+    policy::{
+        Direction, Flow, PolicySet,
+        engine::EngineConfig,
+        explain::View,
+        ir::Ruleset,
+        language,
+        matrix::TooMany,
+        nft::{self, Text},
+    },
+};
+
+impl From<TooMany> for Failure {
+    fn from(error: TooMany) -> Self {
+        Self::new(error.to_string())
+            .with_hint("`slash32 policy explain SRC DST SERVICE` answers for one pair of addresses")
+    }
+}
+
+fn invalid(errors: &[Diagnostic]) -> Failure {
+    Failure::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+/// This host's own addresses.
+fn host_addresses() -> Vec<IpAddr> {
+    netlink::Socket::route()
+        .and_then(|mut socket| netlink::addr::list(&mut socket))
+        .map(|list| list.into_iter().map(|a| a.addr).collect())
+        .unwrap_or_default()
+}
+
+impl Policies {
+    /// `policy show`.
+    pub(in crate::agent) fn show(&mut self, nft: bool) -> Result<Value, Failure> {
+        if nft {
+            let Some(driver) = &self.driver else {
+                return Err(
+                    Failure::new("policy is switched off").with_hint("set `enabled = true` in [policy]")
+                );
+            };
+            return Ok(Value::String(
+                Text::new(&self.engine.compiled(), driver.settings(), driver.generation()).to_string(),
+            ));
+        }
+        let mut packets: HashMap<String, u64> = HashMap::new();
+        for counter in self.counters() {
+            let text = counter.comment.strip_prefix("staged ").unwrap_or(&counter.comment);
+            let text = text.strip_prefix("host ").unwrap_or(text);
+            if let Some((name, _)) = text.split_once([' ', ':']) {
+                *packets.entry(name.to_owned()).or_default() += counter.packets;
+            }
+        }
+        let set = self.engine.policies();
+        let counted = |name: &str| packets.get(name).copied().unwrap_or(0);
+        let rows: Vec<Value> = set
+            .policies
+            .iter()
+            .map(|policy| {
+                let selected = self.engine.locals().filter(|e| policy.select.matches(&e.labels));
+                let name = set.full_name(policy);
+                json!({
+                    "packets": counted(&name),
+                    "name": name,
+                    "order": (policy.order != i64::MAX).then_some(policy.order),
+                    "select": policy.select.to_string(),
+                    "ingress_rules": policy.rules(Direction::Ingress).map(<[_]>::len),
+                    "egress_rules": policy.rules(Direction::Egress).map(<[_]>::len),
+                    "staged": policy.staged,
+                    "endpoints": selected.map(|e| e.id.to_string()).collect::<Vec<_>>(),
+                    "file": policy.origin.to_string(),
+                })
+            })
+            .collect();
+        let host = set.host_policies.iter().map(|policy| {
+            json!({
+                "name": policy.name, "order": policy.order, "interfaces": policy.interfaces, "staged": policy.staged,
+                "ingress_rules": policy.ingress.len(), "file": policy.origin.to_string(),
+                "packets": counted(&policy.name),
+            })
+        });
+        Ok(json!({
+            "policies": rows,
+            "host_policies": host.collect::<Vec<_>>(),
+            "profiles": set.profiles,
+            "tiers": set.tiers.iter().map(|t| json!({
+                "name": t.name, "order": (t.order != i64::MAX).then_some(t.order), "default": t.default,
+            })).collect::<Vec<_>>(),
+            "errors": self.problems(),
+        }))
+    }
+
+    /// The kernel's counters; none without a table of ours.
+    fn counters(&mut self) -> Vec<nft::RuleCounter> {
+        let Some(driver) = &mut self.driver else { return Vec::new() };
+        driver.counters().unwrap_or_else(|error| {
+            tracing::warn!("the counters of the table cannot be read: {error}");
+            Vec::new()
+        })
+    }
+
+    /// `policy explain`.
+    pub(in crate::agent) fn explain(
+        &mut self,
+        source: IpAddr,
+        destination: IpAddr,
+        service: &str,
+    ) -> Result<Value, Failure> {
+        let Some((protocol, port)) = Flow::parse_service(service) else {
+            return Err(Failure::new(format!("`{service}` is not a service"))
+                .with_hint("expected `tcp/80`, `udp/53`, `sctp/5000`, `icmp` or `icmpv6`"));
+        };
+        let flow = Flow { source, destination, protocol, port };
+        let host = host_addresses();
+        let answer = self.engine.explain(&flow, |addr| host.contains(&addr));
+        let mut value = serde_json::to_value(answer).map_err(|e| Failure::new(e.to_string()))?;
+        let counters = self.counters();
+        for (direction, addr) in [(Direction::Egress, source), (Direction::Ingress, destination)] {
+            let owner = self.engine.owner_of(crate::model::Prefix::host(addr)).map(|(id, _)| id.clone());
+            if let Some(id) = owner {
+                self.add_counters(&mut value[direction.as_str()], &id, direction, &counters);
+            }
+        }
+        Ok(value)
+    }
+
+    /// Adds to each rule of a side the nftables rules it became, with their counters.
+    fn add_counters(
+        &self,
+        side: &mut Value,
+        id: &EndpointId,
+        direction: Direction,
+        counters: &[nft::RuleCounter],
+    ) {
+        let Some(driver) = &self.driver else { return };
+        let nothing = Ruleset::default();
+        let text = Text::new(&nothing, driver.settings(), driver.generation());
+        let chains = self.engine.chains_of(id, direction);
+        let find = |comment: &str| -> Vec<Value> {
+            let mut found = Vec::new();
+            for (name, chain) in &chains {
+                for rule in chain.rules.iter().filter(|r| r.comment == comment) {
+                    found.push((name, text.rule(rule)));
+                }
+            }
+            let mut live = counters.iter().filter(|c| {
+                // The kernel keeps 127 bytes of a comment.
+                chains.iter().any(|(name, _)| **name == *c.chain)
+                    && comment.starts_with(&c.comment)
+                    && !c.comment.is_empty()
+            });
+            found
+                .into_iter()
+                .map(|(chain, text)| {
+                    let counter = live.next();
+                    json!({
+                        "chain": chain, "rule": text,
+                        "packets": counter.map(|c| c.packets), "bytes": counter.map(|c| c.bytes),
+                    })
+                })
+                .collect()
+        };
+        for tier in side["tiers"].as_array_mut().into_iter().flatten() {
+            let name = tier["tier"].as_str().unwrap_or_default().to_owned();
+            let outcome = tier["outcome"].as_str().unwrap_or_default();
+            if let Some(default) = outcome.strip_prefix("default_") {
+                let word = match default {
+                    "allowed" => "allow",
+                    "denied" => "deny",
+                    _ => "pass",
+                };
+                tier["nft"] = find(&format!("{name} default {word}")).into();
+            }
+            for rule in tier["rules"].as_array_mut().into_iter().flatten() {
+                let text = |key: &str| rule[key].as_str().unwrap_or_default().to_owned();
+                let comment = format!(
+                    "{}{} {} {} {}",
+                    if rule["staged"] == true { "staged " } else { "" },
+                    text("policy"),
+                    direction.as_str(),
+                    rule["rule"],
+                    text("action")
+                );
+                rule["nft"] = find(&comment).into();
+            }
+        }
+    }
+
+    /// `policy matrix`.
+    pub(in crate::agent) fn matrix(&mut self) -> Result<Value, Failure> {
+        let host = host_addresses();
+        let is_host = |addr: IpAddr| host.contains(&addr);
+        let matrix = View::new(&self.engine, self.engine.policies(), &is_host).matrix()?;
+        serde_json::to_value(matrix).map_err(|e| Failure::new(e.to_string()))
+    }
+
+    /// `policy diff`.
+    pub(in crate::agent) fn diff(
+        &mut self,
+        old: Option<&[(String, String)]>,
+        new: &[(String, String)],
+    ) -> Result<Value, Failure> {
+        let parse = |files: &[(String, String)]| -> Result<PolicySet, Failure> {
+            let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+            language::parse_with(&files, &self.options).map_err(|errors| invalid(&errors))
+        };
+        let before = match old {
+            Some(files) => parse(files)?.into(),
+            None => self.engine.policies().clone(),
+        };
+        let after = parse(new)?;
+        let host = host_addresses();
+        let is_host = |addr: IpAddr| host.contains(&addr);
+        let changes = View::new(&self.engine, &before, &is_host).diff(&after)?;
+        Ok(json!({ "policies": before.differences(&after), "changes": changes }))
+    }
+
+    /// `policy trace`: what was refused since the packet of a number.
+    pub(in crate::agent) fn trace(&mut self, after: u64) -> Result<Value, Failure> {
+        let now = Instant::now();
+        let Some(driver) = &self.driver else {
+            return Err(Failure::new("policy is switched off").with_hint("set `enabled = true` in [policy]"));
+        };
+        let started = self.trace.is_none();
+        if started {
+            let group = driver.settings().log_group;
+            let trace = Trace::start(group, now).map_err(|error| {
+                Failure::new(format!("cannot listen to nflog group {group}: {error}"))
+                    .with_hint("another program may listen to it; a group has one listener")
+            })?;
+            self.trace = Some(trace);
+            self.set_tracing(true)?;
+        }
+        // A new trace counts from the start.
+        let after = if started { 0 } else { after };
+        let refused = self.trace.as_mut().map(|t| t.after(after, now)).unwrap_or_default();
+        let host = host_addresses();
+        let last = refused.last().map_or(after, |r| r.number);
+        let rows: Vec<Value> = refused.iter().map(|r| self.refused(r, &host)).collect();
+        Ok(json!({ "started": started, "last": last, "packets": rows }))
+    }
+
+    pub(super) fn stop_trace(&mut self) {
+        self.trace = None;
+        // A failure is kept and shown.
+        let _ = self.set_tracing(false);
+    }
+
+    fn set_tracing(&mut self, on: bool) -> Result<(), Failure> {
+        let config = EngineConfig { trace: on, ..self.engine.config().clone() };
+        self.engine.set_config(config);
+        self.flush().map_err(Failure::new)
+    }
+
+    /// A refused packet and what refuses it. Of a reply, it is the connection it belongs to that is refused.
+    fn refused(&self, refused: &Refused, host: &[IpAddr]) -> Value {
+        let Refused { number, time, packet } = refused;
+        let name = |index: Option<u32>| index.map(interface_name);
+        let mut row = json!({
+            "number": number,
+            "time": seconds(*time),
+            "iif": name(packet.iif),
+            "oif": name(packet.oif),
+            "chain": packet.prefix,
+        });
+        let Some((flow, source_port)) = flow_of(&packet.bytes) else {
+            row["reason"] = packet.prefix.as_str().into();
+            return row;
+        };
+        row["source"] = flow.source.to_string().into();
+        row["destination"] = flow.destination.to_string().into();
+        row["service"] = service(&flow).into();
+        row["source_port"] = source_port.into();
+        let is_host = |addr: IpAddr| host.contains(&addr);
+        let by_policy = packet.prefix.ends_with("by policy");
+        let answer = by_policy.then(|| self.engine.explain(&flow, is_host)).filter(|a| !a.allowed);
+        let reply = source_port.filter(|_| by_policy && answer.is_none()).and_then(|port| {
+            let turned = Flow { source: flow.destination, destination: flow.source, port, ..flow };
+            Some(self.engine.explain(&turned, is_host)).filter(|a| !a.allowed)
+        });
+        row["reason"] = match (answer, reply) {
+            (Some(answer), _) => answer.reason,
+            (None, Some(answer)) => format!("a reply; {}", answer.reason),
+            (None, None) if by_policy => "refused by what was in force at that moment; allowed now".into(),
+            (None, None) => packet.prefix.clone(),
+        }
+        .into();
+        row
+    }
+}
+
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+fn service(flow: &Flow) -> String {
+    let text = flow.to_string();
+    text.split_once(" -> ")
+        .and_then(|(_, rest)| rest.split_once(' '))
+        .map_or(text.clone(), |(_, s)| s.to_owned())
+}
+
+/// The name of an interface, or its number if it is gone.
+fn interface_name(index: u32) -> String {
+    netlink::Socket::route()
+        .and_then(|mut socket| netlink::link::list(&mut socket))
+        .ok()
+        .and_then(|links| links.into_iter().find(|l| l.index == index).map(|l| l.name))
+        .unwrap_or_else(|| index.to_string())
+}

@@ -1,0 +1,109 @@
+//! `slash32 policy explain`.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use crate::cli::print;
+
+pub(super) fn text(answer: &Value) -> String {
+    let verdict = if answer["allowed"] == true { "ALLOWED" } else { "DENIED" };
+    let flow = &answer["flow"];
+    let mut text = format!(
+        "{verdict}: {} -> {}, {}\n",
+        party(&flow["source"], &answer["source"]),
+        party(&flow["destination"], &answer["destination"]),
+        print::field(answer, "reason")
+    );
+    for side in ["egress", "ingress"].map(|name| &answer[name]).into_iter().filter(|side| side.is_object()) {
+        let place = match (side["enforced_here"] == true, side["host"].as_str()) {
+            (true, _) => "enforced on this host".to_owned(),
+            (false, Some(host)) => format!("enforced on the other host, behind {host}; a prediction"),
+            (false, None) => "enforced on the other host; a prediction".to_owned(),
+        };
+        let _ = writeln!(
+            text,
+            "\n{} ({place}): {}: {}",
+            print::field(side, "direction"),
+            if side["allowed"] == true { "allowed" } else { "denied" },
+            print::field(side, "decided_by")
+        );
+        for tier in side["tiers"].as_array().into_iter().flatten() {
+            let _ =
+                writeln!(text, "  tier {}: {}", print::field(tier, "tier"), print::field(tier, "outcome"));
+            for rule in tier["rules"].as_array().into_iter().flatten() {
+                let mark = if rule["matched"] == true { "->" } else { "  " };
+                let because = rule["because"].as_str().unwrap_or_default();
+                let _ = writeln!(
+                    text,
+                    "  {mark} {} rule {} ({}{}) {}{}{because}",
+                    print::field(rule, "policy"),
+                    print::field(rule, "rule"),
+                    if rule["staged"] == true { "staged " } else { "" },
+                    print::field(rule, "action"),
+                    if rule["matched"] == true { "matched" } else { "did not match" },
+                    if because.is_empty() { "" } else { ": " },
+                );
+                nft(&mut text, rule);
+            }
+            nft(&mut text, tier);
+        }
+    }
+    text
+}
+
+/// The nftables rules of something, with their counters.
+fn nft(text: &mut String, of: &Value) {
+    for rule in of["nft"].as_array().into_iter().flatten() {
+        let packets = match rule["packets"].as_u64() {
+            Some(1) => "1 packet".to_owned(),
+            Some(packets) => format!("{packets} packets"),
+            None => "not in the kernel".to_owned(),
+        };
+        let body = rule["rule"].as_str().unwrap_or_default();
+        // The comment repeats what the line above says.
+        let body = body.split(" comment \"").next().unwrap_or(body);
+        let _ = writeln!(text, "       {packets}: {}: {body}", print::field(rule, "chain"));
+    }
+}
+
+/// An address and who it is.
+fn party(address: &Value, who: &Value) -> String {
+    let address = print::plain(address);
+    match who["kind"].as_str() {
+        Some("local") => format!("{address} ({} {})", print::field(who, "id"), print::field(who, "labels")),
+        Some(kind) => format!("{address} ({kind})"),
+        None => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_step_is_shown() {
+        let rule = |n: u64, matched: bool, packets: Option<u64>| {
+            json!({
+                "policy": "default/web", "rule": n, "action": "allow", "matched": matched,
+                "because": if matched { "" } else { "another peer" }, "staged": n == 1,
+                "nft": [{"chain": "cls_1", "rule": "meta l4proto 6 counter return comment \"default/web\"", "packets": packets, "bytes": 0}],
+            })
+        };
+        let side = |direction: &str, here: bool, tiers: Value| json!({"direction": direction, "enforced_here": here, "host": "192.0.2.1", "allowed": true, "decided_by": "rule 2 of default/web (web.toml:3)", "tiers": tiers});
+        let answer = json!({
+            "allowed": true, "reason": "egress: no policy; ingress: rule 2",
+            "flow": {"source": "10.32.1.1", "destination": "10.32.4.2", "protocol": "tcp", "port": 80},
+            "source": {"kind": "remote", "hashes": 5},
+            "destination": {"kind": "local", "id": "s32a", "labels": {"role": "web"}},
+            "egress": side("egress", false, json!([])),
+            "ingress": side("ingress", true, json!([{
+                "tier": "default", "outcome": "allowed", "rules": [rule(1, false, None), rule(2, true, Some(1))],
+                "nft": [{"chain": "cls_1", "rule": "counter goto refuse comment \"x\"", "packets": 3, "bytes": 0}],
+            }])),
+        });
+        insta::assert_snapshot!(text(&answer));
+    }
+}

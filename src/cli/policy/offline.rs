@@ -1,0 +1,124 @@
+//! `slash32 policy test` and `check`: no agent, no kernel, no root.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::DIFFERENT;
+use crate::{
+    cli::Global,
+    model::Diagnostic,
+    policy::{
+        PolicySet,
+        engine::Engine,
+        language::{self, Options, expect::TestFile},
+    },
+};
+
+/// Several errors with their places.
+pub(super) fn joined(errors: &[Diagnostic]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// The policy files of a folder, or one file.
+pub(super) fn files(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    if path.is_dir() {
+        return language::read_dir(path).map_err(|errors| anyhow::anyhow!(joined(&errors)));
+    }
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(vec![(path.display().to_string(), text)])
+}
+
+/// Reads a file of expectations and puts its endpoints and policies into an engine.
+pub(super) fn load(path: &Path) -> anyhow::Result<(TestFile, Engine)> {
+    let name = path.display().to_string();
+    let text = fs::read_to_string(path).with_context(|| name.clone())?;
+    let test = TestFile::parse(&name, &text).map_err(|errors| anyhow::anyhow!(joined(&errors)))?;
+    let base = path.parent().unwrap_or(Path::new("."));
+    let mut policies = Vec::new();
+    for place in &test.policies {
+        policies.extend(files(&base.join(place))?);
+    }
+    let engine = test.engine(&name, &policies).map_err(|errors| anyhow::anyhow!(joined(&errors)))?;
+    Ok((test, engine))
+}
+
+pub(super) fn test(global: &Global, paths: &[PathBuf], junit: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let mut reports = Vec::new();
+    for path in paths {
+        let (test, engine) = load(path)?;
+        reports.push((path.display().to_string(), test.run(&engine)));
+    }
+    if let Some(path) = junit {
+        let mut text = String::new();
+        for (name, report) in &reports {
+            text.push_str(&report.junit(name));
+        }
+        // One document has one head and one root.
+        let text =
+            text.replace("</testsuites>\n<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n", "");
+        fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
+    let holds = reports.iter().all(|(_, report)| report.holds());
+    let value: Vec<Value> = reports
+        .iter()
+        .map(|(name, report)| json!({ "file": name, "holds": report.holds(), "checks": report.checks, "expectations": report.rows }))
+        .collect();
+    global.print(&Value::Array(value), |_| {
+        let several = reports.len() > 1;
+        let show = |(name, report): &(String, crate::policy::expectations::Report)| {
+            if several { format!("{name}: {}", report.text()) } else { report.text() }
+        };
+        reports.iter().map(show).collect()
+    });
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
+}
+
+pub(super) fn check(global: &Global, paths: &[PathBuf], expand: Vec<String>) -> anyhow::Result<ExitCode> {
+    let mut all = Vec::new();
+    for path in paths {
+        anyhow::ensure!(path.exists(), "{}: there is no such file or folder", path.display());
+        all.extend(files(path)?);
+    }
+    let named: Vec<_> = all.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let options = Options { expand: expand.into_iter().collect() };
+    let (value, text, valid) = match language::parse_with(&named, &options) {
+        Ok(set) => {
+            let text = summary(&set, all.len());
+            (
+                json!({ "valid": true, "files": all.len(), "policies": set.policies.len(), "errors": [] }),
+                text,
+                true,
+            )
+        }
+        Err(errors) => {
+            let list: Vec<Value> = errors
+                .iter()
+                .map(|e| json!({ "file": e.file, "line": e.line, "column": e.column, "message": e.message, "help": e.help }))
+                .collect();
+            (json!({ "valid": false, "files": all.len(), "errors": list }), joined(&errors), false)
+        }
+    };
+    global.print(&value, |_| text);
+    Ok(ExitCode::from(u8::from(!valid)))
+}
+
+fn summary(set: &PolicySet, files: usize) -> String {
+    let mut parts = vec![format!("{} policies", set.policies.len())];
+    for (count, what) in [
+        (set.host_policies.len(), "host policies"),
+        (set.profiles.len(), "profiles"),
+        (set.named_ports.len(), "named ports"),
+        (set.policies.iter().filter(|p| p.staged).count(), "of the policies staged"),
+    ] {
+        if count > 0 {
+            parts.push(format!("{count} {what}"));
+        }
+    }
+    format!("{files} files are valid: {}", parts.join(", "))
+}

@@ -1,0 +1,242 @@
+//! `slash32 policy matrix` and `diff`.
+
+use std::{fmt::Write, net::IpAddr, path::Path, process::ExitCode};
+
+use serde_json::{Value, json};
+
+use super::{
+    DIFFERENT,
+    offline::{files, joined, load},
+};
+use crate::{
+    api::Request,
+    cli::{Global, print},
+    policy::{Flow, PolicySet, explain::View, language},
+};
+
+pub(super) fn matrix(global: &Global, service: Option<&str>, endpoints: Option<&Path>) -> anyhow::Result<()> {
+    let wanted = match service {
+        Some(text) => Some(Flow::parse_service(text).ok_or_else(|| {
+            anyhow::anyhow!("`{text}` is not a service: write tcp/80, udp/53, sctp/5000, icmp or icmpv6")
+        })?),
+        None => None,
+    };
+    let value = match endpoints {
+        Some(path) => {
+            let (_, engine) = load(path)?;
+            let host = |_: IpAddr| false;
+            serde_json::to_value(View::new(&engine, engine.policies(), &host).matrix()?)?
+        }
+        None => global.call(&Request::PolicyMatrix)?,
+    };
+    global.print(&value, |value| match wanted {
+        None => list(value),
+        Some((protocol, port)) => grid(value, &|allowed| contains(allowed, &protocol.to_string(), port)),
+    });
+    Ok(())
+}
+
+fn list(value: &Value) -> String {
+    let mut text = print::table(
+        &value["parties"],
+        &[
+            ("PARTY", |p| print::field(p, "name")),
+            ("ADDRESSES", |p| print::field(p, "addresses")),
+            ("SUCH AS", |p| print::field(p, "examples")),
+        ],
+        "no endpoints",
+    );
+    let cells = print::table(
+        &value["cells"],
+        &[
+            ("FROM", |c| print::field(c, "from")),
+            ("TO", |c| print::field(c, "to")),
+            ("FAMILY", |c| print::field(c, "families")),
+            ("ALLOWED", |c| print::field(c, "allowed")),
+        ],
+        "",
+    );
+    let _ = write!(text, "\n{cells}");
+    text
+}
+
+/// One line a source, one column a destination.
+fn grid(value: &Value, allowed: &dyn Fn(&str) -> bool) -> String {
+    let names: Vec<String> =
+        value["parties"].as_array().into_iter().flatten().map(|p| print::field(p, "name")).collect();
+    let cell = |from: &str, to: &str| {
+        let cells = value["cells"].as_array().into_iter().flatten();
+        let answers: Vec<bool> = cells
+            .filter(|c| c["from"] == from && c["to"] == to)
+            .map(|c| allowed(c["allowed"].as_str().unwrap_or_default()))
+            .collect();
+        match &answers[..] {
+            [] => " ",
+            list if list.iter().all(|a| *a) => "yes",
+            list if list.iter().any(|a| *a) => "partly",
+            _ => "-",
+        }
+        .to_owned()
+    };
+    let mut headings = vec!["FROM \\ TO".to_owned()];
+    headings.extend((1..=names.len()).map(|n| n.to_string()));
+    let row = |(n, from): (usize, &String)| {
+        let mut row = vec![format!("{} {from}", n + 1)];
+        row.extend(names.iter().map(|to| cell(from, to)));
+        row
+    };
+    print::grid(&headings, &names.iter().enumerate().map(row).collect::<Vec<_>>())
+}
+
+/// Whether a printed set of services holds one.
+fn contains(services: &str, protocol: &str, port: u16) -> bool {
+    let (others, list) = match services.strip_prefix("everything") {
+        Some(rest) => (true, rest.strip_prefix(" but ").unwrap_or_default()),
+        None => (false, services),
+    };
+    let [kind, code] = port.to_be_bytes();
+    let listed = list.split(", ").any(|part| {
+        let Some(rest) = part.strip_prefix(protocol) else { return false };
+        if let Some(range) = rest.strip_prefix('/') {
+            let (low, high) = range.split_once('-').unwrap_or((range, range));
+            return low.parse().is_ok_and(|low: u16| low <= port)
+                && high.parse().is_ok_and(|high: u16| port <= high);
+        }
+        match rest.strip_prefix(" type ") {
+            None => rest.is_empty(),
+            Some(rest) => {
+                if let Some((t, c)) = rest.split_once(" code ") {
+                    return t.parse() == Ok(kind) && c.parse() == Ok(code);
+                }
+                let (low, high) = rest.split_once('-').unwrap_or((rest, rest));
+                low.parse().is_ok_and(|low: u8| low <= kind) && high.parse().is_ok_and(|h: u8| kind <= h)
+            }
+        }
+    });
+    others != listed
+}
+
+pub(super) fn diff(
+    global: &Global,
+    first: &Path,
+    second: Option<&Path>,
+    endpoints: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
+    for path in [Some(first), second].into_iter().flatten() {
+        anyhow::ensure!(path.exists(), "{}: there is no such file or folder", path.display());
+    }
+    let value = match (second, endpoints) {
+        (None, Some(_)) => anyhow::bail!("with --endpoints, name two folders: the old and the new one"),
+        (None, None) => global.call(&Request::PolicyDiff { old: None, new: files(first)? })?,
+        (Some(new), None) => {
+            global.call(&Request::PolicyDiff { old: Some(files(first)?), new: files(new)? })?
+        }
+        (Some(new), Some(path)) => {
+            let (test, engine) = load(path)?;
+            let parse = |path: &Path| -> anyhow::Result<PolicySet> {
+                let mut all = files(path)?;
+                if !test.namespaces.is_empty() {
+                    all.push((format!("{}.toml", path.display()), test.namespaces.clone()));
+                }
+                let all: Vec<_> = all.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+                language::parse_with(&all, &test.options).map_err(|errors| anyhow::anyhow!(joined(&errors)))
+            };
+            let (before, after) = (parse(first)?, parse(new)?);
+            let host = |_: IpAddr| false;
+            let changes = View::new(&engine, &before, &host).diff(&after)?;
+            json!({ "policies": before.differences(&after), "changes": changes })
+        }
+    };
+    global.print(&value, changes);
+    let same = value["changes"].as_array().is_none_or(Vec::is_empty);
+    Ok(if same { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
+}
+
+fn changes(value: &Value) -> String {
+    let mut text = String::new();
+    for line in value["policies"].as_array().into_iter().flatten() {
+        let _ = writeln!(text, "{}", print::plain(line));
+    }
+    let rows = value["changes"].as_array().map_or(&[][..], Vec::as_slice);
+    if rows.is_empty() {
+        text.push_str(
+            "no connection is allowed or cut that was not before, between the endpoints that are known\n",
+        );
+        return text;
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    let mut table = Vec::new();
+    for (mark, key) in [("allows", "allows"), ("cuts", "cuts")] {
+        for row in rows.iter().filter(|row| row[key] != "nothing") {
+            table.push(vec![
+                mark.to_owned(),
+                print::field(row, "from"),
+                print::field(row, "to"),
+                print::field(row, key),
+                print::field(row, "families"),
+                print::field(row, "pairs"),
+            ]);
+        }
+    }
+    let headings = ["", "FROM", "TO", "SERVICES", "FAMILY", "PAIRS"].map(str::to_owned);
+    text.push_str(&print::grid(&headings, &table));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value() -> Value {
+        let cell = |from: &str, to: &str, allowed: &str| json!({"from": from, "to": to, "families": ["ipv4", "ipv6"], "allowed": allowed});
+        json!({
+            "parties": [
+                {"name": "role=web", "addresses": 4, "examples": ["s32a", "s32b"]},
+                {"name": "world", "addresses": 2, "examples": ["198.51.100.1"]},
+            ],
+            "cells": [
+                cell("role=web", "role=web", "everything but tcp/1-99"),
+                cell("role=web", "world", "nothing"),
+                cell("world", "role=web", "tcp/80, udp/1000-2000, icmp type 8"),
+            ],
+        })
+    }
+
+    #[test]
+    fn matrices() {
+        insta::assert_snapshot!(list(&value()));
+        insta::assert_snapshot!(grid(&value(), &|a| contains(a, "tcp", 80)));
+    }
+
+    #[test]
+    fn printed_sets_are_read() {
+        for (text, protocol, port, want) in [
+            ("everything", "tcp", 80, true),
+            ("nothing", "tcp", 80, false),
+            ("tcp/80, tcp/8000-8080", "tcp", 8001, true),
+            ("tcp/80, tcp/8000-8080", "udp", 80, false),
+            ("tcp", "tcp", 1, true),
+            ("everything but tcp/80, icmp", "tcp", 81, true),
+            ("everything but tcp/80, icmp", "icmp", 8 << 8, false),
+            ("icmp type 8", "icmp", 8 << 8 | 1, true),
+            ("icmp type 8 code 0", "icmp", 8 << 8 | 1, false),
+            ("icmp type 0-8", "icmp", 3 << 8, true),
+            ("icmp type 8", "icmpv6", 8 << 8, false),
+        ] {
+            assert_eq!(contains(text, protocol, port), want, "{text} {protocol}/{port}");
+        }
+    }
+
+    #[test]
+    fn differences() {
+        let change = |from: &str, allows: &str, cuts: &str| json!({"from": from, "to": "role=web", "families": ["ipv4"], "pairs": 6, "allows": allows, "cuts": cuts});
+        let value = json!({
+            "policies": ["policy default/web changed"],
+            "changes": [change("role=lb", "tcp/443", "nothing"), change("world", "nothing", "everything but tcp/443")],
+        });
+        insta::assert_snapshot!(changes(&value));
+        insta::assert_snapshot!(changes(&json!({"policies": [], "changes": []})));
+    }
+}

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what is missing for a purpose, on Debian and Ubuntu; elsewhere says what is missing.
 #
-#   scripts/deps.sh [build|demo|test|bird|frr|gobgp|containerd|bench]...
+#   scripts/deps.sh [build|demo|test|bird|frr|gobgp|containerd|podman|bench]...
 #
 # What is there already, from whatever source, is left alone. No service is started, now or at the next boot.
 set -euo pipefail
@@ -14,15 +14,16 @@ bird="bird:bird2 birdc:bird2"
 frr="/usr/lib/frr/bgpd:frr vtysh:frr"
 gobgp="gobgpd:gobgpd gobgp:gobgpd"
 containerd="containerd:containerd ctr:containerd runc:runc"
+podman="podman:podman runc:runc"
 bench="/usr/lib/cni/ptp:containernetworking-plugins /usr/lib/cni/host-local:containernetworking-plugins iperf3:iperf3"
-test="$build $demo tcpdump:tcpdump $bird $frr $gobgp $containerd $bench"
+test="$build $demo tcpdump:tcpdump $bird $frr $gobgp $containerd $podman $bench iptables:iptables"
 
 say() { printf 'deps: %s\n' "$*" >&2; }
 
 missing=() packages=()
 for purpose in "$@"; do
   case $purpose in
-    build|demo|bird|frr|gobgp|containerd|bench|test) ;;
+    build|demo|bird|frr|gobgp|containerd|podman|bench|test) ;;
     slash32) continue ;;
     *) say "unknown purpose: $purpose"; exit 2 ;;
   esac

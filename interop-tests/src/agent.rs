@@ -1,5 +1,6 @@
 //! slash32 on a machine: the agent and the command line.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -59,6 +60,9 @@ pub struct EndpointRow {
     /// IPv6 address.
     #[serde(default)]
     pub ipv6: Option<String>,
+    /// Labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Agent {

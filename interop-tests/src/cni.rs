@@ -72,6 +72,11 @@ impl Network {
         self
     }
 
+    /// Its name.
+    pub fn name(&self) -> Result<String> {
+        Ok(self.conflist["name"].as_str().context("a network has a name")?.to_owned())
+    }
+
     /// The text of the conflist.
     pub fn conflist(&self) -> String {
         format!("{:#}", self.conflist)

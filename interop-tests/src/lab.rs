@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::containerd::remove_cgroups;
+use crate::image::remove_cgroups;
 use crate::machine::Machine;
 use crate::programs;
 

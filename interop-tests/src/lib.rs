@@ -4,7 +4,7 @@
 //! A [`Lab`] is a set of [`Machine`]s joined by virtual cables. A machine has its own network,
 //! process, mount and host name space, its own `/run` and `/etc`: programs run in it with their
 //! usual paths. On a machine one starts an [`Agent`] (slash32 itself), a [`Router`] (BIRD, FRR,
-//! GoBGP) or a [`Containerd`], and attaches [`Container`]s through the CNI binary, as a runtime
+//! GoBGP), a [`Containerd`], [`Cri`] or [`Podman`], and attaches [`Container`]s through the CNI binary, as a runtime
 //! does.
 //!
 //! ```no_run
@@ -26,11 +26,14 @@ mod agent;
 mod capture;
 mod cni;
 mod containerd;
+mod cri;
 mod eventually;
+mod image;
 mod lab;
 mod link;
 mod machine;
 mod ping;
+mod podman;
 mod probe;
 mod programs;
 mod rack;
@@ -44,12 +47,14 @@ pub use agent::{Agent, EndpointRow, PeerRow, RouteRow};
 pub use capture::Capture;
 pub use cni::{CniError, Container, Network};
 pub use containerd::{Containerd, CtrContainer};
+pub use cri::{Cri, Pod, PodSpec};
 pub use eventually::{PATIENCE, check, eventually, steadily};
 pub use lab::Lab;
 pub use link::Port;
 #[doc(hidden)]
 pub use machine::serve as init;
 pub use machine::{Cmd, Exit, Machine, Output, Process, Signal};
+pub use podman::{Podman, PodmanContainer};
 pub use probe::{Flow, FlowReport, Probe, ProbeReport, Watcher};
 pub use programs::slash32;
 pub use rack::{Rack, Running, Switch, example};

@@ -196,7 +196,7 @@ pub(crate) fn mrt(data: &[u8]) {
             }
             Some(MrtEntry::Rib(rib)) => {
                 for entry in rib.entries {
-                    decode_rib_attributes(&entry.attributes);
+                    decode_rib_attributes(rib.four_octet, &entry.attributes);
                 }
             }
             _ => {}

@@ -17,18 +17,19 @@ use std::{
 };
 
 pub use file::{CaptureError, PacketReader};
-use stream::Stream;
+use stream::{Cut, Stream};
 
 /// One BGP message of a capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CapturedMessage {
-    /// When its last octet was captured, since 1970; `None` in captures without time.
+    /// When its last octet was captured, since 1970; `None` for packets without time.
     pub time: Option<Duration>,
     /// Who sent it.
     pub source: SocketAddr,
     /// To whom.
     pub destination: SocketAddr,
-    /// The message, header included. After a bad header only the header is here.
+    /// The message, header included. After a bad header only the header is here, and before a gap in the capture only
+    /// what was captured.
     pub message: Vec<u8>,
 }
 
@@ -41,6 +42,8 @@ pub struct Messages<R> {
     /// Messages that are complete.
     ready: VecDeque<CapturedMessage>,
     ended: bool,
+    /// Why the capture cannot be read on, told after the messages.
+    error: Option<CaptureError>,
 }
 
 impl<R: Read> Messages<R> {
@@ -52,6 +55,7 @@ impl<R: Read> Messages<R> {
             streams: HashMap::new(),
             ready: VecDeque::new(),
             ended: false,
+            error: None,
         }
     }
 
@@ -61,20 +65,30 @@ impl<R: Read> Messages<R> {
             return;
         }
         let (source, destination) = (segment.source, segment.destination);
+        if segment.flags & packet::ACK != 0
+            && let Some(stream) = self.streams.get_mut(&(destination, source))
+        {
+            let messages = stream.acknowledged(segment.acknowledged);
+            self.keep(messages, destination, source);
+        }
         let stream = self.streams.entry((source, destination)).or_default();
-        let messages = stream.segment(&segment);
-        self.keep(messages, packet.time, source, destination);
+        let messages = stream.segment(&segment, packet.time);
+        self.keep(messages, source, destination);
     }
 
-    fn keep(
-        &mut self,
-        messages: Vec<Vec<u8>>,
-        time: Option<Duration>,
-        source: SocketAddr,
-        destination: SocketAddr,
-    ) {
-        let whole = |message| CapturedMessage { time, source, destination, message };
+    fn keep(&mut self, messages: Vec<Cut>, source: SocketAddr, destination: SocketAddr) {
+        let whole = |(message, time)| CapturedMessage { time, source, destination, message };
         self.ready.extend(messages.into_iter().map(whole));
+    }
+
+    /// What waits behind octets that never came is given out too, in a stable order.
+    fn end(&mut self) {
+        let mut rest: Vec<_> = std::mem::take(&mut self.streams).into_iter().collect();
+        rest.sort_by_key(|(ends, _)| *ends);
+        for ((source, destination), mut stream) in rest {
+            let messages = stream.end();
+            self.keep(messages, source, destination);
+        }
     }
 }
 
@@ -87,20 +101,14 @@ impl<R: Read> Iterator for Messages<R> {
                 return Some(Ok(message));
             }
             if self.ended {
-                return None;
+                return self.error.take().map(Err);
             }
             match self.packets.next() {
                 Some(Ok(packet)) => self.packet(&packet),
-                Some(Err(error)) => return Some(Err(error)),
-                None => {
+                other => {
+                    self.error = other.and_then(Result::err);
                     self.ended = true;
-                    // What waits behind octets that never came is given out too, in a stable order.
-                    let mut rest: Vec<_> = std::mem::take(&mut self.streams).into_iter().collect();
-                    rest.sort_by_key(|(ends, _)| *ends);
-                    for ((source, destination), mut stream) in rest {
-                        let messages = stream.end();
-                        self.keep(messages, None, source, destination);
-                    }
+                    self.end();
                 }
             }
         }

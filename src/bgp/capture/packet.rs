@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 mod link {
     pub(super) const NULL: u16 = 0;
     pub(super) const ETHERNET: u16 = 1;
+    pub(super) const PPP: u16 = 9;
     pub(super) const RAW_BSD: u16 = 12;
     pub(super) const RAW: u16 = 101;
     pub(super) const LOOP: u16 = 108;
@@ -17,7 +18,6 @@ mod link {
 
 const TCP: u8 = 6;
 pub(super) const SYN: u8 = 0x02;
-#[cfg(test)]
 pub(super) const ACK: u8 = 0x10;
 
 /// A TCP segment.
@@ -26,6 +26,8 @@ pub(super) struct Segment<'a> {
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
     pub(super) sequence: u32,
+    /// The octet that the sender wants next, with the ACK flag.
+    pub(super) acknowledged: u32,
     pub(super) flags: u8,
     pub(super) payload: &'a [u8],
 }
@@ -33,7 +35,8 @@ pub(super) struct Segment<'a> {
 /// The TCP segment in a packet; `None` for anything else, fragments too.
 pub(super) fn tcp_segment(link: u16, packet: &[u8]) -> Option<Segment<'_>> {
     let ip = match link {
-        link::ETHERNET => ethernet(packet)?,
+        link::ETHERNET => by_ethertype(u16_at(packet, 12)?, packet.get(14..)?)?,
+        link::PPP => ppp(packet)?,
         link::LINUX_SLL => by_ethertype(u16_at(packet, 14)?, packet.get(16..)?)?,
         link::LINUX_SLL2 => by_ethertype(u16_at(packet, 0)?, packet.get(20..)?)?,
         link::NULL | link::LOOP => packet.get(4..)?,
@@ -52,17 +55,43 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk::<2>().copied().map(u16::from_be_bytes)
 }
 
-fn ethernet(frame: &[u8]) -> Option<&[u8]> {
-    let mut at = 12;
-    // VLAN tags, one in another.
-    while matches!(u16_at(frame, at)?, 0x8100 | 0x88A8 | 0x9100) {
-        at += 4;
-    }
-    by_ethertype(u16_at(frame, at)?, frame.get(at + 2..)?)
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk::<4>().copied().map(u32::from_be_bytes)
 }
 
-fn by_ethertype(kind: u16, payload: &[u8]) -> Option<&[u8]> {
-    matches!(kind, 0x0800 | 0x86DD).then_some(payload)
+fn by_ethertype(mut kind: u16, mut payload: &[u8]) -> Option<&[u8]> {
+    loop {
+        match kind {
+            0x0800 | 0x86DD => return Some(payload),
+            // VLAN tags, one in another.
+            0x8100 | 0x88A8 | 0x9100 => (kind, payload) = (u16_at(payload, 2)?, payload.get(4..)?),
+            // PPP over Ethernet: after six octets of its own, what PPP carries.
+            0x8864 => (kind, payload) = (ppp_ethertype(u16_at(payload, 6)?)?, payload.get(8..)?),
+            // MPLS labels down to the bottom of the stack; then an IP version tells itself.
+            0x8847 | 0x8848 => {
+                let bottom = payload.get(2)? & 1 != 0;
+                payload = payload.get(4..)?;
+                if bottom {
+                    return Some(payload);
+                }
+            }
+            _ => return None,
+        }
+    }
+}
+
+const fn ppp_ethertype(protocol: u16) -> Option<u16> {
+    match protocol {
+        0x0021 => Some(0x0800),
+        0x0057 => Some(0x86DD),
+        _ => None,
+    }
+}
+
+/// PPP, with or without the address and control octets of HDLC.
+fn ppp(frame: &[u8]) -> Option<&[u8]> {
+    let frame = frame.strip_prefix(&[0xFF, 0x03]).unwrap_or(frame);
+    by_ethertype(ppp_ethertype(u16_at(frame, 0)?)?, frame.get(2..)?)
 }
 
 fn ipv4(packet: &[u8]) -> Option<Segment<'_>> {
@@ -112,7 +141,8 @@ fn tcp(source: IpAddr, destination: IpAddr, bytes: &[u8]) -> Option<Segment<'_>>
     Some(Segment {
         source: SocketAddr::new(source, u16_at(bytes, 0)?),
         destination: SocketAddr::new(destination, u16_at(bytes, 2)?),
-        sequence: bytes.get(4..)?.first_chunk::<4>().copied().map(u32::from_be_bytes)?,
+        sequence: u32_at(bytes, 4)?,
+        acknowledged: u32_at(bytes, 8)?,
         flags: *bytes.get(13)?,
         payload: bytes.get(header_len..)?,
     })

@@ -1,6 +1,6 @@
 //! One direction of a TCP connection, put in order and cut into messages.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::packet::{SYN, Segment};
 use crate::bgp::wire::{HEADER_LEN, frame_length};
@@ -8,69 +8,96 @@ use crate::bgp::wire::{HEADER_LEN, frame_length};
 /// How many octets may wait for a missing segment before it is given up.
 const MAX_WAITING: usize = 1 << 20;
 
+/// A message, and when its last octet was captured.
+pub(super) type Cut = (Vec<u8>, Option<Duration>);
+
 /// One direction of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
+    /// The sequence number of the connection's first octet, if its SYN was seen.
+    first: Option<u32>,
     /// The sequence number of the next octet that is wanted.
     next: Option<u32>,
-    /// Segments that came early, by their distance from `base`, which never wraps in practice.
-    early: BTreeMap<u64, Vec<u8>>,
+    /// Segments that came early, by their position in the stream.
+    early: BTreeMap<u64, Cut>,
     /// Octets taken so far; positions in `early` count the same way.
     taken: u64,
     waiting: usize,
     buffer: Vec<u8>,
+    /// When the last octet of the buffer was captured.
+    time: Option<Duration>,
     /// The buffer does not start at a message: look for a marker.
     lost: bool,
 }
 
 impl Stream {
     /// Takes a segment and gives the messages that are complete now.
-    pub(super) fn segment(&mut self, segment: &Segment<'_>) -> Vec<Vec<u8>> {
-        if segment.flags & SYN != 0 {
-            *self = Self { next: Some(segment.sequence.wrapping_add(1)), ..Self::default() };
+    pub(super) fn segment(&mut self, segment: &Segment<'_>, time: Option<Duration>) -> Vec<Cut> {
+        let mut messages = Vec::new();
+        let syn = segment.flags & SYN != 0;
+        let sequence = if syn { segment.sequence.wrapping_add(1) } else { segment.sequence };
+        // A new connection of the same ports; the same number again is the same SYN, sent again.
+        if syn && self.first != Some(sequence) {
+            messages = self.end();
+            *self = Self { first: Some(sequence), next: Some(sequence), ..Self::default() };
         }
-        let sequence =
-            if segment.flags & SYN != 0 { segment.sequence.wrapping_add(1) } else { segment.sequence };
         if segment.payload.is_empty() {
-            return Vec::new();
+            return messages;
         }
         // A capture may begin in the middle of a message.
         let next = *self.next.get_or_insert_with(|| {
-            self.lost = true;
+            self.lost = !segment.payload.starts_with(&[0xFF; 16]);
             sequence
         });
         let ahead = sequence.wrapping_sub(next) as i32;
         if ahead <= 0 {
             // Sent again, wholly or in part.
-            let Some(fresh) = segment.payload.get(ahead.unsigned_abs() as usize..) else { return Vec::new() };
-            self.take(fresh);
+            let Some(fresh) = segment.payload.get(ahead.unsigned_abs() as usize..) else { return messages };
+            self.take(fresh, time);
             self.take_early();
+            messages.extend(self.messages(false));
         } else {
             let at = self.taken + u64::from(ahead.unsigned_abs());
-            let kept = self.early.entry(at).or_default();
+            let (kept, kept_time) = self.early.entry(at).or_default();
             if kept.len() < segment.payload.len() {
                 self.waiting += segment.payload.len() - kept.len();
                 *kept = segment.payload.to_vec();
+                *kept_time = time;
             }
             while self.waiting > MAX_WAITING {
-                self.skip_gap();
+                self.skip_gap(&mut messages);
             }
         }
-        self.messages(false)
+        messages
+    }
+
+    /// The other side has everything before the sequence number `acknowledged`: what is not here of it was lost by the
+    /// capture, not by the network, and does not come any more.
+    pub(super) fn acknowledged(&mut self, acknowledged: u32) -> Vec<Cut> {
+        let mut messages = Vec::new();
+        while let (Some(next), Some((&at, _))) = (self.next, self.early.first_key_value())
+            && u64::try_from(acknowledged.wrapping_sub(next) as i32)
+                .is_ok_and(|ahead| ahead > at.saturating_sub(self.taken))
+        {
+            self.skip_gap(&mut messages);
+        }
+        messages
     }
 
     /// No more segments come: gives what is left behind gaps.
-    pub(super) fn end(&mut self) -> Vec<Vec<u8>> {
+    pub(super) fn end(&mut self) -> Vec<Cut> {
         let mut messages = Vec::new();
         while !self.early.is_empty() {
-            self.skip_gap();
-            messages.extend(self.messages(false));
+            self.skip_gap(&mut messages);
         }
         messages.extend(self.messages(true));
         messages
     }
 
-    fn take(&mut self, bytes: &[u8]) {
+    fn take(&mut self, bytes: &[u8], time: Option<Duration>) {
+        if !bytes.is_empty() {
+            self.time = self.time.max(time);
+        }
         self.buffer.extend_from_slice(bytes);
         self.taken += bytes.len() as u64;
         self.next = self.next.map(|n| n.wrapping_add(bytes.len() as u32));
@@ -82,27 +109,29 @@ impl Stream {
             if *entry.key() > self.taken {
                 return;
             }
-            let (at, bytes) = entry.remove_entry();
+            let (at, (bytes, time)) = entry.remove_entry();
             self.waiting -= bytes.len();
             if let Some(fresh) = bytes.get((self.taken - at) as usize..) {
-                self.take(fresh);
+                self.take(fresh, time);
             }
         }
     }
 
-    /// Gives up the octets before the first early segment.
-    fn skip_gap(&mut self) {
+    /// Gives up the octets before the first early segment. The message that the gap cuts is shown as far as it is there.
+    fn skip_gap(&mut self, messages: &mut Vec<Cut>) {
         let Some((&at, _)) = self.early.first_key_value() else { return };
+        messages.extend(self.messages(true));
         let gap = at.saturating_sub(self.taken);
         self.taken += gap;
         self.next = self.next.map(|n| n.wrapping_add(gap as u32));
         self.buffer.clear();
         self.lost = true;
         self.take_early();
+        messages.extend(self.messages(false));
     }
 
     /// Cuts whole messages off the buffer; at the end also one that is not whole.
-    fn messages(&mut self, end: bool) -> Vec<Vec<u8>> {
+    fn messages(&mut self, end: bool) -> Vec<Cut> {
         let mut messages = Vec::new();
         loop {
             if self.lost && !self.find_marker() {
@@ -112,16 +141,16 @@ impl Stream {
             match frame_length(&self.buffer, true) {
                 Ok(Some(length)) if self.buffer.len() >= length => {
                     let rest = self.buffer.split_off(length);
-                    messages.push(std::mem::replace(&mut self.buffer, rest));
+                    messages.push((std::mem::replace(&mut self.buffer, rest), self.time));
                 }
                 Ok(_) if end && !self.buffer.is_empty() => {
-                    messages.push(std::mem::take(&mut self.buffer));
+                    messages.push((std::mem::take(&mut self.buffer), self.time));
                 }
                 Ok(_) => return messages,
                 // A bad header: show it, then look for the next good one.
                 Err(_) if self.buffer.len() >= HEADER_LEN || end => {
                     let shown = self.header_in_error();
-                    messages.push(self.buffer.drain(..shown).collect());
+                    messages.push((self.buffer.drain(..shown).collect(), self.time));
                     self.lost = true;
                 }
                 Err(_) => return messages,

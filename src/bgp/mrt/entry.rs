@@ -24,6 +24,8 @@ pub enum MrtEntry {
     PeerIndex(PeerIndex),
     /// The routes of one prefix.
     Rib(RibRecord),
+    /// Routes of a family whose prefixes are not IPv4 or IPv6.
+    ForeignRib(ForeignRib),
     /// A BGP message.
     Message(MessageRecord),
     /// A state change of a peer.
@@ -54,22 +56,41 @@ pub struct PeerIndexEntry {
     pub asn: u32,
 }
 
-/// RIB_IPV4_UNICAST and its like (RFC 6396 section 4.3.2, RFC 8050 section 4).
+/// RIB_IPV4_UNICAST and its like (RFC 6396 section 4.3.2, RFC 8050 section 4), and the older TABLE_DUMP (section 4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RibRecord {
-    /// Counts the records of the dump.
+    /// Counts the records of the dump; 16 bits in TABLE_DUMP.
     pub sequence: u32,
+    /// Subsequent address family identifier: 1 unicast, 2 multicast.
+    pub safi: u8,
+    /// Whether AS numbers in the attributes have four octets: not in TABLE_DUMP.
+    pub four_octet: bool,
     /// The prefix.
     pub prefix: Prefix,
     /// Its routes.
     pub entries: Vec<RibEntry>,
 }
 
+/// RIB_GENERIC of a family that is not decoded. The length of its NLRI is not known, so its entries cannot be found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignRib {
+    /// Counts the records of the dump.
+    pub sequence: u32,
+    /// Address family identifier.
+    pub afi: u16,
+    /// Subsequent address family identifier.
+    pub safi: u8,
+    /// NLRI and entries.
+    pub rest: Bytes,
+}
+
 /// One route of a table dump.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RibEntry {
-    /// The peer's number in the [`PeerIndex`].
+    /// The peer's number in the [`PeerIndex`]; 0 in TABLE_DUMP, which has no index.
     pub peer_index: u16,
+    /// The peer's address and AS number, in TABLE_DUMP.
+    pub peer: Option<(IpAddr, u32)>,
     /// When the route came, in seconds since 1970.
     pub originated: u32,
     /// The path identifier, in the add-path subtypes.
@@ -124,17 +145,18 @@ impl MrtRecord {
             (kind::TABLE_DUMP_V2, subtype) => {
                 use table_dump as t;
                 let family = match subtype {
-                    t::RIB_IPV4_UNICAST | t::RIB_IPV4_UNICAST_ADDPATH => Some(Family::Ipv4),
-                    t::RIB_IPV6_UNICAST | t::RIB_IPV6_UNICAST_ADDPATH => Some(Family::Ipv6),
+                    t::RIB_IPV4_UNICAST | t::RIB_IPV4_UNICAST_ADDPATH => Some((Family::Ipv4, 1)),
+                    t::RIB_IPV4_MULTICAST | t::RIB_IPV4_MULTICAST_ADDPATH => Some((Family::Ipv4, 2)),
+                    t::RIB_IPV6_UNICAST | t::RIB_IPV6_UNICAST_ADDPATH => Some((Family::Ipv6, 1)),
+                    t::RIB_IPV6_MULTICAST | t::RIB_IPV6_MULTICAST_ADDPATH => Some((Family::Ipv6, 2)),
                     t::RIB_GENERIC | t::RIB_GENERIC_ADDPATH => None,
                     _ => return Some(MrtEntry::Other),
                 };
-                let add_path = matches!(
-                    subtype,
-                    t::RIB_IPV4_UNICAST_ADDPATH | t::RIB_IPV6_UNICAST_ADDPATH | t::RIB_GENERIC_ADDPATH
-                );
-                rib(family, add_path, body, at)
+                rib(family, subtype >= t::RIB_IPV4_UNICAST_ADDPATH, body, at)
             }
+            // The subtype is the address family.
+            (kind::TABLE_DUMP, 1) => old_rib(Family::Ipv4, body, at),
+            (kind::TABLE_DUMP, 2) => old_rib(Family::Ipv6, body, at),
             (kind::BGP4MP | kind::BGP4MP_ET, subtype) => bgp4mp_entry(subtype, body),
             _ => Some(MrtEntry::Other),
         }
@@ -171,14 +193,23 @@ fn peer_index(body: &[u8]) -> Option<PeerIndex> {
     Some(PeerIndex { collector, view: String::from_utf8_lossy(view).into_owned(), peers })
 }
 
-fn rib(family: Option<Family>, add_path: bool, body: &[u8], at: impl Fn(&[u8]) -> usize) -> Option<MrtEntry> {
+fn rib(
+    family: Option<(Family, u8)>,
+    add_path: bool,
+    body: &[u8],
+    at: impl Fn(&[u8]) -> usize,
+) -> Option<MrtEntry> {
     let head: Parsed<'_, _> = (be_u32, cond(family.is_none(), (be_u16, be_u8))).parse(body);
     let (rest, (sequence, generic)) = head.ok()?;
-    let family = match (family, generic) {
+    let (family, safi) = match (family, generic) {
         (Some(family), _) => family,
-        (None, Some((1, 1))) => Family::Ipv4,
-        (None, Some((2, 1))) => Family::Ipv6,
-        (None, _) => return Some(MrtEntry::Other),
+        (None, Some((1, safi @ 1..=2))) => (Family::Ipv4, safi),
+        (None, Some((2, safi @ 1..=2))) => (Family::Ipv6, safi),
+        (None, generic) => {
+            let (afi, safi) = generic?;
+            let rest = Bytes::copy_from_slice(rest);
+            return Some(MrtEntry::ForeignRib(ForeignRib { sequence, afi, safi, rest }));
+        }
     };
     let (&bits, rest) = rest.split_first()?;
     let octets: Parsed<'_, &[u8]> = take(bits.div_ceil(8)).parse(rest);
@@ -204,6 +235,7 @@ fn rib(family: Option<Family>, add_path: bool, body: &[u8], at: impl Fn(&[u8]) -
             rest,
             RibEntry {
                 peer_index,
+                peer: None,
                 originated,
                 path_id,
                 attributes: Bytes::copy_from_slice(attributes),
@@ -213,7 +245,36 @@ fn rib(family: Option<Family>, add_path: bool, body: &[u8], at: impl Fn(&[u8]) -
     };
     let entries: Parsed<'_, _> = length_count(be_u16, entry).parse(rest);
     let (_, entries) = entries.ok()?;
-    Some(MrtEntry::Rib(RibRecord { sequence, prefix, entries }))
+    Some(MrtEntry::Rib(RibRecord { sequence, safi, four_octet: true, prefix, entries }))
+}
+
+/// TABLE_DUMP (RFC 6396 section 4.2): one route a record, AS numbers of two octets.
+fn old_rib(family: Family, body: &[u8], at: impl Fn(&[u8]) -> usize) -> Option<MrtEntry> {
+    let v6 = family == Family::Ipv6;
+    let parsed: Parsed<'_, _> = (
+        be_u16,
+        be_u16,
+        |bytes| address(v6, bytes),
+        be_u8,
+        be_u8,
+        be_u32,
+        |bytes| address(v6, bytes),
+        be_u16,
+        length_data(be_u16),
+    )
+        .parse(body);
+    let (rest, (_view, sequence, addr, bits, _status, originated, peer, asn, attributes)) = parsed.ok()?;
+    let entry = RibEntry {
+        peer_index: 0,
+        peer: Some((peer, u32::from(asn))),
+        originated,
+        path_id: None,
+        offset: at(rest).saturating_sub(attributes.len()),
+        attributes: Bytes::copy_from_slice(attributes),
+    };
+    let prefix = Prefix::new(addr, bits).ok()?;
+    let sequence = u32::from(sequence);
+    Some(MrtEntry::Rib(RibRecord { sequence, safi: 1, four_octet: false, prefix, entries: vec![entry] }))
 }
 
 fn bgp4mp_entry(subtype: u16, body: &[u8]) -> Option<MrtEntry> {
@@ -265,12 +326,19 @@ fn bgp4mp_entry(subtype: u16, body: &[u8]) -> Option<MrtEntry> {
 }
 
 impl MessageRecord {
-    /// How to read the message: as `base`, with the widths that the record's subtype tells.
+    /// How to read the message: as `base`, with the widths that the record's subtype tells. Its length is what the
+    /// session allowed, or it would not have been recorded.
     pub fn context(&self, base: wire::DecodeContext) -> wire::DecodeContext {
         wire::DecodeContext {
             four_octet: self.four_octet,
             add_path: if self.add_path { wire::PerFamily::both(true) } else { base.add_path },
+            extended_message: true,
             ..base
         }
+    }
+
+    /// Whether both ends are in the same AS.
+    pub const fn is_internal(&self) -> bool {
+        self.peer_asn == self.local_asn && self.peer_asn != 0
     }
 }

@@ -10,11 +10,14 @@ mod reader;
 mod tests;
 pub mod write;
 
-pub use entry::{MessageRecord, MrtEntry, PeerIndex, PeerIndexEntry, RibEntry, RibRecord, StateChange};
+pub use entry::{
+    ForeignRib, MessageRecord, MrtEntry, PeerIndex, PeerIndexEntry, RibEntry, RibRecord, StateChange,
+};
 pub use reader::{MrtError, MrtReader, MrtRecord};
 
 /// Record types (RFC 6396 section 4).
 mod kind {
+    pub(super) const TABLE_DUMP: u16 = 12;
     pub(super) const TABLE_DUMP_V2: u16 = 13;
     pub(super) const BGP4MP: u16 = 16;
     pub(super) const BGP4MP_ET: u16 = 17;
@@ -24,10 +27,14 @@ mod kind {
 mod table_dump {
     pub(super) const PEER_INDEX_TABLE: u16 = 1;
     pub(super) const RIB_IPV4_UNICAST: u16 = 2;
+    pub(super) const RIB_IPV4_MULTICAST: u16 = 3;
     pub(super) const RIB_IPV6_UNICAST: u16 = 4;
+    pub(super) const RIB_IPV6_MULTICAST: u16 = 5;
     pub(super) const RIB_GENERIC: u16 = 6;
     pub(super) const RIB_IPV4_UNICAST_ADDPATH: u16 = 8;
+    pub(super) const RIB_IPV4_MULTICAST_ADDPATH: u16 = 9;
     pub(super) const RIB_IPV6_UNICAST_ADDPATH: u16 = 10;
+    pub(super) const RIB_IPV6_MULTICAST_ADDPATH: u16 = 11;
     pub(super) const RIB_GENERIC_ADDPATH: u16 = 12;
 }
 

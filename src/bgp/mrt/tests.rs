@@ -95,7 +95,7 @@ fn what_is_written_is_read() {
             .entries
             .iter()
             .map(|e| {
-                let decoded = decode_rib_attributes(&e.attributes);
+                let decoded = decode_rib_attributes(true, &e.attributes);
                 assert_eq!((decoded.disposition, decoded.errors.len()), (Disposition::Ok, 0));
                 assert_eq!(decoded.attributes, attributes());
                 decoded.next_hop.unwrap().global().to_string()
@@ -104,7 +104,7 @@ fn what_is_written_is_read() {
         assert_eq!(next_hops, ["192.0.2.1", "2001:db8::1"]);
         let MrtEntry::Rib(rib) = &entries[i + 1] else { panic!() };
         assert_eq!(rib.prefix.to_string(), "2001:db8::/33");
-        let decoded = decode_rib_attributes(&rib.entries[0].attributes);
+        let decoded = decode_rib_attributes(true, &rib.entries[0].attributes);
         assert!(matches!(decoded.next_hop, Some(WireNextHop::V6LinkLocal { .. })));
         // The offset is that in the record.
         let record = &records[i + 1];
@@ -145,7 +145,7 @@ fn entries_cut_anywhere_do_no_harm() {
             let cut = MrtRecord { body: record.body.slice(..cut), ..record.clone() };
             if let Some(MrtEntry::Rib(rib)) = cut.entry() {
                 for entry in rib.entries {
-                    decode_rib_attributes(&entry.attributes);
+                    decode_rib_attributes(true, &entry.attributes);
                 }
             }
         }
@@ -169,7 +169,29 @@ fn records_of_others() {
     let generic = "00000005 0002 01 20 20010db8 0001 0000 00000001 0004 40010100";
     let Some(MrtEntry::Rib(rib)) = record(13, 6, generic).entry() else { panic!() };
     assert_eq!((rib.prefix.to_string().as_str(), rib.entries.len()), ("2001:db8::/32", 1));
-    assert_eq!(record(13, 6, "00000005 0001 80 00").entry(), Some(MrtEntry::Other));
+    let Some(MrtEntry::ForeignRib(rib)) = record(13, 6, "00000005 0001 80 00").entry() else { panic!() };
+    assert_eq!((rib.sequence, rib.afi, rib.safi, &rib.rest[..]), (5, 1, 128, &[0][..]));
+    for (subtype, safi, path) in [(2, 1, ""), (3, 2, ""), (8, 1, "00000007"), (9, 2, "00000007")] {
+        let body = format!("00000005 08 0a 0001 0000 00000001 {path} 0004 40010100");
+        let Some(MrtEntry::Rib(rib)) = record(13, subtype, &body).entry() else { panic!("{subtype}") };
+        assert_eq!((rib.prefix.to_string().as_str(), rib.safi), ("10.0.0.0/8", safi));
+        assert_eq!(rib.entries[0].path_id.is_some(), !path.is_empty());
+    }
+    // TABLE_DUMP: two-octet AS numbers, and the peer in the record.
+    let attributes = "40010100 4002040201 5ba0 400304c0000201 c01106020100010001";
+    let old = format!("0000 0009 0a000000 08 01 00000001 c0000201 fde9 {:04x} {attributes}", 27);
+    let dump = record(12, 1, &old);
+    let Some(MrtEntry::Rib(rib)) = dump.entry() else { panic!() };
+    assert_eq!((rib.sequence, rib.prefix.to_string().as_str(), rib.four_octet), (9, "10.0.0.0/8", false));
+    assert_eq!(rib.entries[0].peer, Some(("192.0.2.1".parse().unwrap(), 65001)));
+    assert_eq!(dump.body[rib.entries[0].offset - 12..], rib.entries[0].attributes);
+    let decoded = decode_rib_attributes(rib.four_octet, &rib.entries[0].attributes);
+    assert_eq!((decoded.disposition, decoded.attributes.as_path), (Disposition::Ok, AsPath::sequence([65537])));
+    let v6 = "0000 0000 20010db8000000000000000000000000 20 01 00000001 \
+              20010db8000000000000000000000001 fde9 0000";
+    let Some(MrtEntry::Rib(rib)) = record(12, 2, v6).entry() else { panic!() };
+    assert_eq!(rib.prefix.to_string(), "2001:db8::/32");
+    assert_eq!(record(12, 1, &old[..60]).entry(), None);
     assert_eq!(record(11, 0, "").entry(), Some(MrtEntry::Other));
     assert_eq!(record(13, 2, "00000005 21 0a000000 00 0000").entry(), None);
 }

@@ -148,7 +148,8 @@ pub const fn message_name(kind: u8) -> &'static str {
     }
 }
 
-/// The name of a path attribute, lower case with underscores as in our JSON; `None` when slash32 does not know the code.
+/// The name of a path attribute, lower case with underscores as in our JSON; `None` for codes that IANA has no name for.
+/// Not all that have a name are more to slash32 than octets.
 pub const fn attribute_name(code: u8) -> Option<&'static str> {
     Some(match code {
         1 => "origin",
@@ -166,9 +167,21 @@ pub const fn attribute_name(code: u8) -> Option<&'static str> {
         16 => "ext_communities",
         17 => "as4_path",
         18 => "as4_aggregator",
+        22 => "pmsi_tunnel",
+        23 => "tunnel_encapsulation",
+        24 => "traffic_engineering",
+        26 => "aigp",
+        27 => "pe_distinguisher_labels",
+        29 => "bgp_ls",
         25 => "ipv6_ext_communities",
         32 => "large_communities",
+        33 => "bgpsec_path",
         35 => "otc",
+        36 => "domain_path",
+        37 => "sfp",
+        38 => "bfd_discriminator",
+        40 => "prefix_sid",
+        128 => "attr_set",
         _ => return None,
     })
 }

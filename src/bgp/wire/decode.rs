@@ -46,7 +46,7 @@ pub fn decode(ctx: &DecodeContext, message: &[u8]) -> Decoded {
     }
     let mut errors = Errors::default();
     let decoded = match message.get(HEADER_LEN - 1) {
-        Some(&code::message::OPEN) => open::decode(message, &mut errors).map(Message::Open),
+        Some(&code::message::OPEN) => open::decode(ctx.peer, message, &mut errors).map(Message::Open),
         Some(&code::message::UPDATE) => update::decode(*ctx, message, &mut errors).map(Message::Update),
         Some(&code::message::NOTIFICATION) => notification(message).map(Message::Notification),
         Some(&code::message::ROUTE_REFRESH) => route_refresh(message, &mut errors).map(Message::RouteRefresh),
@@ -76,14 +76,23 @@ fn notification(message: &[u8]) -> Option<Notification> {
 fn route_refresh(message: &[u8], errors: &mut Errors) -> Option<RouteRefresh> {
     let body = message.get(HEADER_LEN..)?;
     let (&[high, low, subtype], rest) = body.split_first_chunk::<3>()?;
-    let &[safi] = rest else {
-        // RFC 7313 section 5: the data is the whole message. RFC 5291's filters, which make a plain request longer, are
-        // not ours, so their length is wrong too.
-        errors.push(Action::Reset, Reason::RefreshLength(message.len()), None, 16, 0..message.len());
-        return None;
-    };
-    if subtype > 2 {
-        errors.push(Action::Discard, Reason::RefreshSubtype(subtype), None, HEADER_LEN + 2, 0..0);
+    match (subtype, rest) {
+        (0..=2, [_]) => {}
+        // RFC 2918 has no error of its own, so RFC 4271 section 6.1 speaks. RFC 5291's filters, which make a request
+        // longer, are not ours, so their length is wrong too.
+        (0, _) => {
+            let reason = Reason::MessageLength { length: message.len(), least: 23, most: 23 };
+            errors.push(Action::Reset, reason, None, 16, 16..18);
+            return None;
+        }
+        // RFC 7313 section 5: the data is the whole message.
+        (1 | 2, _) => {
+            errors.push(Action::Reset, Reason::RefreshLength(message.len()), None, 16, 0..message.len());
+            return None;
+        }
+        // The same section: other subtypes MUST be ignored, whatever their length.
+        _ => errors.push(Action::Discard, Reason::RefreshSubtype(subtype), None, HEADER_LEN + 2, 0..0),
     }
+    let safi = rest.first().copied().unwrap_or_default();
     Some(RouteRefresh { afi: u16::from_be_bytes([high, low]), subtype, safi })
 }

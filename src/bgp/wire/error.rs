@@ -127,6 +127,20 @@ pub enum Reason {
     /// Identifier 0 (RFC 6286).
     #[error("BGP identifier 0.0.0.0")]
     ZeroRouterId,
+    /// The two-octet AS number and that of the capability are not the same (RFC 6793 section 4.2.1).
+    #[error("AS number {my_as}, but {asn} in the four-octet AS capability")]
+    AsMismatch {
+        /// "My Autonomous System".
+        my_as: u16,
+        /// The capability's number.
+        asn: u32,
+    },
+    /// AS_TRANS as a speaker's own four-octet number (RFC 6793 section 9).
+    #[error("AS_TRANS in the four-octet AS capability is no speaker's number")]
+    AsTrans,
+    /// Two BGP roles (RFC 9234 section 4.2).
+    #[error("two different BGP roles, {0} and {1}")]
+    Roles(u8, u8),
     /// A hold time of 1 or 2 seconds.
     #[error("hold time {0} s is neither 0 nor at least 3 s")]
     HoldTime(u16),
@@ -276,10 +290,11 @@ impl Reason {
             }
             Self::MessageType(_) => (HEADER, 3),
             Self::Version(_) => (OPEN, 1),
-            Self::ZeroAs => (OPEN, 2),
+            Self::ZeroAs | Self::AsMismatch { .. } | Self::AsTrans => (OPEN, 2),
             Self::ZeroRouterId => (OPEN, 3),
             Self::OptionalParameter(_) => (OPEN, 4),
             Self::HoldTime(_) => (OPEN, 6),
+            Self::Roles(..) => (OPEN, 11),
             // RFC 4271 section 6.2: recognized but malformed is 0, unspecific.
             Self::OptionalParameterLength
             | Self::CapabilityBounds
@@ -319,9 +334,27 @@ pub(super) struct Errors {
 }
 
 impl Errors {
+    /// How many errors there are.
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
     /// Notes an error at `offset`. `data` is what of the message a NOTIFICATION should carry.
     pub(super) fn push(
         &mut self,
+        action: Action,
+        reason: Reason,
+        attribute: Option<u8>,
+        offset: usize,
+        data: Range<usize>,
+    ) {
+        self.insert(None, action, reason, attribute, offset, data);
+    }
+
+    /// The same, at a position of the list instead of its end.
+    pub(super) fn insert(
+        &mut self,
+        position: Option<usize>,
         action: Action,
         reason: Reason,
         attribute: Option<u8>,
@@ -336,7 +369,8 @@ impl Errors {
             (code, subcode) = (code::error::UPDATE, 9);
         }
         let error = WireError { action, code, subcode, attribute, reason, offset, data: Bytes::new() };
-        self.list.push((error, data));
+        let position = position.unwrap_or(self.list.len()).min(self.list.len());
+        self.list.insert(position, (error, data));
     }
 
     pub(super) fn disposition(&self) -> Disposition {

@@ -55,16 +55,29 @@ impl Notification {
 
     /// The operator's text of a shutdown or reset (RFC 9003), also inside a Hard Reset. Invalid UTF-8 is replaced.
     pub fn shutdown_text(&self) -> Option<Cow<'_, str>> {
+        let (&length, text) = self.shutdown_data()?.split_first()?;
+        let text = text.get(..usize::from(length))?;
+        (!text.is_empty()).then(|| String::from_utf8_lossy(text))
+    }
+
+    /// Why the text of a shutdown or reset is malformed; `None` when it is not, or there is none.
+    pub fn shutdown_error(&self) -> Option<&'static str> {
+        let (&length, text) = self.shutdown_data()?.split_first()?;
+        match text.split_at_checked(usize::from(length)) {
+            None => Some("the text is shorter than its length"),
+            Some((text, _)) if std::str::from_utf8(text).is_err() => Some("the text is not UTF-8"),
+            Some((_, rest)) if !rest.is_empty() => Some("octets follow the text"),
+            Some(_) => None,
+        }
+    }
+
+    /// The data of a shutdown or reset, also inside a Hard Reset.
+    fn shutdown_data(&self) -> Option<&[u8]> {
         let (code, subcode, data): (u8, u8, &[u8]) = match &*self.data {
             [code, subcode, rest @ ..] if self.is_hard_reset() => (*code, *subcode, rest),
             data => (self.code, self.subcode, data),
         };
-        if code != error::CEASE || !matches!(subcode, cease::SHUTDOWN | cease::RESET) {
-            return None;
-        }
-        let (&length, text) = data.split_first()?;
-        let text = text.get(..usize::from(length))?;
-        (!text.is_empty()).then(|| String::from_utf8_lossy(text))
+        (code == error::CEASE && matches!(subcode, cease::SHUTDOWN | cease::RESET)).then_some(data)
     }
 }
 

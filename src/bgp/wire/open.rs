@@ -9,8 +9,9 @@ use nom::{
 };
 
 use super::{
-    Action, Capability, EncodeError, HEADER_LEN, Open, Reason, capability, code, error::Errors, parse,
+    Action, Capability, EncodeError, HEADER_LEN, Open, PeerKind, Reason, capability, code, error::Errors, parse,
 };
+use crate::model::Asn;
 
 /// Optional parameter type of RFC 5492.
 const CAPABILITIES: u8 = 2;
@@ -18,7 +19,7 @@ const CAPABILITIES: u8 = 2;
 const EXTENDED_LENGTH: u8 = 255;
 
 /// Reads the OPEN in a whole message whose header is checked.
-pub(super) fn decode(message: &[u8], errors: &mut Errors) -> Option<Open> {
+pub(super) fn decode(peer: PeerKind, message: &[u8], errors: &mut Errors) -> Option<Open> {
     let body = message.get(HEADER_LEN..)?;
     let (rest, (version, my_as, hold_time, router_id, parameters_length)) =
         parse((be_u8, be_u16, be_u16, be_u32, be_u8), body)?;
@@ -44,11 +45,41 @@ pub(super) fn decode(message: &[u8], errors: &mut Errors) -> Option<Open> {
         errors.push(Action::Reset, Reason::ZeroRouterId, None, HEADER_LEN + 5, 24..28);
     }
     decode_parameters(rest, usize::from(parameters_length), HEADER_LEN + 10, &mut open.capabilities, errors);
-    // RFC 7607 section 2 holds for the four-octet number too.
-    if my_as != 0 && open.capabilities.contains(&Capability::FourOctetAs(0)) {
-        errors.push(Action::Reset, Reason::ZeroAs, None, HEADER_LEN + 1, 20..22);
+    if my_as != 0
+        && let Some(reason) = as_number_fault(&open)
+    {
+        errors.push(Action::Reset, reason, None, HEADER_LEN + 1, 20..22);
+    }
+    // RFC 9234 section 4.2: several equal roles are one, different ones end the session. Roles are for eBGP only.
+    let mut roles = open.capabilities.iter().filter_map(|c| match c {
+        Capability::Role(role) => Some(*role),
+        _ => None,
+    });
+    if peer == PeerKind::External
+        && let Some(first) = roles.next()
+        && let Some(other) = roles.find(|role| *role != first)
+    {
+        errors.push(Action::Reset, Reason::Roles(first, other), None, HEADER_LEN + 10, 0..0);
     }
     Some(open)
+}
+
+/// What the four-octet number has against the two-octet one (RFC 6793 section 4.2.1, RFC 7607 section 2).
+fn as_number_fault(open: &Open) -> Option<Reason> {
+    let asn = open.capabilities.iter().find_map(|c| match c {
+        Capability::FourOctetAs(asn) => Some(*asn),
+        _ => None,
+    })?;
+    let my_as = open.my_as;
+    if asn == 0 {
+        Some(Reason::ZeroAs)
+    } else if asn == Asn::TRANS.get() {
+        Some(Reason::AsTrans)
+    } else if u32::from(my_as) != asn && u32::from(my_as) != Asn::TRANS.get() {
+        Some(Reason::AsMismatch { my_as, asn })
+    } else {
+        None
+    }
 }
 
 /// `bytes` is what follows the optional parameters' length octet, at `at` of the message.

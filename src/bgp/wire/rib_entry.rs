@@ -5,7 +5,7 @@ use super::{
     WireError, WireNextHop,
     code::attribute as attr,
     error::Errors,
-    update::{Decoder, Parts, mp_next_hop},
+    update::{Decoder, Parts, merge_as4, mp_next_hop},
 };
 
 /// What [`decode_rib_attributes`] makes of a block of attributes.
@@ -21,11 +21,12 @@ pub struct RibAttributes {
     pub errors: Vec<WireError>,
 }
 
-/// Reads the attributes of a route in a table dump. AS numbers have four octets.
+/// Reads the attributes of a route in a table dump. AS numbers have four octets, or two in TABLE_DUMP (RFC 6396 sections
+/// 4.2 and 4.3.4).
 ///
 /// A dump shows what a speaker keeps, so attributes of internal sessions are as good as those of external ones.
-pub fn decode_rib_attributes(block: &[u8]) -> RibAttributes {
-    let ctx = DecodeContext { peer: PeerKind::Internal, ..DecodeContext::default() };
+pub fn decode_rib_attributes(four_octet: bool, block: &[u8]) -> RibAttributes {
+    let ctx = DecodeContext { peer: PeerKind::Internal, four_octet, ..DecodeContext::default() };
     let mut errors = Errors::default();
     let mut decoder = Decoder { ctx, errors: &mut errors, parts: Parts::default() };
     let mut next_hop = None;
@@ -42,7 +43,10 @@ pub fn decode_rib_attributes(block: &[u8]) -> RibAttributes {
             Err(fault) => decoder.errors.push(Action::Withdraw, fault.reason, fault.code, fault.offset, 0..0),
         }
     }
-    let parts = decoder.parts;
+    let mut parts = decoder.parts;
+    if !four_octet {
+        merge_as4(&mut parts);
+    }
     for (code, there) in [
         (attr::ORIGIN, parts.has(attr::ORIGIN)),
         (attr::AS_PATH, parts.has(attr::AS_PATH)),
@@ -53,7 +57,7 @@ pub fn decode_rib_attributes(block: &[u8]) -> RibAttributes {
         }
     }
     RibAttributes {
-        next_hop: parts.next_hop.map(|(addr, _)| WireNextHop::V4(addr)).or(next_hop),
+        next_hop: parts.next_hop.map(|n| WireNextHop::V4(n.address)).or(next_hop),
         attributes: parts.attributes,
         disposition: errors.disposition(),
         errors: errors.finish(block),

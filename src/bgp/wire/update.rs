@@ -29,10 +29,13 @@ pub(super) fn decode(ctx: DecodeContext, message: &[u8], errors: &mut Errors) ->
         }
     };
     let mut decoder = Decoder { ctx, errors, parts: Parts::default() };
-    let withdrawn = decoder.body_nlri(message, layout.withdrawn);
+    let withdrawn = decoder.body_nlri(message, layout.withdrawn).unwrap_or_default();
     let block = message.get(layout.attributes.clone()).unwrap_or_default();
     decoder.attributes(block, layout.attributes.start);
-    let announced = decoder.body_nlri(message, layout.nlri);
+    let announced = decoder.body_nlri(message, layout.nlri).unwrap_or_else(|| {
+        decoder.parts.foreign_reach = true;
+        Vec::new()
+    });
     let parts = decoder.parts;
     let block = layout.attributes;
     Some(assemble(ctx, parts, withdrawn, announced, &block, errors))
@@ -42,7 +45,7 @@ pub(super) fn decode(ctx: DecodeContext, message: &[u8], errors: &mut Errors) ->
 #[derive(Default)]
 pub(super) struct Parts {
     pub(super) attributes: PathAttributes,
-    pub(super) next_hop: Option<(Ipv4Addr, usize)>,
+    pub(super) next_hop: Option<NextHop>,
     reach: Option<Reach>,
     unreach: Option<Unreach>,
     as4_path: Option<AsPath>,
@@ -51,8 +54,22 @@ pub(super) struct Parts {
     seen: [u64; 4],
     /// An attribute did not fit the block, so what is missing may have been behind it.
     cut: bool,
-    /// MP_REACH_NLRI or MP_UNREACH_NLRI of a family that is not ours.
+    /// Prefixes, announced or withdrawn, of a family that is not ours.
     foreign: bool,
+    /// Announced ones among them.
+    foreign_reach: bool,
+}
+
+/// NEXT_HOP, which is looked at when it is known whether it matters.
+#[derive(Clone, Copy)]
+pub(super) struct NextHop {
+    pub(super) address: Ipv4Addr,
+    /// Where the address is in the message.
+    at: usize,
+    /// The attribute's offset in the message.
+    attribute_at: usize,
+    /// How many errors came before it.
+    errors_before: usize,
 }
 
 impl Parts {
@@ -78,21 +95,21 @@ pub(super) struct Decoder<'e> {
 }
 
 impl Decoder<'_> {
-    /// The IPv4 prefixes of the Withdrawn Routes or NLRI field.
-    fn body_nlri(&mut self, message: &[u8], range: Range<usize>) -> Vec<Nlri> {
+    /// The IPv4 prefixes of the Withdrawn Routes or NLRI field; `None` when the family is not ours.
+    fn body_nlri(&mut self, message: &[u8], range: Range<usize>) -> Option<Vec<Nlri>> {
         let bytes = message.get(range.clone()).unwrap_or_default();
         match decode_nlri(Family::Ipv4, self.ctx.add_path.ipv4, bytes) {
-            Ok(list) if list.is_empty() || self.ctx.families.ipv4 => list,
+            Ok(list) if list.is_empty() || self.ctx.families.ipv4 => Some(list),
             Ok(_) => {
                 let reason = Reason::Family { afi: 1, safi: 1 };
                 self.errors.push(Action::Discard, reason, None, range.start, 0..0);
                 self.parts.foreign = true;
-                Vec::new()
+                None
             }
             // RFC 7606 section 5.3: syntactically incorrect prefixes end the session.
             Err((reason, at)) => {
                 self.errors.push(Action::Reset, reason, None, range.start + at, 0..0);
-                Vec::new()
+                Some(Vec::new())
             }
         }
     }
@@ -188,8 +205,12 @@ impl Decoder<'_> {
                 out.as_path = path;
             }
             attr::NEXT_HOP => {
-                let addr = Ipv4Addr::from(fixed::<4>(value, Withdraw, "4")?);
-                parts.next_hop = Some((addr, a.value_offset()));
+                parts.next_hop = Some(NextHop {
+                    address: Ipv4Addr::from(fixed::<4>(value, Withdraw, "4")?),
+                    at: a.value_offset(),
+                    attribute_at: a.offset,
+                    errors_before: self.errors.len(),
+                });
             }
             attr::MED => out.med = Some(number(value, Withdraw)?),
             attr::LOCAL_PREF => {
@@ -233,6 +254,10 @@ impl Decoder<'_> {
                     0,
                 ));
             }
+            // RFC 6793 section 6: too short for one AS number.
+            attr::AS4_PATH if value.is_empty() => {
+                return Err((Discard, Reason::AttributeLength { length: 0, expected: "at least 6" }, 0));
+            }
             attr::AS4_PATH => {
                 let mut path = as_path::decode(value, true).map_err(|(reason, at)| (Discard, reason, at))?;
                 let before = path.segments.len();
@@ -268,7 +293,9 @@ impl Decoder<'_> {
         let Some((nlri, (afi, safi, next_hop, _reserved))) = head else {
             return Err((Action::Reset, Reason::MpTooShort(value.len()), 0));
         };
-        let Some(family) = self.family(afi, safi)? else { return Ok(()) };
+        let ours = self.family(afi, safi);
+        self.parts.foreign_reach |= ours.is_err() && !nlri.is_empty();
+        let family = ours?;
         let length = next_hop.len() as u8;
         let next_hop = match (family, length) {
             (Family::Ipv4, 16 | 32) if !self.ctx.extended_next_hop => None,
@@ -294,7 +321,7 @@ impl Decoder<'_> {
         let Some((nlri, (afi, safi))) = parse((be_u16, be_u8), value) else {
             return Err((Action::Reset, Reason::MpTooShort(value.len()), 0));
         };
-        let Some(family) = self.family(afi, safi)? else { return Ok(()) };
+        let family = self.family(afi, safi)?;
         let nlri = decode_nlri(family, self.ctx.add_path[family], nlri)
             .map_err(|(reason, offset)| (Action::Reset, reason, 3 + offset))?;
         self.parts.unreach = Some(Unreach { family, nlri });
@@ -302,14 +329,14 @@ impl Decoder<'_> {
     }
 
     /// The family, if it is negotiated; the rest of the attribute is ignored otherwise.
-    fn family(&mut self, afi: u16, safi: u8) -> Result<Option<Family>, (Action, Reason, usize)> {
+    fn family(&mut self, afi: u16, safi: u8) -> Result<Family, (Action, Reason, usize)> {
         let family = match (afi, safi) {
             (1, 1) => Some(Family::Ipv4),
             (2, 1) => Some(Family::Ipv6),
             _ => None,
         };
         match family {
-            Some(family) if self.ctx.families[family] => Ok(Some(family)),
+            Some(family) if self.ctx.families[family] => Ok(family),
             _ => {
                 self.parts.foreign = true;
                 Err((Action::Discard, Reason::Family { afi, safi }, 0))
@@ -392,11 +419,12 @@ pub(super) fn mp_next_hop(bytes: &[u8]) -> Option<WireNextHop> {
     }
 }
 
-/// Whether a host can have the address (RFC 4271 section 6.3). Loopback can: tests and route servers use it.
+/// Whether it is the address of a host (RFC 4271 section 6.3): not 0.0.0.0/8, loopback, multicast or the reserved
+/// 240.0.0.0/4 (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5).
 fn valid_next_hop(next_hop: WireNextHop) -> bool {
     match next_hop {
-        WireNextHop::V4(a) => !a.is_unspecified() && !a.is_multicast() && !a.is_broadcast(),
-        WireNextHop::V6(a) => !a.is_unspecified() && !a.is_multicast(),
+        WireNextHop::V4(a) => matches!(a.octets()[0], 1..=126 | 128..=223),
+        WireNextHop::V6(a) => !a.is_unspecified() && !a.is_loopback() && !a.is_multicast(),
         // Unnumbered peers may have no global address to give.
         WireNextHop::V6LinkLocal { global, .. } => !global.is_multicast(),
     }
@@ -418,13 +446,14 @@ fn assemble(
     }
     let mut next_hop = WireNextHop::V4(Ipv4Addr::UNSPECIFIED);
     // RFC 4760 section 3: without NLRI in the body, NEXT_HOP is ignored.
-    if let Some((addr, at)) = parts.next_hop
+    if let Some(NextHop { address, at, attribute_at, errors_before }) = parts.next_hop
         && body_reach
     {
-        next_hop = WireNextHop::V4(addr);
+        next_hop = WireNextHop::V4(address);
         if !valid_next_hop(next_hop) {
-            let reason = Reason::NextHop(IpAddr::V4(addr));
-            errors.push(Action::Withdraw, reason, Some(attr::NEXT_HOP), at, at.saturating_sub(3)..at + 4);
+            let reason = Reason::NextHop(IpAddr::V4(address));
+            let before = Some(errors_before);
+            errors.insert(before, Action::Withdraw, reason, Some(attr::NEXT_HOP), at, attribute_at..at + 4);
         }
     }
     if !ctx.four_octet {
@@ -432,7 +461,7 @@ fn assemble(
     }
     parts.attributes.unknown.sort_by_key(|a| a.code);
 
-    if !any_reach && !parts.foreign {
+    if !any_reach && !parts.foreign_reach {
         errors.escalate_withdraw();
     }
     let mut reach = Vec::new();
@@ -483,7 +512,7 @@ fn missing(ctx: DecodeContext, parts: &Parts, body_reach: bool, at: usize, error
 }
 
 /// RFC 6793 section 4.2.3.
-fn merge_as4(parts: &mut Parts) {
+pub(super) fn merge_as4(parts: &mut Parts) {
     let out = &mut parts.attributes;
     match (out.aggregator, parts.as4_aggregator) {
         // An old speaker has aggregated again since: both AS4 attributes are out of date.

@@ -45,6 +45,8 @@ pub struct AttributesView {
     otc: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) as4_path: Option<Vec<AsPathItem>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) as4_aggregator: Option<AggregatorView>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unknown: Vec<UnknownView>,
 }
@@ -66,9 +68,9 @@ pub(super) struct SegmentView {
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct AggregatorView {
-    asn: u32,
-    address: Ipv4Addr,
+pub(super) struct AggregatorView {
+    pub(super) asn: u32,
+    pub(super) address: Ipv4Addr,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -101,6 +103,7 @@ impl From<&PathAttributes> for AttributesView {
             large_communities: a.large_communities.iter().map(ToString::to_string).collect(),
             otc: a.otc,
             as4_path: None,
+            as4_aggregator: None,
             unknown: a
                 .unknown
                 .iter()

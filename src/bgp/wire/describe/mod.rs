@@ -35,6 +35,9 @@ pub struct Description {
     /// The message's own fields.
     #[serde(flatten)]
     pub body: Body,
+    /// The octets of a message that could not be read as one, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw: Option<String>,
     /// The strongest action that the errors demand.
     #[serde(serialize_with = "as_text")]
     pub disposition: Disposition,
@@ -65,6 +68,8 @@ pub struct ErrorView {
     pub reason: String,
     /// Octets from the start of the message.
     pub offset: usize,
+    /// The data of the NOTIFICATION that a reset sends, in hexadecimal.
+    pub data: String,
 }
 
 impl From<&WireError> for ErrorView {
@@ -78,6 +83,7 @@ impl From<&WireError> for ErrorView {
             attribute_name: e.attribute.and_then(code::attribute_name),
             reason: e.reason.to_string(),
             offset: e.offset,
+            data: hex::encode(&e.data),
         }
     }
 }
@@ -112,11 +118,11 @@ pub fn describe_decoded(ctx: &DecodeContext, message: &[u8], decoded: &Decoded) 
         (Some(Message::Notification(n)), _) => Body::Notification(n.into()),
         (Some(Message::RouteRefresh(r)), _) => Body::RouteRefresh(r.into()),
         (Some(Message::Update(update)), _) => {
-            Body::Update(update_view(*ctx, message, Some(update), decoded.disposition))
+            Body::Update(update_view(*ctx, message, Some(update), decoded))
         }
         // What can be located is shown even when the message is useless.
         (None, Some(code::message::UPDATE)) => {
-            Body::Update(update_view(*ctx, message, None, decoded.disposition))
+            Body::Update(update_view(*ctx, message, None, decoded))
         }
         _ => Body::Empty {},
     };
@@ -129,6 +135,7 @@ pub fn describe_decoded(ctx: &DecodeContext, message: &[u8], decoded: &Decoded) 
         type_code,
         length: message.len(),
         body,
+        raw: decoded.message.is_none().then(|| hex::encode(message)),
         disposition: decoded.disposition,
         errors: decoded.errors.iter().map(ErrorView::from).collect(),
     }
@@ -146,12 +153,14 @@ impl Description {
             attribute_name: None,
             reason: reason.to_owned(),
             offset,
+            data: String::new(),
         };
         Self {
             kind: "invalid",
             type_code: None,
             length: 0,
             body: Body::Empty {},
+            raw: None,
             disposition: Disposition::Reset,
             errors: vec![error],
         }

@@ -16,6 +16,9 @@ pub struct NotificationView {
     data: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     shutdown_text: Option<String>,
+    /// What is wrong with the text (RFC 9003 section 4: for the operator to see, nothing to answer).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shutdown_error: Option<&'static str>,
     /// What a Hard Reset wraps.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<Box<NotificationView>>,
@@ -39,6 +42,7 @@ impl From<&Notification> for NotificationView {
             subcode_name: code::subcode_name(n.code, n.subcode),
             data: hex::encode(&n.data),
             shutdown_text: n.shutdown_text().map(Into::into),
+            shutdown_error: n.shutdown_error(),
             cause: n.hard_reset_cause().map(|cause| {
                 // One level is all there is: a Hard Reset in a Hard Reset is shown by its numbers and data.
                 Box::new(Self {
@@ -48,6 +52,7 @@ impl From<&Notification> for NotificationView {
                     subcode_name: code::subcode_name(cause.code, cause.subcode),
                     data: hex::encode(&cause.data),
                     shutdown_text: None,
+                    shutdown_error: None,
                     cause: None,
                 })
             }),
@@ -75,6 +80,9 @@ impl fmt::Display for NotificationView {
         }
         if let Some(text) = &self.shutdown_text {
             write!(f, " {text:?}")?;
+        }
+        if let Some(error) = self.shutdown_error {
+            write!(f, " ({error})")?;
         }
         if let Some(cause) = &self.cause {
             write!(f, " for{cause}")?;

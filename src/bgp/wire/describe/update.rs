@@ -12,11 +12,11 @@ use nom::{
 };
 use serde::Serialize;
 
-use super::attributes::{AttributesView, path_items};
+use super::attributes::{AggregatorView, AttributesView, path_items};
 use crate::{
     bgp::wire::{
-        AttributeRef, DecodeContext, Disposition, Nlri, PerFamily, RawAttributes, Update, UpdateLayout,
-        as_path, code, decode_nlri, parse,
+        AttributeRef, DecodeContext, Decoded, Disposition, Nlri, PerFamily, RawAttributes, Reason, Update,
+        UpdateLayout, as_path, code, decode_nlri, parse,
     },
     model::{Family, Prefix},
 };
@@ -25,8 +25,13 @@ use crate::{
 #[derive(Clone, Debug, Serialize)]
 pub struct UpdateView {
     withdrawn: Vec<NlriView>,
+    /// The field's octets, when they are not all prefixes; those before the fault are in `withdrawn`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raw_withdrawn: Option<String>,
     attributes: AttributesView,
     nlri: Vec<NlriView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raw_nlri: Option<String>,
     mp_reach: Option<MpReachView>,
     mp_unreach: Option<MpUnreachView>,
     /// The family whose End-of-RIB marker this is.
@@ -35,6 +40,9 @@ pub struct UpdateView {
     effect: Effect,
     /// Every attribute as it came, in order.
     raw_attributes: Vec<RawAttributeView>,
+    /// What follows them and is no whole attribute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raw_rest: Option<String>,
 }
 
 /// A prefix, with its path identifier when add-path is on.
@@ -67,7 +75,7 @@ struct MpReachView {
     next_hop: String,
     link_local: Option<String>,
     nlri: Vec<NlriView>,
-    /// The prefixes of a family that slash32 does not speak.
+    /// The prefixes of a family that slash32 does not speak, or those that are malformed.
     #[serde(skip_serializing_if = "Option::is_none")]
     raw_nlri: Option<String>,
 }
@@ -92,17 +100,23 @@ pub(super) fn update_view(
     ctx: DecodeContext,
     message: &[u8],
     update: Option<&Update>,
-    disposition: Disposition,
+    decoded: &Decoded,
 ) -> UpdateView {
     let layout = UpdateLayout::of(message).ok();
     let field = |range: Option<Range<usize>>| range.and_then(|r| message.get(r)).unwrap_or_default();
-    let body = |range| nlri_views(Family::Ipv4, ctx.add_path, field(range));
+    let body = |range| nlri_views(Some(Family::Ipv4), ctx.add_path, field(range));
     let block_at = layout.as_ref().map_or(0, |l| l.attributes.start);
     let block = field(layout.as_ref().map(|l| l.attributes.clone()));
     let raw: Vec<AttributeRef<'_>> = RawAttributes::new(block, block_at).map_while(Result::ok).collect();
+    let rest = raw.last().map_or(0, |a| a.range().end - block_at);
     let first = |code| raw.iter().find(|a| a.code == code);
     let mut attributes = update.map(|u| AttributesView::from(&u.attributes)).unwrap_or_default();
-    if first(code::attribute::AS_PATH).is_none() {
+    // No path is not an empty path; a second AS_PATH leaves the first as it is.
+    let no_path = first(code::attribute::AS_PATH).is_none()
+        || decoded.errors.iter().any(|e| {
+            e.attribute == Some(code::attribute::AS_PATH) && e.reason != Reason::DuplicateAttribute
+        });
+    if no_path {
         (attributes.as_path, attributes.as_path_segments) = (None, None);
     }
     attributes.next_hop =
@@ -111,9 +125,17 @@ pub(super) fn update_view(
         .filter(|_| !ctx.four_octet)
         .and_then(|a| as_path::decode(a.value, true).ok())
         .map(|path| path_items(&path));
+    attributes.as4_aggregator =
+        first(code::attribute::AS4_AGGREGATOR).filter(|_| !ctx.four_octet).and_then(|a| match *a.value {
+            [a, b, c, d, ref address @ ..] => {
+                let address = <[u8; 4]>::try_from(address).ok()?.into();
+                Some(AggregatorView { asn: u32::from_be_bytes([a, b, c, d]), address })
+            }
+            _ => None,
+        });
     let mut effect = Effect::default();
     let mut end_of_rib = None;
-    if let Some(update) = update.filter(|_| disposition < Disposition::Reset) {
+    if let Some(update) = update.filter(|_| decoded.disposition < Disposition::Reset) {
         let views = |family, list: &[Nlri]| -> Vec<NlriView> {
             list.iter().map(|n| nlri_view(ctx.add_path[family], n)).collect()
         };
@@ -121,22 +143,38 @@ pub(super) fn update_view(
         effect.withdraw = update.unreach.iter().flat_map(|u| views(u.family, &u.nlri)).collect();
         end_of_rib = update.end_of_rib();
     }
+    let (withdrawn, raw_withdrawn) = body(layout.as_ref().map(|l| l.withdrawn.clone()));
+    let (nlri, raw_nlri) = body(layout.map(|l| l.nlri));
     UpdateView {
-        withdrawn: body(layout.as_ref().map(|l| l.withdrawn.clone())),
-        nlri: body(layout.map(|l| l.nlri)),
+        withdrawn,
+        raw_withdrawn,
+        nlri,
+        raw_nlri,
         mp_reach: first(code::attribute::MP_REACH).and_then(|a| mp_reach_view(ctx, a.value)),
         mp_unreach: first(code::attribute::MP_UNREACH).and_then(|a| mp_unreach_view(ctx, a.value)),
         attributes,
         end_of_rib,
         effect,
         raw_attributes: raw.iter().map(RawAttributeView::from).collect(),
+        raw_rest: block.get(rest..).filter(|b| !b.is_empty()).map(hex::encode),
     }
 }
 
-/// The prefixes of a field; none when it cannot be parsed.
-fn nlri_views(family: Family, add_path: PerFamily<bool>, bytes: &[u8]) -> Vec<NlriView> {
-    let list = decode_nlri(family, add_path[family], bytes).unwrap_or_default();
-    list.iter().map(|n| nlri_view(add_path[family], n)).collect()
+/// The prefixes of a field up to the first malformed one, and all of it in hexadecimal when that is not everything.
+fn nlri_views(
+    family: Option<Family>,
+    add_path: PerFamily<bool>,
+    bytes: &[u8],
+) -> (Vec<NlriView>, Option<String>) {
+    let Some(family) = family else { return (Vec::new(), Some(hex::encode(bytes))) };
+    let read = |bytes| decode_nlri(family, add_path[family], bytes);
+    let (list, raw) = match read(bytes) {
+        Ok(list) => (list, None),
+        Err((_, at)) => {
+            (bytes.get(..at).and_then(|good| read(good).ok()).unwrap_or_default(), Some(hex::encode(bytes)))
+        }
+    };
+    (list.iter().map(|n| nlri_view(add_path[family], n)).collect(), raw)
 }
 
 const fn nlri_view(add_path: bool, nlri: &Nlri) -> NlriView {
@@ -157,16 +195,9 @@ const fn family_of(afi: u16, safi: u8) -> Option<Family> {
 
 fn mp_reach_view(ctx: DecodeContext, value: &[u8]) -> Option<MpReachView> {
     let (nlri, (afi, safi, next_hop, _reserved)) = parse((be_u16, be_u8, length_data(be_u8), be_u8), value)?;
-    let family = family_of(afi, safi);
     let (shown, link_local) = next_hop_text(next_hop);
-    Some(MpReachView {
-        afi,
-        safi,
-        next_hop: shown,
-        link_local,
-        nlri: family.map(|f| nlri_views(f, ctx.add_path, nlri)).unwrap_or_default(),
-        raw_nlri: family.is_none().then(|| hex::encode(nlri)),
-    })
+    let (nlri, raw_nlri) = nlri_views(family_of(afi, safi), ctx.add_path, nlri);
+    Some(MpReachView { afi, safi, next_hop: shown, link_local, nlri, raw_nlri })
 }
 
 /// The next hop, and the link-local address that may follow it.
@@ -183,13 +214,8 @@ fn next_hop_text(bytes: &[u8]) -> (String, Option<String>) {
 
 fn mp_unreach_view(ctx: DecodeContext, value: &[u8]) -> Option<MpUnreachView> {
     let (nlri, (afi, safi)) = parse((be_u16, be_u8), value)?;
-    let family = family_of(afi, safi);
-    Some(MpUnreachView {
-        afi,
-        safi,
-        nlri: family.map(|f| nlri_views(f, ctx.add_path, nlri)).unwrap_or_default(),
-        raw_nlri: family.is_none().then(|| hex::encode(nlri)),
-    })
+    let (nlri, raw_nlri) = nlri_views(family_of(afi, safi), ctx.add_path, nlri);
+    Some(MpUnreachView { afi, safi, nlri, raw_nlri })
 }
 
 impl From<&AttributeRef<'_>> for RawAttributeView {

@@ -113,9 +113,19 @@ fn route_refresh() {
         assert_eq!(decoded.message, Some(Message::RouteRefresh(RouteRefresh { afi: 2, subtype, safi: 1 })));
         assert_eq!(decoded.disposition, Disposition::Ok);
     }
-    // RFC 7313 section 5: unknown subtypes are ignored; a wrong length is error 7, subcode 1, with the whole message.
-    assert_eq!(decode_body(&[0, 2, 3, 1]).disposition, Disposition::Discard);
-    for body in [&[0, 1, 1][..], &[0, 1, 2, 1, 0], &[0, 1, 0, 1, 1, 128, 0, 0]] {
+    // RFC 7313 section 5: unknown subtypes are ignored, whatever their length.
+    for body in [&[0, 2, 3, 1][..], &[0, 2, 255], &[0, 2, 3, 1, 7]] {
+        let decoded = decode_body(body);
+        assert_eq!((decoded.disposition, decoded.message.is_some()), (Disposition::Discard, true), "{body:?}");
+    }
+    // The length of a plain request is RFC 4271's matter.
+    for body in [&[0, 1, 0][..], &[0, 1, 0, 1, 1, 128, 0, 0]] {
+        let error = decode_body(body).into_result().unwrap_err();
+        assert_eq!((error.code, error.subcode), (1, 2), "{body:?}");
+        assert_eq!(error.data[..], message(5, body)[16..18]);
+    }
+    // That of the others is error 7, subcode 1, with the whole message.
+    for body in [&[0, 1, 1][..], &[0, 1, 2, 1, 0]] {
         let error = decode_body(body).into_result().unwrap_err();
         assert_eq!((error.code, error.subcode), (7, 1), "{body:?}");
         assert_eq!(error.data, message(5, body));

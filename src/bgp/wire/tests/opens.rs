@@ -72,7 +72,8 @@ fn optional_parameters() {
 
 #[test]
 fn capabilities_from_several_parameters() {
-    let decoded = open(GOOD, "02 06 01 04 00010001  02 02 02 00  02 08 06 00 41 04 00010001  02 00");
+    let good = "04 5ba0 00b4 0a000001";
+    let decoded = open(good, "02 06 01 04 00010001  02 02 02 00  02 08 06 00 41 04 00010001  02 00");
     let Some(Message::Open(open)) = decoded.message else { panic!() };
     assert_eq!(decoded.disposition, Disposition::Ok);
     let expected = [
@@ -82,6 +83,28 @@ fn capabilities_from_several_parameters() {
         Capability::FourOctetAs(65537),
     ];
     assert_eq!(open.capabilities, expected);
+}
+
+#[test]
+fn numbers_and_roles_that_contradict() {
+    // (two-octet number, capabilities, subcode): RFC 6793 section 4.2.1, RFC 9234 section 4.2.
+    let cases = [
+        ("fde9", "41 04 0000fde9", None),
+        ("5ba0", "41 04 00010001", None),
+        ("5ba0", "41 04 0000fde9", None),
+        ("fde9", "41 04 0000fdea", Some(2)),
+        ("fde9", "41 04 00010001", Some(2)),
+        ("5ba0", "41 04 00005ba0", Some(2)),
+        ("5ba0", "41 04 00000000", Some(2)),
+        ("fde9", "09 01 03 09 01 03", None),
+        ("fde9", "09 01 03 09 01 04", Some(11)),
+    ];
+    for (my_as, capabilities, subcode) in cases {
+        let parameter = format!("02 {:02x} {capabilities}", hex(capabilities).len());
+        let decoded = open(&format!("04 {my_as} 00b4 0a000001"), &parameter);
+        let got = decoded.errors.first().map(|e| (e.code, e.subcode));
+        assert_eq!(got, subcode.map(|s| (2, s)), "{my_as} {capabilities}");
+    }
 }
 
 #[test]
@@ -102,7 +125,7 @@ fn capability_values() {
 
 #[test]
 fn extended_optional_parameters() {
-    let capability = "41 04 00010001";
+    let capability = "41 04 0000fde9";
     for (length, rest, ok) in [
         ("ff", format!("ff 0009 02 0006 {capability}"), true),
         // RFC 9072 section 2: the old length does not matter, unless it is 0.

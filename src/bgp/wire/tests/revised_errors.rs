@@ -99,7 +99,10 @@ fn one_attribute_in_error() {
         external("NEXT_HOP unspecified", 0x40, 3, "00000000", Some((Withdraw, 8))),
         external("NEXT_HOP multicast", 0x40, 3, "e0000001", Some((Withdraw, 8))),
         external("NEXT_HOP broadcast", 0x40, 3, "ffffffff", Some((Withdraw, 8))),
-        external("NEXT_HOP loopback", 0x40, 3, "7f000001", None),
+        external("NEXT_HOP loopback", 0x40, 3, "7f000001", Some((Withdraw, 8))),
+        external("NEXT_HOP of this network", 0x40, 3, "00000001", Some((Withdraw, 8))),
+        external("NEXT_HOP reserved", 0x40, 3, "f0000001", Some((Withdraw, 8))),
+        external("NEXT_HOP highest", 0x40, 3, "dfffffff", None),
         external("NEXT_HOP flags", 0xC0, 3, "c0000201", Some((Withdraw, 4))),
         // 7.4 MULTI_EXIT_DISC
         external("MED", 0x80, 4, "00000064", None),
@@ -268,6 +271,7 @@ fn one_attribute_in_error() {
         external("AS4_PATH from a new speaker", 0xC0, 17, "02 01 0000fde9", Some((Discard, 9))),
         external("AS4_AGGREGATOR from a new speaker", 0xC0, 18, "0000fde9 c0000201", Some((Discard, 9))),
         two_octet("AS4_PATH", 0xC0, 17, "02 01 00010000", None),
+        two_octet("AS4_PATH too short", 0xC0, 17, "", Some((Discard, 5))),
         two_octet("AS4_PATH malformed", 0xC0, 17, "02 02 00010000", Some((Discard, 11))),
         two_octet("AS4_PATH empty segment", 0xC0, 17, "02 00", Some((Discard, 11))),
         two_octet("AS4_PATH with AS 0", 0xC0, 17, "02 01 00000000", Some((Discard, 11))),
@@ -442,6 +446,31 @@ fn nothing_to_withdraw_is_a_reset() {
     let Some(Message::Update(update)) = decoded.message else { panic!() };
     assert_eq!(update.unreach[0].family, Family::Ipv6);
     assert_eq!(update.unreach[0].nlri[0].prefix.to_string(), "2001:db8::/32");
+}
+
+#[test]
+fn foreign_prefixes_are_something_to_withdraw_only_when_announced() {
+    let bad_origin = attribute(0x40, 1, "07");
+    let disposition =
+        |attributes: Vec<u8>| ebgp(&update(&[], &[attributes, bad_origin.clone()].concat(), &[])).disposition;
+    let reach = |nlri: &str| attribute(0x80, 14, &format!("0001 80 0c 0000000000000000c0000201 00 {nlri}"));
+    assert_eq!(disposition(reach("20 00000a")), Disposition::Withdraw);
+    assert_eq!(disposition(reach("")), Disposition::Reset);
+    assert_eq!(disposition(attribute(0x80, 15, "0001 80 20 00000a")), Disposition::Reset);
+}
+
+#[test]
+fn errors_are_in_the_order_of_the_message() {
+    let block = [
+        attribute(0x40, 6, "00"),
+        hex("400304 e0000001 40010107 40020602010000fde9"),
+        attribute(0xC0, 8, "00"),
+    ]
+    .concat();
+    let got: Vec<_> =
+        ebgp(&update(&[], &block, &hex("21"))).errors.iter().map(|e| (e.attribute, e.offset)).collect();
+    assert_eq!(got[..4], [(Some(6), 26), (Some(3), 30), (Some(1), 37), (Some(8), 50)]);
+    assert_eq!(got[4], (None, 23 + block.len()));
 }
 
 #[test]

@@ -81,7 +81,7 @@ impl<R: Read> Messages<R> {
         self.ready.extend(messages.into_iter().map(whole));
     }
 
-    /// What waits behind octets that never came is given out too, in a stable order.
+    /// What waits behind octets that never came is given out too, in the order of capture.
     fn end(&mut self) {
         let mut rest: Vec<_> = std::mem::take(&mut self.streams).into_iter().collect();
         rest.sort_by_key(|(ends, _)| *ends);
@@ -89,6 +89,7 @@ impl<R: Read> Messages<R> {
             let messages = stream.end();
             self.keep(messages, source, destination);
         }
+        self.ready.make_contiguous().sort_by_key(|m| m.time);
     }
 }
 

@@ -77,7 +77,7 @@ impl Stream {
         let mut messages = Vec::new();
         while let (Some(next), Some((&at, _))) = (self.next, self.early.first_key_value())
             && u64::try_from(acknowledged.wrapping_sub(next) as i32)
-                .is_ok_and(|ahead| ahead > at.saturating_sub(self.taken))
+                .is_ok_and(|ahead| ahead >= at.saturating_sub(self.taken))
         {
             self.skip_gap(&mut messages);
         }

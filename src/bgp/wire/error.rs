@@ -79,6 +79,12 @@ pub struct WireError {
 }
 
 impl WireError {
+    /// An error that is not one of a message, and so has no data.
+    pub const fn new(action: Action, reason: Reason, attribute: Option<u8>, offset: usize) -> Self {
+        let (code, subcode) = reason.codes();
+        Self { action, code, subcode, attribute, reason, offset, data: Bytes::new() }
+    }
+
     /// The NOTIFICATION to send when the action is [`Action::Reset`].
     pub fn notification(&self) -> Notification {
         Notification { code: self.code, subcode: self.subcode, data: self.data.clone() }

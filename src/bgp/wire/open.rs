@@ -9,7 +9,8 @@ use nom::{
 };
 
 use super::{
-    Action, Capability, EncodeError, HEADER_LEN, Open, PeerKind, Reason, capability, code, error::Errors, parse,
+    Action, Capability, EncodeError, HEADER_LEN, Open, PeerKind, Reason, capability, code, error::Errors,
+    parse,
 };
 use crate::model::Asn;
 

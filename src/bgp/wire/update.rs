@@ -33,7 +33,7 @@ pub(super) fn decode(ctx: DecodeContext, message: &[u8], errors: &mut Errors) ->
     let block = message.get(layout.attributes.clone()).unwrap_or_default();
     decoder.attributes(block, layout.attributes.start);
     let announced = decoder.body_nlri(message, layout.nlri).unwrap_or_else(|| {
-        decoder.parts.foreign_reach = true;
+        decoder.parts.some_reach = true;
         Vec::new()
     });
     let parts = decoder.parts;
@@ -56,8 +56,8 @@ pub(super) struct Parts {
     cut: bool,
     /// Prefixes, announced or withdrawn, of a family that is not ours.
     foreign: bool,
-    /// Announced ones among them.
-    foreign_reach: bool,
+    /// Prefixes are announced, perhaps foreign or unreadable ones: not nothing, in the sense of RFC 7606 section 5.2.
+    some_reach: bool,
 }
 
 /// NEXT_HOP, which is looked at when it is known whether it matters.
@@ -95,7 +95,7 @@ pub(super) struct Decoder<'e> {
 }
 
 impl Decoder<'_> {
-    /// The IPv4 prefixes of the Withdrawn Routes or NLRI field; `None` when the family is not ours.
+    /// The IPv4 prefixes of the Withdrawn Routes or NLRI field; `None` when they are not ours or not readable.
     fn body_nlri(&mut self, message: &[u8], range: Range<usize>) -> Option<Vec<Nlri>> {
         let bytes = message.get(range.clone()).unwrap_or_default();
         match decode_nlri(Family::Ipv4, self.ctx.add_path.ipv4, bytes) {
@@ -109,7 +109,7 @@ impl Decoder<'_> {
             // RFC 7606 section 5.3: syntactically incorrect prefixes end the session.
             Err((reason, at)) => {
                 self.errors.push(Action::Reset, reason, None, range.start + at, 0..0);
-                Some(Vec::new())
+                None
             }
         }
     }
@@ -123,6 +123,7 @@ impl Decoder<'_> {
                     // RFC 7606 section 4: treat as withdraw, the NLRI field is where the block's length says. But
                     // prefixes inside a cut MP attribute are lost, so section 3 (j) leaves only a reset.
                     let lost = matches!(code, Some(attr::MP_REACH | attr::MP_UNREACH));
+                    self.parts.some_reach |= code == Some(attr::MP_REACH);
                     let action = if lost { Action::Reset } else { Action::Withdraw };
                     self.errors.push(action, reason, code, offset, 0..0);
                 }
@@ -146,6 +147,7 @@ impl Decoder<'_> {
         if a.flags & (flag::OPTIONAL | flag::TRANSITIVE) != expected {
             // RFC 7606 section 3 (c); prefixes in an MP attribute cannot be trusted then.
             let action = if is_mp { Action::Reset } else { Action::Withdraw };
+            self.parts.some_reach |= a.code == attr::MP_REACH;
             return self.fail(action, Reason::AttributeFlags { flags: a.flags, expected }, a, a.offset);
         }
         if let Err((action, reason, at)) = self.value(a) {
@@ -291,11 +293,12 @@ impl Decoder<'_> {
     fn mp_reach(&mut self, value: &[u8]) -> Result<(), (Action, Reason, usize)> {
         let head = parse((be_u16, be_u8, length_data(be_u8), be_u8), value);
         let Some((nlri, (afi, safi, next_hop, _reserved))) = head else {
+            self.parts.some_reach = true;
             return Err((Action::Reset, Reason::MpTooShort(value.len()), 0));
         };
-        let ours = self.family(afi, safi);
-        self.parts.foreign_reach |= ours.is_err() && !nlri.is_empty();
-        let family = ours?;
+        // Whatever comes of them.
+        self.parts.some_reach |= !nlri.is_empty();
+        let family = self.family(afi, safi)?;
         let length = next_hop.len() as u8;
         let next_hop = match (family, length) {
             (Family::Ipv4, 16 | 32) if !self.ctx.extended_next_hop => None,
@@ -461,7 +464,7 @@ fn assemble(
     }
     parts.attributes.unknown.sort_by_key(|a| a.code);
 
-    if !any_reach && !parts.foreign_reach {
+    if !any_reach && !parts.some_reach {
         errors.escalate_withdraw();
     }
     let mut reach = Vec::new();

@@ -59,7 +59,8 @@ fn hex_octets(line: &[u8]) -> Result<Option<Vec<u8>>, (String, usize)> {
     let mut high = None;
     for &byte in text.iter().filter(|b| !b.is_ascii_whitespace() && **b != b':') {
         let Some(digit) = char::from(byte).to_digit(16) else {
-            let shown = if byte.is_ascii() { format!("{:?}", char::from(byte)) } else { format!("0x{byte:02x}") };
+            let shown =
+                if byte.is_ascii() { format!("{:?}", char::from(byte)) } else { format!("0x{byte:02x}") };
             return Err((format!("{shown} is no hexadecimal digit"), octets.len()));
         };
         match high.take() {

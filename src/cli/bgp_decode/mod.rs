@@ -1,26 +1,7 @@
 //! `slash32 bgp decode`: what is in BGP messages, and what a speaker makes of them.
 //!
 //! Input is hexadecimal lines, MRT or a packet capture, told apart by their first octets. Each message gives one line, in
-//! order, with `--json` an object of these fields:
-//!
-//! - `type`: `OPEN`, `UPDATE`, `NOTIFICATION`, `KEEPALIVE` or `ROUTE-REFRESH`; `UNKNOWN` for other type codes; `RIB` for a
-//!   route of an MRT table dump; `invalid` for what is no message at all. `type_code`, `length` (octets).
-//! - OPEN: `version`, `asn` (four-octet if given), `my_as`, `hold_time`, `router_id`, `capabilities` (`code`, `name`, and the
-//!   capability's own fields).
-//! - UPDATE: `withdrawn`, `nlri`, `mp_reach` (`afi`, `safi`, `next_hop`, `link_local`, `nlri`), `mp_unreach` (`afi`, `safi`,
-//!   `nlri`): as they are on the wire, prefixes as `"10.0.0.0/8"`, with add-path as `{"prefix", "path_id"}`. `attributes`:
-//!   those that are kept: `origin` (`IGP`, `EGP`, `INCOMPLETE`), `as_path` (numbers; `{"set": […]}` and the like),
-//!   `as_path_segments`, `next_hop`, `med`, `local_pref`, `atomic_aggregate`, `aggregator` (`asn`, `address`), `communities`
-//!   (`"65001:1"`), `originator_id`, `cluster_list`, `ext_communities`, `ipv6_ext_communities`, `large_communities`
-//!   (`"1:2:3"`), `otc`, `as4_path`, `unknown` (`code`, `flags`, `value`). `raw_attributes`: all, as they came. `effect`:
-//!   what is announced and withdrawn after RFC 7606. `end_of_rib`: `ipv4`, `ipv6` or null.
-//! - NOTIFICATION: `code`, `subcode`, `name`, `subcode_name`, `data` (hexadecimal), `shutdown_text`, `cause`.
-//! - ROUTE-REFRESH: `afi`, `safi`, `subtype`, `subtype_name`.
-//! - RIB: `prefix`, `path_id`, `originated`, `next_hop`, `link_local`, `attributes`.
-//! - `disposition`: `ok`, `discard`, `withdraw` or `reset`, the strongest of `errors`: objects of `action`, `code`,
-//!   `subcode`, `name`, `attribute` (type code), `attribute_name`, `reason`, `offset` (octets from the message's start).
-//! - Where it comes from: `line`; or `timestamp` (seconds), `peer`, `peer_asn`, `local`, `local_asn`, `sent`; or `timestamp`,
-//!   `source`, `destination`.
+//! order, with `--json` an object; docs/bgp-decode.md describes its keys.
 
 mod capture;
 mod hex;
@@ -124,7 +105,10 @@ fn decode_input<W: Write>(
         capture::decode(args, whole, out)
     } else if MrtReader::<io::Empty>::looks_like(&head) {
         mrt::decode(args, whole, out)
-    } else if [&[0x1F, 0x8B][..], b"BZh", b"\xFD7zXZ", b"\x28\xB5\x2F\xFD"].iter().any(|m| head.starts_with(m)) {
+    } else if [&[0x1F, 0x8B][..], b"BZh", b"\xFD7zXZ", b"\x28\xB5\x2F\xFD"]
+        .iter()
+        .any(|m| head.starts_with(m))
+    {
         anyhow::bail!(
             "the file is compressed: use `zcat FILE | slash32 bgp decode -`, or bzcat, xzcat, zstdcat"
         )

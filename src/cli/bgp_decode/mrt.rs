@@ -123,7 +123,11 @@ impl std::fmt::Display for ForeignRibLine {
     }
 }
 
-pub(super) fn decode<W: Write>(args: &DecodeArgs, input: impl Read, out: &mut Output<W>) -> anyhow::Result<()> {
+pub(super) fn decode<W: Write>(
+    args: &DecodeArgs,
+    input: impl Read,
+    out: &mut Output<W>,
+) -> anyhow::Result<()> {
     let base = context(args);
     let mut peers: Option<PeerIndex> = None;
     for record in MrtReader::new(input) {

@@ -61,7 +61,52 @@ fn golden_files() {
     assert!(seen >= 5, "one file a message kind at least");
 }
 
+/// What each RFC demands, a message a line, judged by hand and not by this code. `errors` are action, code, subcode and
+/// attribute, left out where the RFC leaves a choice; `expect` are JSON pointers and what is there, null for nothing.
+#[test]
+fn cases_from_the_rfcs() {
+    let text = include_str!("../../../tests/golden/bgp/cases.jsonl");
+    let mut wrong = Vec::new();
+    for line in text.lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        let options: Vec<_> =
+            case["options"].as_array().unwrap().iter().map(|o| o.as_str().unwrap()).collect();
+        let got = objects(&options, case["hex"].as_str().unwrap().as_bytes());
+        let [got] = &got[..] else { panic!("{} gives {} lines", case["name"], got.len()) };
+        let errors: Value = got["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| serde_json::json!([e["action"], e["code"], e["subcode"], e["attribute"]]))
+            .collect();
+        let mut differ = got["disposition"] != case["disposition"];
+        differ |= case.get("errors").is_some_and(|e| *e != errors);
+        for (pointer, wanted) in case.get("expect").and_then(Value::as_object).into_iter().flatten() {
+            differ |= got.pointer(pointer).unwrap_or(&Value::Null) != wanted;
+        }
+        if differ {
+            wrong.push(format!("{}: {} {errors}", case["name"], got["disposition"]));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(text.lines().count() > 480);
+}
+
 const KEEPALIVE: &str = "ffffffffffffffffffffffffffffffff001304";
+
+#[test]
+fn odd_lines() {
+    let input = [
+        b"\xEF\xBB\xBF".as_slice(),
+        KEEPALIVE.as_bytes(),
+        b"\n0x\n:\n\x00\n\xFF\xFE\n \t\r\n0X",
+        KEEPALIVE.as_bytes(),
+    ]
+    .concat();
+    let got = objects(&[], &input);
+    let lines: Vec<_> = got.iter().map(|o| (o["line"].as_u64().unwrap(), o["disposition"] == "ok")).collect();
+    assert_eq!(lines, [(1, true), (2, false), (3, false), (4, false), (5, false), (7, true)]);
+}
 
 #[test]
 fn lines_of_every_shape() {
@@ -142,6 +187,97 @@ fn mrt_files() {
     assert_eq!(got[1]["timestamp"], 1_700_000_000.25);
     assert_eq!(got[1]["peer_asn"], 65001);
     assert!(decode_with(&[], &file).starts_with("1700000000.000000 192.0.2.1 AS65001: RIB "));
+}
+
+/// A pcap file of raw IPv4 packets between 10.0.0.1:179 and 10.0.0.2:40000, each with a message.
+fn pcap(messages: &[(bool, String)]) -> Vec<u8> {
+    let mut file = ::hex::decode("a1b2c3d400020004000000000000000000040000000000e4").unwrap();
+    let mut sequence = [1_u32; 2];
+    for (i, (back, message)) in messages.iter().enumerate() {
+        let message = ::hex::decode(message).unwrap();
+        let ends = if *back { "0a0000020a0000019c4000b3" } else { "0a0000010a00000200b39c40" };
+        let next = &mut sequence[usize::from(*back)];
+        let packet = format!(
+            "4500{:04x}0000000040060000{ends}{next:08x}0000000050000000000000000",
+            message.len() + 40
+        );
+        *next += message.len() as u32;
+        let packet = [::hex::decode(&packet[..80]).unwrap(), message].concat();
+        for word in [i as u32, 0, packet.len() as u32, packet.len() as u32] {
+            file.extend(word.to_be_bytes());
+        }
+        file.extend(packet);
+    }
+    file
+}
+
+#[test]
+fn captures_tell_what_was_negotiated() {
+    let open = |capabilities: &str, id: u8| {
+        let n = capabilities.len() / 2;
+        let body = format!("04fde900b40a0000{id:02x}{:02x}02{n:02x}{capabilities}", n + 2);
+        format!("{}{:04x}01{body}", "ff".repeat(16), 19 + body.len() / 2)
+    };
+    let update = |path: &str, nlri: &str| {
+        let attributes = format!("40010100{path}400304c000020140050400000064");
+        let body = format!("0000{:04x}{attributes}{nlri}", attributes.len() / 2);
+        format!("{}{:04x}02{body}", "ff".repeat(16), 19 + body.len() / 2)
+    };
+    let as4 = update("40020602010000fde9", "080a");
+    let as2 = update("4002040201fde9", "080a");
+    let path_id = update("40020602010000fde9", "00000007080a");
+    let last = |options: &[&str], ours: &str, theirs: &str, message: &String| {
+        let file = pcap(&[(false, open(theirs, 1)), (true, open(ours, 2)), (false, message.clone())]);
+        let got = objects(options, &file);
+        assert_eq!(got.len(), 3);
+        got[2]["disposition"].as_str().unwrap().to_owned()
+    };
+    let four = "41040000fde9";
+    // One AS with two identifiers is iBGP, unless told otherwise.
+    assert_eq!(last(&[], four, four, &as4), "ok");
+    assert_eq!(last(&["--ebgp"], four, four, &as4), "discard");
+    assert_eq!(last(&[], "0200", four, &as2), "ok");
+    // The sender sends and the receiver receives: not the other way round.
+    assert_eq!(last(&[], &format!("{four}450400010101"), &format!("{four}450400010102"), &path_id), "ok");
+    assert_eq!(last(&[], &format!("{four}450400010102"), &format!("{four}450400010101"), &as4), "ok");
+    // Without OPENs the command line alone counts.
+    assert_eq!(objects(&["--ibgp"], &pcap(&[(false, as4)]))[0]["disposition"], "ok");
+}
+
+#[test]
+fn a_cut_capture_gives_what_is_there_first() {
+    let mut file = pcap(&[(false, KEEPALIVE.to_owned()), (true, KEEPALIVE.to_owned())]);
+    file.truncate(file.len() - 3);
+    let kinds: Vec<_> = objects(&[], &file).iter().map(|o| o["type"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["KEEPALIVE", "invalid"]);
+}
+
+#[test]
+fn mrt_of_internal_peers_and_other_families() {
+    let update = "ffffffffffffffffffffffffffffffff0034020000001b4001010040020602010000fde9400304c000020140050400000064080a";
+    let mut file = Vec::new();
+    for (kind, subtype, body) in [
+        (16, 4, format!("0000fde90000fde900000001c0000201c0000202{update}")),
+        (16, 4, format!("0000fde90000fdea00000001c0000201c0000202{update}")),
+        (13, 6, "00000005000180 70".replace(' ', "")),
+        (13, 3, "0000000604e00001000000000001000440010100".replace(' ', "")),
+    ] {
+        let body = ::hex::decode(body).unwrap();
+        for word in [1_u32, kind << 16 | subtype, body.len() as u32] {
+            file.extend(word.to_be_bytes());
+        }
+        file.extend(body);
+    }
+    let shown = |options: &[&str]| -> Vec<_> {
+        objects(options, &file).iter().map(|o| o["disposition"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(shown(&[]), ["ok", "discard", "discard", "withdraw"]);
+    assert_eq!(shown(&["--ebgp"])[0], "discard");
+    let got = objects(&[], &file);
+    assert_eq!(
+        (&got[2]["type"], &got[2]["safi"], &got[2]["raw"]),
+        (&"RIB".into(), &128.into(), &"70".into())
+    );
 }
 
 #[test]

@@ -117,13 +117,9 @@ pub fn describe_decoded(ctx: &DecodeContext, message: &[u8], decoded: &Decoded) 
         (Some(Message::Open(open)), _) => Body::Open(open.into()),
         (Some(Message::Notification(n)), _) => Body::Notification(n.into()),
         (Some(Message::RouteRefresh(r)), _) => Body::RouteRefresh(r.into()),
-        (Some(Message::Update(update)), _) => {
-            Body::Update(update_view(*ctx, message, Some(update), decoded))
-        }
+        (Some(Message::Update(update)), _) => Body::Update(update_view(*ctx, message, Some(update), decoded)),
         // What can be located is shown even when the message is useless.
-        (None, Some(code::message::UPDATE)) => {
-            Body::Update(update_view(*ctx, message, None, decoded))
-        }
+        (None, Some(code::message::UPDATE)) => Body::Update(update_view(*ctx, message, None, decoded)),
         _ => Body::Empty {},
     };
     Description {

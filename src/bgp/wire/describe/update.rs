@@ -113,9 +113,10 @@ pub(super) fn update_view(
     let mut attributes = update.map(|u| AttributesView::from(&u.attributes)).unwrap_or_default();
     // No path is not an empty path; a second AS_PATH leaves the first as it is.
     let no_path = first(code::attribute::AS_PATH).is_none()
-        || decoded.errors.iter().any(|e| {
-            e.attribute == Some(code::attribute::AS_PATH) && e.reason != Reason::DuplicateAttribute
-        });
+        || decoded
+            .errors
+            .iter()
+            .any(|e| e.attribute == Some(code::attribute::AS_PATH) && e.reason != Reason::DuplicateAttribute);
     if no_path {
         (attributes.as_path, attributes.as_path_segments) = (None, None);
     }

@@ -116,7 +116,11 @@ fn route_refresh() {
     // RFC 7313 section 5: unknown subtypes are ignored, whatever their length.
     for body in [&[0, 2, 3, 1][..], &[0, 2, 255], &[0, 2, 3, 1, 7]] {
         let decoded = decode_body(body);
-        assert_eq!((decoded.disposition, decoded.message.is_some()), (Disposition::Discard, true), "{body:?}");
+        assert_eq!(
+            (decoded.disposition, decoded.message.is_some()),
+            (Disposition::Discard, true),
+            "{body:?}"
+        );
     }
     // The length of a plain request is RFC 4271's matter.
     for body in [&[0, 1, 0][..], &[0, 1, 0, 1, 1, 128, 0, 0]] {

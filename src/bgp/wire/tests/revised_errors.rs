@@ -468,9 +468,19 @@ fn errors_are_in_the_order_of_the_message() {
     ]
     .concat();
     let got: Vec<_> =
-        ebgp(&update(&[], &block, &hex("21"))).errors.iter().map(|e| (e.attribute, e.offset)).collect();
-    assert_eq!(got[..4], [(Some(6), 26), (Some(3), 30), (Some(1), 37), (Some(8), 50)]);
-    assert_eq!(got[4], (None, 23 + block.len()));
+        ebgp(&update(&[], &block, &NLRI)).errors.iter().map(|e| (e.attribute, e.offset)).collect();
+    assert_eq!(got, [(Some(6), 26), (Some(3), 30), (Some(1), 37), (Some(8), 50)]);
+}
+
+#[test]
+fn unreadable_prefixes_do_not_make_other_errors_worse() {
+    let bad = attribute(0xC0, 8, "00");
+    let actions = |attributes: &[u8], nlri: &[u8]| -> Vec<_> {
+        ebgp(&update(&[], attributes, nlri)).errors.iter().map(|e| e.action).collect()
+    };
+    let both = [Action::Withdraw, Action::Reset];
+    assert_eq!(actions(&[base(), bad.clone()].concat(), &[33]), both);
+    assert_eq!(actions(&[base(), bad, attribute(0x80, 14, "0002 01")].concat(), &[]), both);
 }
 
 #[test]

@@ -38,12 +38,27 @@ fn capability() -> impl Strategy<Value = Capability> {
 
 fn open() -> impl Strategy<Value = Open> {
     (1..=u16::MAX, prop_oneof![Just(0), 3..=u16::MAX], 1..=u32::MAX, vec(capability(), 0..20)).prop_map(
-        |(my_as, hold_time, id, capabilities)| Open {
-            version: 4,
-            my_as,
-            hold_time,
-            router_id: id.into(),
-            capabilities,
+        |(mut my_as, hold_time, id, mut capabilities)| {
+            // One AS number and one role, wherever they are told.
+            let mut first_role = None;
+            for capability in &mut capabilities {
+                if let Capability::Role(role) = capability {
+                    *role = *first_role.get_or_insert(*role);
+                }
+            }
+            let mut numbers = 0;
+            capabilities.retain(|c| {
+                !matches!(c, Capability::FourOctetAs(_)) || {
+                    numbers += 1;
+                    numbers == 1
+                }
+            });
+            if let Some(Capability::FourOctetAs(asn)) =
+                capabilities.iter().find(|c| matches!(c, Capability::FourOctetAs(_)))
+            {
+                my_as = u16::try_from(*asn).unwrap_or(23456);
+            }
+            Open { version: 4, my_as, hold_time, router_id: id.into(), capabilities }
         },
     )
 }

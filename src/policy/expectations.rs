@@ -13,7 +13,7 @@ use super::{
         expect::{Side, TestFile},
     },
 };
-use crate::model::{Diagnostic, EndpointId};
+use crate::model::Diagnostic;
 
 /// What came out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -135,9 +135,9 @@ impl TestFile {
         let set = language::parse_with(&all, &self.options)?;
         let mut engine = Engine::new(self.config.clone());
         engine.set_policies(Arc::new(set));
-        for (index, endpoint) in self.endpoints.iter().enumerate() {
+        for endpoint in &self.endpoints {
             engine.upsert_local(LocalEndpoint {
-                id: EndpointId(format!("{}{index:011x}", EndpointId::PREFIX)),
+                id: endpoint.id.clone(),
                 addresses: endpoint.addresses.clone(),
                 labels: endpoint.labels.clone(),
             });

@@ -355,7 +355,7 @@ impl<'a> View<'a> {
                 TierDefault::Pass => Outcome::DefaultPassed,
             };
         }
-        (step, format!("default of tier {}", tier.name))
+        (step, format!("no rule of tier {} matches, and its default is {}", tier.name, tier.default.as_str()))
     }
 
     /// Why a rule does not match; none if it does.

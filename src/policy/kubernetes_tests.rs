@@ -16,13 +16,13 @@ use super::{
 };
 use crate::model::{EndpointId, Labels};
 
-type Map = BTreeMap<String, String>;
+pub(super) type Map = BTreeMap<String, String>;
 
 /// A `LabelSelector`.
 #[derive(Clone, Debug, Default)]
-struct Sel {
-    labels: Map,
-    expressions: Vec<(String, &'static str, Vec<String>)>,
+pub(super) struct Sel {
+    pub(super) labels: Map,
+    pub(super) expressions: Vec<(String, &'static str, Vec<String>)>,
 }
 
 impl Sel {
@@ -56,7 +56,7 @@ impl Sel {
 }
 
 #[derive(Clone, Debug)]
-enum PeerModel {
+pub(super) enum PeerModel {
     Pods(Sel),
     Namespaces(Sel),
     Both(Sel, Sel),
@@ -64,38 +64,38 @@ enum PeerModel {
 }
 
 #[derive(Clone, Debug)]
-struct PortModel {
-    protocol: Option<&'static str>,
-    port: Option<PortValue>,
+pub(super) struct PortModel {
+    pub(super) protocol: Option<&'static str>,
+    pub(super) port: Option<PortValue>,
 }
 
 #[derive(Clone, Debug)]
-enum PortValue {
+pub(super) enum PortValue {
     Number(u16),
     Range(u16, u16),
     Name(&'static str),
 }
 
 #[derive(Clone, Debug, Default)]
-struct RuleModel {
-    peers: Option<Vec<PeerModel>>,
-    ports: Option<Vec<PortModel>>,
+pub(super) struct RuleModel {
+    pub(super) peers: Option<Vec<PeerModel>>,
+    pub(super) ports: Option<Vec<PortModel>>,
 }
 
 #[derive(Clone, Debug)]
-struct Np {
-    namespace: &'static str,
-    pods: Sel,
-    types: Option<Vec<&'static str>>,
-    ingress: Option<Vec<RuleModel>>,
-    egress: Option<Vec<RuleModel>>,
+pub(super) struct Np {
+    pub(super) namespace: &'static str,
+    pub(super) pods: Sel,
+    pub(super) types: Option<Vec<&'static str>>,
+    pub(super) ingress: Option<Vec<RuleModel>>,
+    pub(super) egress: Option<Vec<RuleModel>>,
 }
 
 impl Np {
     fn concerns(&self, direction: &str) -> bool {
         match &self.types {
-            Some(types) => types.contains(&direction),
-            None => direction == "Ingress" || self.egress.as_ref().is_some_and(|rules| !rules.is_empty()),
+            Some(types) if !types.is_empty() => types.contains(&direction),
+            _ => direction == "Ingress" || self.egress.as_ref().is_some_and(|rules| !rules.is_empty()),
         }
     }
 
@@ -166,22 +166,22 @@ impl Np {
 }
 
 #[derive(Clone, Debug)]
-struct Pod {
-    namespace: &'static str,
-    labels: Map,
-    addrs: [IpAddr; 2],
+pub(super) struct Pod {
+    pub(super) namespace: &'static str,
+    pub(super) labels: Map,
+    pub(super) addrs: [IpAddr; 2],
 }
 
 #[derive(Clone, Debug)]
-struct World {
-    namespaces: BTreeMap<&'static str, Map>,
-    pods: Vec<Pod>,
+pub(super) struct World {
+    pub(super) namespaces: BTreeMap<&'static str, Map>,
+    pub(super) pods: Vec<Pod>,
 }
 
-const OUTSIDE: [[&str; 2]; 2] = [["192.0.2.9", "2001:db8::9"], ["192.0.2.130", "2001:db8:1::9"]];
+pub(super) const OUTSIDE: [[&str; 2]; 2] = [["192.0.2.9", "2001:db8::9"], ["192.0.2.130", "2001:db8:1::9"]];
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let map = |key: &str, value: &str| Map::from([(key.to_owned(), value.to_owned())]);
         let mut pods = Vec::new();
         for (n, namespace) in ["x", "y", "z"].into_iter().enumerate() {
@@ -207,7 +207,7 @@ impl World {
     }
 
     /// What the API's documentation says.
-    fn allowed(&self, policies: &[Np], from: &End, to: &End, protocol: &str, port: u16) -> bool {
+    pub(super) fn allowed(&self, policies: &[Np], from: &End, to: &End, protocol: &str, port: u16) -> bool {
         let side = |direction: &str, me: &End, other: &End| {
             let End::Pod(pod) = me else { return true };
             let pod = &self.pods[*pod];
@@ -232,7 +232,7 @@ impl World {
         peers.iter().any(|peer| match (peer, other) {
             (PeerModel::Block(cidr, except), _) => {
                 let addr = self.addr(other);
-                let inside = |c: &str| c.parse::<crate::model::Prefix>().unwrap().contains_addr(addr);
+                let inside = |c: &str| crate::model::Prefix::parse_lenient(c).unwrap().contains_addr(addr);
                 inside(cidr) && !except.iter().any(|e| inside(e))
             }
             (_, End::Outside(_)) => false,
@@ -268,14 +268,14 @@ impl World {
         })
     }
 
-    fn addr(&self, end: &End) -> IpAddr {
+    pub(super) fn addr(&self, end: &End) -> IpAddr {
         match end {
             End::Pod(i) => self.pods[*i].addrs[0],
             End::Outside(i) => OUTSIDE[*i][0].parse().unwrap(),
         }
     }
 
-    fn yaml(&self, policies: &[Np]) -> String {
+    pub(super) fn yaml(&self, policies: &[Np]) -> String {
         let mut out = String::new();
         for (name, labels) in &self.namespaces {
             let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}: \"{v}\"")).collect();
@@ -362,17 +362,17 @@ impl World {
     }
 }
 
-fn interface(i: usize) -> EndpointId {
+pub(super) fn interface(i: usize) -> EndpointId {
     EndpointId(format!("s32{i:011x}"))
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum End {
+pub(super) enum End {
     Pod(usize),
     Outside(usize),
 }
 
-fn new_engine() -> Engine {
+pub(super) fn new_engine() -> Engine {
     let pool = |cidr: &str| PoolConfig { cidr: cidr.parse().unwrap(), nat_outgoing: false };
     Engine::new(EngineConfig {
         pools: vec![pool("10.32.0.0/16"), pool("fd00:32::/48")],

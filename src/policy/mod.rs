@@ -33,3 +33,5 @@ mod kubernetes_tests;
 mod oracle_tests;
 #[cfg(test)]
 mod packet_tests;
+#[cfg(test)]
+mod suite;

@@ -67,6 +67,17 @@ pub enum TierDefault {
     Allow,
 }
 
+impl TierDefault {
+    /// The word used in files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Pass => "pass",
+            Self::Allow => "allow",
+        }
+    }
+}
+
 /// One policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Policy {

@@ -30,8 +30,13 @@ pub(super) fn files(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
     if path.is_dir() {
         return language::read_dir(path).map_err(|errors| anyhow::anyhow!(joined(&errors)));
     }
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    Ok(vec![(path.display().to_string(), text)])
+    let name = path.display().to_string();
+    // What does not end in .yaml or .yml is read as TOML.
+    let text = fs::read_to_string(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => anyhow::anyhow!("{name}: the file is not text in UTF-8"),
+        _ => anyhow::anyhow!("{name}: {error}"),
+    })?;
+    Ok(vec![(name, text)])
 }
 
 /// Reads a file of expectations and puts its endpoints and policies into an engine.
@@ -120,5 +125,6 @@ fn summary(set: &PolicySet, files: usize) -> String {
             parts.push(format!("{count} {what}"));
         }
     }
-    format!("{files} files are valid: {}", parts.join(", "))
+    let files = if files == 1 { "1 file is valid".to_owned() } else { format!("{files} files are valid") };
+    format!("{files}: {}", parts.join(", "))
 }

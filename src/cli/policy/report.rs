@@ -23,9 +23,15 @@ pub(super) fn matrix(global: &Global, service: Option<&str>, endpoints: Option<&
     };
     let value = match endpoints {
         Some(path) => {
-            let (_, engine) = load(path)?;
+            let (test, engine) = load(path)?;
             let host = |_: IpAddr| false;
-            serde_json::to_value(View::new(&engine, engine.policies(), &host).matrix()?)?
+            let mut matrix = View::new(&engine, engine.policies(), &host).matrix()?;
+            for example in matrix.parties.iter_mut().flat_map(|p| &mut p.examples) {
+                if let Some(endpoint) = test.endpoints.iter().find(|e| e.id.as_str() == example) {
+                    example.clone_from(&endpoint.name);
+                }
+            }
+            serde_json::to_value(matrix)?
         }
         None => global.call(&Request::PolicyMatrix)?,
     };

@@ -8,7 +8,7 @@ use super::{
     walk::{Source, Table},
 };
 use crate::{
-    model::{Diagnostic, Labels, Prefix},
+    model::{Diagnostic, EndpointId, Labels, Prefix},
     policy::{
         Origin, Ports, Protocol, Service,
         engine::{EngineConfig, PoolConfig},
@@ -41,6 +41,8 @@ pub struct TestFile {
 pub struct TestEndpoint {
     /// Its name in the file.
     pub name: String,
+    /// The interface it would have.
+    pub id: EndpointId,
     /// Its labels, the namespace among them.
     pub labels: Labels,
     /// Its addresses.
@@ -172,7 +174,8 @@ impl TestFile {
             let place = called.map_or(0..0, Node::span);
             source.error(place, format!("endpoint `{endpoint_name}` is there twice"));
         }
-        self.endpoints.push(TestEndpoint { name: endpoint_name, labels, addresses });
+        let id = EndpointId(format!("{}{:011x}", EndpointId::PREFIX, self.endpoints.len()));
+        self.endpoints.push(TestEndpoint { name: endpoint_name, id, labels, addresses });
     }
 
     /// Gives endpoints without addresses one of the first pool of each family.

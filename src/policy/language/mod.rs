@@ -156,6 +156,7 @@ pub fn parse_with(files: &[(&str, &str)], options: &Options) -> Result<PolicySet
         }
     }
     errors.extend(documents.into_iter().flat_map(|(source, _)| source.errors));
+    errors.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
     if errors.is_empty() { Ok(builder.finish()) } else { Err(errors) }
 }
 

@@ -124,6 +124,20 @@ impl Source<'_> {
     }
 
     fn entity(&mut self, value: &Node, place: Place) -> Option<Entity> {
+        // What people write when they forget the table.
+        let text = value.text().unwrap_or_default();
+        let meant = if text.parse::<Prefix>().is_ok() {
+            Some(("an address", "cidr"))
+        } else if text.contains(['=', '(', '{']) && text.parse::<Selector>().is_ok() {
+            Some(("a selector", "selector"))
+        } else {
+            None
+        };
+        if let Some((what, key)) = meant {
+            let help = format!("{{ {key} = {} }}", self.text.get(value.span()).unwrap_or("…"));
+            self.error_with_help(value.span(), format!("{what} as a peer needs its key"), help);
+            return None;
+        }
         let entity = self.word(
             value,
             "entity",
@@ -294,10 +308,11 @@ impl Source<'_> {
         let text = self.string(value, "a protocol")?;
         let found = Protocol::parse(text);
         if found.is_none() {
-            self.error(
-                value.span(),
-                format!("unknown protocol `{text}`: use tcp, udp, sctp, icmp, icmpv6, udplite or a number"),
-            );
+            let lower = text.to_ascii_lowercase();
+            let help = Protocol::parse(&lower).map_or_else(String::new, |_| format!("did you mean `{lower}`?"));
+            let message =
+                format!("unknown protocol `{text}`: use tcp, udp, sctp, icmp, icmpv6, udplite or a number");
+            self.error_with_help(value.span(), message, help);
         }
         found
     }

@@ -77,7 +77,10 @@ impl Source<'_> {
         let found = words.iter().find_map(|(w, t)| (*w == text).then_some(*t));
         if found.is_none() {
             let known: Vec<_> = words.iter().map(|(w, _)| format!("`{w}`")).collect();
-            self.error(value.span(), format!("unknown {what} `{text}`: use {}", known.join(", ")));
+            let close = words.iter().find(|(w, _)| w.eq_ignore_ascii_case(text) || near(w, text));
+            let help = close.map_or_else(String::new, |(w, _)| format!("did you mean `{w}`?"));
+            let message = format!("unknown {what} `{text}`: use {}", known.join(", "));
+            self.error_with_help(value.span(), message, help);
         }
         found
     }

@@ -128,6 +128,9 @@ impl<'a> Parser<'a> {
                 }
                 Ok(Selector::Text(key, op, self.quoted()?))
             }
+            "" if self.rest().starts_with('=') => {
+                Err(self.error("`=` is not an operator: write `==` to compare"))
+            }
             _ => {
                 let at = if operator_at < self.text.len() { operator_at } else { start };
                 Err(self.error_at(
@@ -225,7 +228,8 @@ mod tests {
         for (text, at, part) in [
             ("", 0, "expected a label key"),
             ("role", 0, "expected `==`"),
-            ("role = 'x'", 5, "expected `==`"),
+            ("role = 'x'", 5, "write `==`"),
+            ("role ~ 'x'", 5, "expected `==`"),
             ("role == x", 8, "value in quotes"),
             ("role == 'x", 8, "not closed"),
             ("role == 'x' role", 12, "the end"),

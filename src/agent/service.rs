@@ -21,6 +21,7 @@ use super::{
 use crate::{
     api::{Answer, CniRequest, Failure, Request, ShutdownMode},
     bgp::speaker::{PeerAction, SpeakerError, SpeakerHandle},
+    model::Prefix,
     routes::{
         RouteFilter,
         thread::{FibHandle, FibStopped},
@@ -156,7 +157,9 @@ impl Service {
             Request::IpamRelease { address } => core.ask(move |c| c.ipam_release(address)).await?,
             Request::PolicyShow { nft } => core.ask(move |c| c.policies_mut().show(nft)).await?,
             Request::PolicyExplain { src, dst, service } => {
-                core.ask(move |c| c.explain_policy(&src, &dst, &service)).await?
+                let mut answer = core.ask(move |c| c.explain_policy(&src, &dst, &service)).await??;
+                self.name_hosts(&mut answer).await;
+                Ok(answer)
             }
             Request::PolicyMatrix => core.ask(|c| c.policies_mut().matrix()).await?,
             Request::PolicyDiff { old, new } => {
@@ -205,6 +208,24 @@ impl Service {
             }
         }
         Ok(json!({ "count": names.len() }))
+    }
+
+    /// Says behind which next hop the host is that enforces the other side.
+    async fn name_hosts(&self, explanation: &mut Value) {
+        for (side, end) in [("egress", "source"), ("ingress", "destination")] {
+            if explanation[side]["enforced_here"] != false {
+                continue;
+            }
+            let Some(addr) = explanation["flow"][end].as_str().and_then(|text| text.parse().ok()) else {
+                continue;
+            };
+            let filter = RouteFilter { prefix: Some(Prefix::host(addr)), ..RouteFilter::default() };
+            let gateway = match self.inner.fib.routes(filter).await {
+                Ok(routes) => routes.into_iter().flat_map(|r| r.next_hops).find_map(|hop| hop.gateway),
+                Err(_) => None,
+            };
+            explanation[side]["host"] = gateway.map(|g| g.to_string()).into();
+        }
     }
 
     async fn status(&self) -> Result<Value, Failure> {

@@ -309,7 +309,8 @@ impl Source<'_> {
         let found = Protocol::parse(text);
         if found.is_none() {
             let lower = text.to_ascii_lowercase();
-            let help = Protocol::parse(&lower).map_or_else(String::new, |_| format!("did you mean `{lower}`?"));
+            let help =
+                Protocol::parse(&lower).map_or_else(String::new, |_| format!("did you mean `{lower}`?"));
             let message =
                 format!("unknown protocol `{text}`: use tcp, udp, sctp, icmp, icmpv6, udplite or a number");
             self.error_with_help(value.span(), message, help);

@@ -171,7 +171,8 @@ fn all_peers() -> Vec<(String, PeerModel)> {
         PeerModel::Namespaces(expression("kubernetes.io/metadata.name", "NotIn", &["y"])),
     ));
     for (name, pods) in selectors("pod", ["b", "a", "c"]).into_iter().take(6) {
-        peers.push((format!("in y, pods with {name}"), PeerModel::Both(labels(&[("ns", "y")]), pods.clone())));
+        peers
+            .push((format!("in y, pods with {name}"), PeerModel::Both(labels(&[("ns", "y")]), pods.clone())));
         peers.push((format!("anywhere, pods with {name}"), PeerModel::Both(Sel::default(), pods)));
     }
     for (cidr, except) in [
@@ -259,7 +260,8 @@ fn ports_and_protocols(cases: &mut Vec<Case>) {
     let number = |protocol, n| port(Some(protocol), Some(PortValue::Number(n)));
     lists.push(("TCP 80 or UDP 81".into(), vec![number("TCP", 80), number("UDP", 81)]));
     lists.push(("TCP 80 twice".into(), vec![number("TCP", 80), number("TCP", 80)]));
-    lists.push(("all three protocols".into(), vec![number("TCP", 81), number("UDP", 81), number("SCTP", 81)]));
+    lists
+        .push(("all three protocols".into(), vec![number("TCP", 81), number("UDP", 81), number("SCTP", 81)]));
     for (name, ports) in lists {
         for direction in DIRECTIONS {
             let rule = |peers| RuleModel { peers, ports: Some(ports.clone()) };
@@ -327,7 +329,10 @@ fn actions(cases: &mut Vec<Case>) {
         let two = std::slice::from_ref(&namespaces);
         add("create and delete", &[(same, &[]), (same, one), (same, &[])]);
         add("update", &[(same, one), (same, two), (same, std::slice::from_ref(&nothing)), (same, one)]);
-        add("add and remove a second", &[(same, one), (same, &[pods.clone(), namespaces.clone()]), (same, two)]);
+        add(
+            "add and remove a second",
+            &[(same, one), (same, &[pods.clone(), namespaces.clone()]), (same, two)],
+        );
         // Pods 0 to 2 are x/a to x/c.
         add(
             "relabel the target and back",

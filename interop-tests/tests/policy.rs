@@ -1,0 +1,140 @@
+//! Policies across hosts: labels that travel in full, and the tools that tell what policies do.
+
+use anyhow::{Context, Result, ensure};
+use interop_tests::{Agent, Lab, PATIENCE, Rack, Switch, check, eventually, labelled, reach, unreachable};
+use serde_json::Value;
+
+const CONFIG: &str = "/etc/slash32/slash32.toml";
+
+const WEB: &str = "[[policy]]\nname = 'web'\nselect = 'app == \"web\"'\n\
+    ingress = [ { action = 'allow', from = { selector = 'app starts with \"front-\"' } } ]\n";
+
+fn answer(agent: &Agent, line: &str) -> Result<Value> {
+    serde_json::from_str(&agent.cli(&format!("--json {line}")).run()?).context("the answer is not JSON")
+}
+
+/// Adds a table to the agent's configuration.
+fn expand(agent: &Agent, labels: &str) -> Result<()> {
+    let config = agent.machine().read(CONFIG)?;
+    agent.reconfigure(&format!("{config}\n[policy]\nexpand = {labels}\n")).map(drop)
+}
+
+#[test]
+fn labels_in_full_pass_a_switch_that_knows_nothing_of_them() {
+    Lab::run("policy-expand", |lab| {
+        let rack = Rack::new(lab, Switch::Bird)?;
+        let (_switch, [host1, host2]) = rack.start()?;
+        let web = rack.hosts[0].container("web", &labelled("app", "web")?)?;
+        let front = rack.hosts[1].container("front", &labelled("app", "front-7")?)?;
+        let back = rack.hosts[1].container("back", &labelled("app", "back-7")?)?;
+        reach(&front, &web)?;
+        reach(&back, &web)?;
+
+        // Only hashes travel: the policy is refused, with its place, and nothing changes.
+        host1.write_policy("web.toml", WEB)?;
+        eventually("the policy is refused", PATIENCE, || {
+            let status = answer(&host1, "status")?;
+            let problems = status["problems"].to_string();
+            check(problems.contains("web.toml:4:") && problems.contains("`expand`"), problems)
+        })?;
+        reach(&back, &web)?;
+
+        // The one host asks, the other does not tell: who does not answer is not selected.
+        expand(&host1, "['app']")?;
+        unreachable(&back, &web)?;
+        unreachable(&front, &web)?;
+        eventually("status counts who does not tell", PATIENCE, || {
+            let status = answer(&host1, "status")?;
+            let problems = status["problems"].to_string();
+            check(problems.contains("label `app`") && problems.contains("4 addresses"), problems)
+        })?;
+
+        // A changed configuration announces anew.
+        expand(&host2, "['app']")?;
+        eventually("front reaches web", PATIENCE, || front.ping(&web.ipv4()?))?;
+        reach(&front, &web)?;
+        ensure!(back.ping(&web.ipv4()?).is_err() && back.ping(&web.ipv6()?).is_err(), "back reaches web");
+        let status = answer(&host1, "status")?;
+        ensure!(status["problems"].as_array().is_some_and(Vec::is_empty), "{status}");
+
+        // A new label takes effect on the other host.
+        host2.cli("endpoints label back app=front-8").run()?;
+        eventually("back reaches web under its new name", PATIENCE, || back.ping(&web.ipv4()?))
+    });
+}
+
+#[test]
+fn tools_tell_what_policies_do() {
+    Lab::run("policy-tools", |lab| {
+        let rack = Rack::new(lab, Switch::Slash32)?;
+        let (_switch, [host1, _host2]) = rack.start()?;
+        let db = rack.hosts[0].container("db", &labelled("role", "db")?)?;
+        let web = rack.hosts[1].container("web", &labelled("role", "web")?)?;
+        let job = rack.hosts[1].container("job", &labelled("role", "job")?)?;
+        let _echo = db.echo()?;
+        reach(&web, &db)?;
+        let policy = |port: u16| {
+            format!(
+                "[[policy]]\nname = 'db'\nselect = 'role == \"db\"'\n\
+                 ingress = [ {{ action = 'allow', from = {{ selector = 'role == \"web\"' }}, protocol = 'tcp', ports = {port} }} ]\n"
+            )
+        };
+        host1.write_policy("db.toml", &policy(7))?;
+        unreachable(&job, &db)?;
+        web.connect(&db.ipv4()?, 7)?;
+
+        // Every step with the rule in the kernel and its counter.
+        let (from, to) = (web.ipv4()?, db.ipv4()?);
+        let explained = answer(&host1, &format!("policy explain {from} {to} tcp/7"))?;
+        let rule = &explained["ingress"]["tiers"][0]["rules"][0];
+        ensure!(explained["allowed"] == true && rule["matched"] == true, "{explained}");
+        ensure!(rule["nft"][0]["packets"].as_u64().is_some_and(|n| n > 0), "{rule}");
+        ensure!(
+            explained["egress"].is_null() || explained["egress"]["enforced_here"] == false,
+            "{explained}"
+        );
+        let shown = answer(&host1, "policy show")?;
+        ensure!(shown["policies"][0]["packets"].as_u64().is_some_and(|n| n > 0), "{shown}");
+        let nft = host1.cli("policy show --nft").run()?;
+        ensure!(nft.contains("default/db ingress 1 allow") && !nft.contains("log prefix"), "{nft}");
+
+        let matrix = answer(&host1, "policy matrix")?;
+        let cell = |from: &str, to: &str| {
+            let cells = matrix["cells"].as_array().into_iter().flatten();
+            let mut found = cells.filter(|c| c["from"] == from && c["to"] == to);
+            found.next().map(|c| c["allowed"].as_str().unwrap_or_default().to_owned())
+        };
+        ensure!(cell("role=web", "role=db").as_deref() == Some("tcp/7"), "{matrix}");
+        ensure!(cell("role=?", "role=db").as_deref() == Some("nothing"), "{matrix}");
+
+        // What a changed folder would do, before it does.
+        rack.hosts[0].run("mkdir -p /etc/slash32/next")?;
+        rack.hosts[0].write("/etc/slash32/next/db.toml", policy(9))?;
+        let diff = host1.cli("policy diff /etc/slash32/next").run();
+        let shown = format!("{diff:?}");
+        ensure!(diff.is_err() && shown.contains("tcp/9") && shown.contains("tcp/7"), "{shown}");
+        let same = host1.cli("policy diff /etc/slash32/policy.d").run()?;
+        ensure!(same.contains("no connection is allowed or cut"), "{same}");
+
+        // Refused packets as they happen, with the reason.
+        let trace = rack.hosts[0]
+            .command("slash32")
+            .args(["--json", "policy", "trace", "--count", "1", "--seconds", "20"])
+            .spawn("trace")?;
+        eventually("the rules log", PATIENCE, || {
+            let nft = host1.cli("policy show --nft").run()?;
+            check(nft.contains("log prefix"), "not yet")
+        })?;
+        let wanted = job.ipv4()?;
+        let mut told = String::new();
+        eventually("the trace tells", PATIENCE, || {
+            ensure!(job.connect(&db.ipv4()?, 7).is_err(), "job connects");
+            told = trace.log();
+            check(told.contains(&wanted) && told.contains("no rule of tier default matches"), told.clone())
+        })?;
+        eventually("the rules do not log any more", PATIENCE, || {
+            let nft = host1.cli("policy show --nft").run()?;
+            check(!nft.contains("log prefix"), "still")
+        })
+    });
+}

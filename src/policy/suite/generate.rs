@@ -308,6 +308,9 @@ fn conflicts(cases: &mut Vec<Case>) {
     simple(cases, "a rule for SCTP isolates from everything else".into(), &[everyone("Ingress", vec![rule])]);
 }
 
+/// What happens to pods and namespaces, and the policies there are then.
+type State<'a> = (&'a dyn Fn(&mut World), &'a [Np]);
+
 fn actions(cases: &mut Vec<Case>) {
     let from_b = RuleModel { peers: Some(vec![PeerModel::Pods(labels(&[("pod", "b")]))]), ports: None };
     let from_y = RuleModel { peers: Some(vec![PeerModel::Namespaces(labels(&[("ns", "y")]))]), ports: None };
@@ -315,7 +318,7 @@ fn actions(cases: &mut Vec<Case>) {
         let pods = about(direction, vec![from_b.clone()]);
         let namespaces = about(direction, vec![from_y.clone()]);
         let nothing = about(direction, Vec::new());
-        let mut add = |name: &str, states: &[(&dyn Fn(&mut World), &[Np])]| {
+        let mut add = |name: &str, states: &[State<'_>]| {
             let mut world = World::new();
             let mut steps = Vec::new();
             for (change, policies) in states {

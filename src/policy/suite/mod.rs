@@ -86,13 +86,9 @@ impl Suite {
     pub(super) fn labels(&self, step: &Step, end: usize) -> Option<Labels> {
         let end = &self.ends[end];
         let namespace = end.namespace.as_ref()?;
-        let mut labels = match step.labels.get(&end.name) {
-            Some(labels) => Labels::try_from(labels.clone()).unwrap(),
-            None => {
-                let pod = end.name.rsplit('/').next().unwrap();
-                Labels::try_from([("pod", pod)]).unwrap()
-            }
-        };
+        let pod = || BTreeMap::from([("pod".to_owned(), end.name.rsplit('/').next().unwrap().to_owned())]);
+        let labels = step.labels.get(&end.name).cloned().unwrap_or_else(pod);
+        let mut labels = Labels::try_from(labels).unwrap();
         labels.insert("namespace", namespace.as_str()).unwrap();
         Some(labels)
     }

@@ -79,9 +79,10 @@ impl Identity {
         labels.hashes.iter().copied().chain([LabelHash::of_key(Self::ENDPOINT)]).collect()
     }
 
-    /// The identity of an endpoint of which every label is known in full.
+    /// The identity of an endpoint of which every label is known in full: what it announces, and more. So an endpoint
+    /// without labels is known here as it is elsewhere, and `all()` selects it.
     pub fn in_full(labels: &Labels) -> Self {
-        Self { full: (!labels.is_empty()).then(|| Box::new(labels.clone())), ..Self::of(labels) }
+        Self { full: (!labels.is_empty()).then(|| Box::new(labels.clone())), ..Self::of_endpoint(labels) }
     }
 
     /// Adds labels in full. One whose hash is not in the identity is left out: a text that was damaged or made up on

@@ -172,6 +172,23 @@ impl Engine {
         self.remotes.len()
     }
 
+    /// Another engine with the same endpoints and settings and no policies, for questions that take longer than the owner of
+    /// this one can wait.
+    #[must_use]
+    pub fn reader(&self) -> Self {
+        let mut reader = Self::new(self.config.clone());
+        for (id, local) in &self.locals {
+            let classes = reader.classes_of(&local.endpoint.labels);
+            for address in &local.endpoint.addresses {
+                reader.owners.entry(Prefix::host(*address)).or_default().insert(id.clone());
+            }
+            let (endpoint, identity) = (local.endpoint.clone(), local.identity.clone());
+            reader.locals.insert(id.clone(), Local { endpoint, identity, classes });
+        }
+        reader.remotes.clone_from(&self.remotes);
+        reader
+    }
+
     /// The chains that judge a local endpoint's connections in a direction, the first one last.
     pub fn chains_of(&self, id: &EndpointId, direction: Direction) -> Vec<(Name, Arc<Chain>)> {
         let Some(local) = self.locals.get(id) else { return Vec::new() };

@@ -125,6 +125,67 @@ fn every_mistake_has_its_place() {
 }
 
 #[test]
+fn an_endpoint_without_labels_is_an_endpoint() {
+    let mut engine = crate::policy::engine::Engine::new(crate::policy::engine::EngineConfig::default());
+    engine.set_policies(Arc::new(one(&rule("{action='allow',from={selector='all()'}}"))));
+    for number in 1..=2 {
+        engine.upsert_local(crate::policy::engine::LocalEndpoint {
+            id: crate::model::EndpointId(format!("s320000000000{number}")),
+            addresses: vec![std::net::Ipv4Addr::new(10, 32, 0, number).into()],
+            labels: Labels::new(),
+        });
+    }
+    let flow = |source: &str| crate::policy::Flow {
+        source: source.parse().unwrap(),
+        destination: "10.32.0.2".parse().unwrap(),
+        protocol: Protocol::TCP,
+        port: 80,
+    };
+    assert!(engine.explain(&flow("10.32.0.1"), |_| false).allowed);
+    assert!(!engine.explain(&flow("192.0.2.1"), |_| false).allowed);
+}
+
+#[test]
+fn what_does_nothing_is_noted() {
+    let yaml = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: n}\nspec:\n  ingress:\n  \
+        - {ports: [{port: http}]}\n  - {from: [{namespaceSelector: {matchLabels: {team: x}}}]}\n";
+    let set = parse(&[("a.yaml", yaml)]).unwrap();
+    let notes = set.notes();
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(notes[0].starts_with("a.yaml:6: no [[named_port]] defines `http`"), "{notes:?}");
+    assert!(notes[1].starts_with("a.yaml:7: a selector of this rule matches nobody"), "{notes:?}");
+    let ports =
+        "[[named_port]]\nname='http'\nselect='all()'\nport=80\n[[namespace]]\nname='a'\nlabels={team='x'}\n";
+    assert_eq!(parse(&[("a.yaml", yaml), ("b.toml", ports)]).unwrap().notes(), [""; 0]);
+}
+
+/// The page that explains every key must be right.
+#[test]
+fn the_reference_is_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/policy/reference.toml");
+    let text = fs::read_to_string(path).unwrap();
+    let set = one(&text);
+    assert!(set.policies.len() >= 3 && !set.host_policies.is_empty() && !set.profiles.is_empty());
+    assert!(!set.named_ports.is_empty() && set.policies.iter().any(|p| p.staged));
+    assert_eq!(set.notes(), [""; 0]);
+}
+
+#[test]
+fn labels_in_full_may_be_looked_into() {
+    let policy = rule("{action='allow',from={selector='app starts with \"web-\" && role contains \"x\"'}}");
+    let with = |keys: &[&str]| {
+        let expand = keys.iter().map(|k| (*k).to_owned()).collect();
+        parse_with(&[("a.toml", &policy)], &Options { expand })
+    };
+    assert!(with(&["app", "role"]).is_ok());
+    let error = with(&["app"]).unwrap_err()[0].to_string();
+    assert!(error.starts_with("a.toml:4:70: `role contains` cannot be answered"), "{error}");
+    // What a policy applies to is on this host, and known in full.
+    let select = "[[policy]]\nname='p'\nselect='app ends with \"-7\"'\ningress=[]\n";
+    assert!(parse(&[("a.toml", select)]).is_ok());
+}
+
+#[test]
 fn files_are_one_unit() {
     let tier = "[[tier]]\nname='t'\norder=1\n";
     let policy = "[[policy]]\nname='p'\ntier='t'\nselect='all()'\ningress=[]\n";

@@ -79,6 +79,11 @@ fn value(of: impl Serialize) -> Result<Value, Failure> {
     serde_json::to_value(of).map_err(|e| Failure::new(format!("the answer does not serialize: {e}")))
 }
 
+/// Runs what takes long where nobody waits for it but the asker.
+async fn aside(work: impl FnOnce() -> Result<Value, Failure> + Send + 'static) -> Result<Value, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Failure::new(e.to_string()))?
+}
+
 impl Service {
     pub(super) fn new(
         core: Actor<Core>,
@@ -161,9 +166,13 @@ impl Service {
                 self.name_hosts(&mut answer).await;
                 Ok(answer)
             }
-            Request::PolicyMatrix => core.ask(|c| c.policies_mut().matrix()).await?,
+            Request::PolicyMatrix => {
+                let survey = core.ask(|c| c.policies().survey()).await?;
+                aside(move || survey.matrix()).await
+            }
             Request::PolicyDiff { old, new } => {
-                core.ask(move |c| c.policies_mut().diff(old.as_deref(), &new)).await?
+                let survey = core.ask(|c| c.policies().survey()).await?;
+                aside(move || survey.diff(old.as_deref(), &new)).await
             }
             Request::PolicyTrace { after } => core.ask(move |c| c.policies_mut().trace(after)).await?,
             Request::Reload => {
@@ -339,10 +348,14 @@ impl Service {
             stats.write(&mut page);
             metrics::addresses(&mut page, &usage);
         }
-        if let Ok((endpoints, policies, failed)) = self
+        if let Ok((endpoints, policies, file_errors, failed)) = self
             .inner
             .core
-            .ask(|c| (c.endpoint_count(), c.policies().count(), c.policies().failed().is_some()))
+            .ask(|c| {
+                let policies = c.policies();
+                let errors = policies.file_errors().len();
+                (c.endpoint_count(), policies.count(), errors, policies.failed().is_some())
+            })
             .await
         {
             metrics::gauge(
@@ -352,6 +365,12 @@ impl Service {
                 endpoints as u64,
             );
             metrics::gauge(&mut page, "slash32_policies", "Policies in force.", policies as u64);
+            metrics::gauge(
+                &mut page,
+                "slash32_policy_file_errors",
+                "Errors in the policy folder; with any, the last good policies stay in force.",
+                file_errors as u64,
+            );
             metrics::gauge(
                 &mut page,
                 "slash32_policy_failed",

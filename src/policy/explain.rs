@@ -5,15 +5,16 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
-use std::{net::IpAddr, sync::Arc};
+use std::{cell::RefCell, net::IpAddr, sync::Arc};
 
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use super::{
     Action, Direction, Entity, Flow, Origin, Peer, Policy, PolicySet, Ports, Protocol, Rule, Service,
     TierDefault,
     engine::{Engine, EngineConfig},
-    selector::Selector,
+    selector::{HashedSelector, Selector},
 };
 use crate::model::{EndpointId, Identity, Labels, Prefix};
 
@@ -133,11 +134,12 @@ pub(super) struct Known<'a> {
 }
 
 /// The interpreter: the endpoints of an engine, and policies that need not be the engine's own.
-#[derive(Clone, Copy)]
 pub struct View<'a> {
     pub(super) engine: &'a Engine,
     pub(super) set: &'a PolicySet,
     pub(super) host: &'a dyn Fn(IpAddr) -> bool,
+    /// The set's selectors, hashed when they are first asked; by their places, as the set is borrowed.
+    hashed: RefCell<FxHashMap<*const Selector, HashedSelector>>,
 }
 
 impl std::fmt::Debug for View<'_> {
@@ -156,7 +158,14 @@ impl Engine {
 impl<'a> View<'a> {
     /// The engine's endpoints under a set of policies. `host` tells the host's own addresses.
     pub fn new(engine: &'a Engine, set: &'a PolicySet, host: &'a dyn Fn(IpAddr) -> bool) -> Self {
-        Self { engine, set, host }
+        Self { engine, set, host, hashed: RefCell::default() }
+    }
+
+    /// Whether one of the set's selectors selects the endpoint behind an address; what is unknown matches nothing.
+    pub(super) fn is_selected(&self, selector: &'a Selector, known: &Known<'_>) -> bool {
+        let Some(identity) = known.identity.filter(|identity| !identity.is_empty()) else { return false };
+        let mut hashed = self.hashed.borrow_mut();
+        hashed.entry(std::ptr::from_ref(selector)).or_insert_with(|| selector.hashed()).matches(identity)
     }
 
     /// Why a new connection is allowed or refused.
@@ -237,11 +246,10 @@ impl<'a> View<'a> {
     }
 
     /// Whether a policy applies to an endpoint.
-    pub(super) fn selects(policy: &Policy, me: &Known<'_>) -> bool {
-        match (me.local, me.identity) {
-            (Some((_, labels)), _) => policy.select.matches(labels),
-            (None, Some(identity)) => policy.select.matches_identity(identity),
-            (None, None) => false,
+    pub(super) fn selects(&self, policy: &'a Policy, me: &Known<'_>) -> bool {
+        match me.local {
+            Some((_, labels)) => policy.select.matches(labels),
+            None => self.is_selected(&policy.select, me),
         }
     }
 
@@ -280,11 +288,11 @@ impl<'a> View<'a> {
             tiers: Vec::new(),
         };
         for index in 0..set.tiers.len() {
-            let policies: Vec<&Policy> = set
+            let policies: Vec<&'a Policy> = set
                 .policies
                 .iter()
                 .map(|p| &**p)
-                .filter(|p| p.tier == index && p.rules(direction).is_some() && Self::selects(p, me))
+                .filter(|p| p.tier == index && p.rules(direction).is_some() && self.selects(p, me))
                 .collect();
             if policies.is_empty() {
                 continue;
@@ -310,7 +318,7 @@ impl<'a> View<'a> {
         &self,
         direction: Direction,
         index: usize,
-        policies: &[&Policy],
+        policies: &[&'a Policy],
         me: &Known<'_>,
         other: &Known<'_>,
         flow: &Flow,
@@ -361,18 +369,17 @@ impl<'a> View<'a> {
     /// Why a rule does not match; none if it does.
     fn mismatch(
         &self,
-        rule: &Rule,
+        rule: &'a Rule,
         direction: Direction,
         me: &Known<'_>,
         other: &Known<'_>,
         flow: &Flow,
     ) -> Option<&'static str> {
         let destination = if direction == Direction::Ingress { me } else { other };
-        let set = self.set;
-        if !rule.services.is_empty() && !rule.services.iter().any(|s| serves(set, s, flow, destination)) {
+        if !rule.services.is_empty() && !rule.services.iter().any(|s| self.serves(s, flow, destination)) {
             return Some("another protocol or port");
         }
-        if rule.not_services.iter().any(|s| serves(set, s, flow, destination)) {
+        if rule.not_services.iter().any(|s| self.serves(s, flow, destination)) {
             return Some("an excluded protocol or port");
         }
         (!self.matches_peer(rule, direction, me, other)).then_some("another peer")
@@ -381,7 +388,7 @@ impl<'a> View<'a> {
     /// Whether the two ends are what a rule asks for.
     pub(super) fn matches_peer(
         &self,
-        rule: &Rule,
+        rule: &'a Rule,
         direction: Direction,
         me: &Known<'_>,
         other: &Known<'_>,
@@ -389,11 +396,21 @@ impl<'a> View<'a> {
         rule.peers.is_empty() || rule.peers.iter().any(|p| self.is_peer(p, direction, me, other))
     }
 
-    fn is_peer(&self, peer: &Peer, direction: Direction, me: &Known<'_>, other: &Known<'_>) -> bool {
-        let fits = |peer: &Peer, end: &Known<'_>| {
-            let selected = |s: &Selector| {
-                end.identity.is_some_and(|identity| !identity.is_empty() && s.matches_identity(identity))
-            };
+    /// Whether a service covers a connection, with names looked up at the destination.
+    fn serves(&self, service: &Service, flow: &Flow, destination: &Known<'_>) -> bool {
+        let Ports::Named(name) = &service.ports else { return covers(service, flow) };
+        service.protocol == flow.protocol
+            && self.set.named_ports.iter().any(|port| {
+                port.name == *name
+                    && port.protocol == flow.protocol
+                    && port.port == flow.port
+                    && self.is_selected(&port.select, destination)
+            })
+    }
+
+    fn is_peer(&self, peer: &'a Peer, direction: Direction, me: &Known<'_>, other: &Known<'_>) -> bool {
+        let fits = |peer: &'a Peer, end: &Known<'_>| {
+            let selected = |s: &'a Selector| self.is_selected(s, end);
             peer.selector.as_ref().is_none_or(selected)
                 && peer.ranges.as_ref().is_none_or(|r| r.contains(end.addr))
                 && !peer.not_selector.as_ref().is_some_and(selected)
@@ -422,20 +439,6 @@ fn covers(service: &Service, flow: &Flow) -> bool {
             }
             Ports::Named(_) => false,
         }
-}
-
-/// The same, with names looked up at the destination.
-fn serves(set: &PolicySet, service: &Service, flow: &Flow, destination: &Known<'_>) -> bool {
-    let Ports::Named(name) = &service.ports else { return covers(service, flow) };
-    service.protocol == flow.protocol
-        && set.named_ports.iter().any(|port| {
-            port.name == *name
-                && port.protocol == flow.protocol
-                && port.port == flow.port
-                && destination
-                    .identity
-                    .is_some_and(|identity| !identity.is_empty() && port.select.matches_identity(identity))
-        })
 }
 
 impl Flow {

@@ -6,19 +6,25 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use serde::Serialize;
 
 use super::{
-    Direction, PolicySet, engine::Engine, explain::View, ranges::Ranges, reach::Services, selector::Selector,
+    Direction, PolicySet,
+    engine::Engine,
+    explain::View,
+    ranges::Ranges,
+    reach::Services,
+    selector::{HashedSelector, Selector},
 };
-use crate::model::{Family, LabelHash, Labels, Prefix};
+use crate::model::{Family, Identity, LabelHash, Labels, Prefix};
 
 /// More parties than this make a matrix that nobody reads and that takes minutes.
-const MOST_PARTIES: usize = 1000;
+const MOST_PARTIES: usize = 500;
 
 /// Why there is no matrix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,7 +131,7 @@ impl View<'_> {
     /// What other policies would allow and cut.
     pub fn diff(&self, new: &PolicySet) -> Result<Vec<Change>, TooMany> {
         let groups = groups(self.engine, &[self.set, new])?;
-        let after = View { set: new, ..*self };
+        let after = View::new(self.engine, new, self.host);
         let mut changes: BTreeMap<_, Change> = BTreeMap::new();
         for (from, to, source, destination, pairs) in pairs(&groups) {
             let (old, new) = (self.reach(source, destination), after.reach(source, destination));
@@ -216,21 +222,30 @@ fn groups(engine: &Engine, sets: &[&PolicySet]) -> Result<Vec<Group>, TooMany> {
     let names = Names::new(engine, &questions);
     let host = |_: IpAddr| false;
     let view = View::new(engine, sets[0], &host);
+    let hashed: Vec<HashedSelector> = questions.selectors.iter().map(Selector::hashed).collect();
+    // Equal identities are the same allocation as a rule, and thousands of endpoints have equal ones.
+    let mut answers: HashMap<*const Identity, Vec<bool>> = HashMap::new();
     let mut found: BTreeMap<(Family, String, Vec<bool>), Group> = BTreeMap::new();
     let locals = engine.locals().flat_map(|e| e.addresses.iter().map(move |a| (*a, e.id.to_string())));
     let remotes = engine.remotes().map(|(p, _)| (p.addr(), p.addr().to_string()));
     let world = outside(engine, &questions.ranges).into_iter().map(|a| (a, a.to_string()));
+    let mut seen = HashSet::new();
     for (addr, example) in locals.chain(remotes).chain(world) {
+        if !seen.insert(addr) {
+            continue;
+        }
         let known = view.known(addr);
         let labels = known.local.map(|(_, labels)| labels);
         // A local endpoint may have another's address by mistake; then both are one.
         let mut bits: Vec<bool> = Vec::with_capacity(questions.selectors.len() + questions.ranges.len() + 3);
-        for selector in &questions.selectors {
-            bits.push(match (labels, known.identity) {
-                (Some(labels), _) => selector.matches(labels),
-                (None, Some(identity)) => selector.matches_identity(identity),
-                (None, None) => false,
-            });
+        match (labels, known.identity) {
+            (Some(labels), _) => bits.extend(questions.selectors.iter().map(|s| s.matches(labels))),
+            (None, Some(identity)) => {
+                // What tells nothing is selected by nothing.
+                let ask = || hashed.iter().map(|s| !identity.is_empty() && s.matches(identity)).collect();
+                bits.extend(answers.entry(Arc::as_ptr(identity)).or_insert_with(ask).iter());
+            }
+            (None, None) => bits.extend(hashed.iter().map(|_| false)),
         }
         bits.extend(questions.ranges.iter().map(|r| r.contains(addr)));
         bits.push(known.identity.is_some());
@@ -249,14 +264,12 @@ fn groups(engine: &Engine, sets: &[&PolicySet]) -> Result<Vec<Group>, TooMany> {
             count: 0,
             examples: BTreeSet::new(),
         });
-        if !group.samples.contains(&addr) {
-            group.count += 1;
-            if group.samples.len() < 2 {
-                group.samples.push(addr);
-            }
-            if group.examples.len() < EXAMPLES {
-                group.examples.insert(example);
-            }
+        group.count += 1;
+        if group.samples.len() < 2 {
+            group.samples.push(addr);
+        }
+        if group.examples.len() < EXAMPLES {
+            group.examples.insert(example);
         }
     }
     if found.len() > MOST_PARTIES {

@@ -457,6 +457,49 @@ proptest! {
         prop_assert_eq!(&nothing, &mirror);
     }
 
+    /// A difference of policies is told for exactly the pairs of addresses that it concerns, and a matrix says of each
+    /// pair what the interpreter says.
+    #[test]
+    fn parties_stand_for_their_addresses(
+        set in policy_set(),
+        other in policy_set(),
+        events in prop::collection::vec(event(), 4..20),
+    ) {
+        let mut engine = Engine::new(config(true, true));
+        for event in events.iter().filter(|e| !matches!(e, Event::Policies(_))) {
+            event.apply(&mut engine);
+        }
+        engine.set_policies(Arc::new(set));
+        let host = |_: IpAddr| false;
+        let reader = engine.reader();
+        let old = View::new(&reader, engine.policies(), &host);
+        let new = View::new(&engine, &other, &host);
+        let changes = old.diff(&other).unwrap();
+        let cells = old.matrix().unwrap().cells;
+        let known: Vec<IpAddr> = ADDRESSES.iter().map(|a| addr(a)).filter(|a| {
+            engine.identity_of(Prefix::host(*a)).is_some()
+        }).collect();
+        let mut differing = 0;
+        for source in &known {
+            for destination in known.iter().filter(|d| *d != source && d.is_ipv4() == source.is_ipv4()) {
+                let (before, after) = (old.reach(*source, *destination), new.reach(*source, *destination));
+                prop_assert!(cells.iter().any(|c| c.allowed == before), "{source} {destination} {before}");
+                if before != after {
+                    differing += 1;
+                    let (allows, cuts) = (after.minus(&before), before.minus(&after));
+                    prop_assert!(
+                        changes.iter().any(|c| (&c.allows, &c.cuts) == (&allows, &cuts)),
+                        "{} {} allows {} cuts {}\n{:#?}", source, destination, allows, cuts, changes
+                    );
+                }
+            }
+        }
+        let world = |name: &str| name.starts_with("world");
+        let told: usize = changes.iter().filter(|c| !world(&c.from) && !world(&c.to)).map(|c| c.pairs).sum();
+        prop_assert_eq!(told, differing, "{:#?}", changes);
+        prop_assert_eq!(old.diff(engine.policies()).unwrap(), []);
+    }
+
     /// What was allowed and is so no longer must be judged anew: the change says so.
     #[test]
     fn revocations_are_announced(

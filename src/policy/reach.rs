@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 use serde::{Serialize, Serializer};
 
 use super::{
-    Action, Direction, NamedPort, PolicySet, Ports, Protocol, Rule, Service, TierDefault,
+    Action, Direction, NamedPort, Ports, Protocol, Rule, Service, TierDefault,
     explain::{Known, View},
 };
 
@@ -226,12 +226,13 @@ impl View<'_> {
         }
         let set = self.set;
         let destination = if direction == Direction::Ingress { me } else { other };
-        let ports = named_ports(set, destination);
+        let ports: Vec<&NamedPort> =
+            set.named_ports.iter().filter(|p| self.is_selected(&p.select, destination)).collect();
         let mut remaining = Services::everything();
         let mut allowed = Services::nothing();
         for (index, tier) in set.tiers.iter().enumerate() {
             let policies = set.policies.iter().filter(|p| {
-                p.tier == index && p.rules(direction).is_some() && Self::selects(p, me) && !p.staged
+                p.tier == index && p.rules(direction).is_some() && self.selects(p, me) && !p.staged
             });
             let mut here = remaining.clone();
             let mut passed = Services::nothing();
@@ -263,12 +264,6 @@ impl View<'_> {
         }
         if self.default_allow(direction, me) { allowed.union(&remaining) } else { allowed }
     }
-}
-
-/// The named ports of an endpoint.
-fn named_ports<'a>(set: &'a PolicySet, destination: &Known<'_>) -> Vec<&'a NamedPort> {
-    let Some(identity) = destination.identity.filter(|i| !i.is_empty()) else { return Vec::new() };
-    set.named_ports.iter().filter(|p| p.select.matches_identity(identity)).collect()
 }
 
 fn services(rule: &Rule, ports: &[&NamedPort]) -> Services {

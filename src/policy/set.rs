@@ -394,6 +394,40 @@ impl PolicySet {
         format!("{}/{}", self.tier_of(policy).map_or("?", |t| &t.name), policy.name)
     }
 
+    /// What is allowed to be written and does nothing: names of ports that nobody defines, as Kubernetes has them match
+    /// nothing, and selectors of namespaces that match none.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for policy in &self.policies {
+            let rules = Direction::ALL.iter().filter_map(|d| policy.rules(*d)).flatten();
+            for rule in rules {
+                for service in &rule.services {
+                    if let Ports::Named(name) = &service.ports
+                        && !self.named_ports.iter().any(|p| p.name == *name)
+                    {
+                        notes.push(format!(
+                            "{}: no [[named_port]] defines `{name}`, so it matches nothing",
+                            rule.origin
+                        ));
+                    }
+                }
+                if rule.peers.iter().any(|p| p.selector == Some(Selector::Nothing)) {
+                    notes.push(format!(
+                        "{}: a selector of this rule matches nobody; if it asks for labels of namespaces, they come from \
+                         `Namespace` objects or [[namespace]]",
+                        rule.origin
+                    ));
+                }
+            }
+            if policy.select == Selector::Nothing {
+                notes.push(format!("{}: policy {} selects nobody", policy.origin, self.full_name(policy)));
+            }
+        }
+        notes.sort();
+        notes.dedup();
+        notes
+    }
+
     /// The policies that came, went or changed in another set, by name.
     pub fn differences(&self, after: &Self) -> Vec<String> {
         let (old, new) = (self.by_name(), after.by_name());

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,7 @@ use crate::{
     netlink,
     policy::{
         Direction, Flow, PolicySet,
-        engine::EngineConfig,
+        engine::{Engine, EngineConfig},
         explain::View,
         ir::Ruleset,
         language,
@@ -100,6 +101,7 @@ impl Policies {
             "tiers": set.tiers.iter().map(|t| json!({
                 "name": t.name, "order": (t.order != i64::MAX).then_some(t.order), "default": t.default,
             })).collect::<Vec<_>>(),
+            "notes": set.notes(),
             "errors": self.problems(),
         }))
     }
@@ -200,33 +202,13 @@ impl Policies {
         }
     }
 
-    /// `policy matrix`.
-    pub(in crate::agent) fn matrix(&mut self) -> Result<Value, Failure> {
-        let host = host_addresses();
-        let is_host = |addr: IpAddr| host.contains(&addr);
-        let matrix = View::new(&self.engine, self.engine.policies(), &is_host).matrix()?;
-        serde_json::to_value(matrix).map_err(|e| Failure::new(e.to_string()))
-    }
-
-    /// `policy diff`.
-    pub(in crate::agent) fn diff(
-        &mut self,
-        old: Option<&[(String, String)]>,
-        new: &[(String, String)],
-    ) -> Result<Value, Failure> {
-        let parse = |files: &[(String, String)]| -> Result<PolicySet, Failure> {
-            let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-            language::parse_with(&files, &self.options).map_err(|errors| invalid(&errors))
-        };
-        let before = match old {
-            Some(files) => parse(files)?.into(),
-            None => self.engine.policies().clone(),
-        };
-        let after = parse(new)?;
-        let host = host_addresses();
-        let is_host = |addr: IpAddr| host.contains(&addr);
-        let changes = View::new(&self.engine, &before, &is_host).diff(&after)?;
-        Ok(json!({ "policies": before.differences(&after), "changes": changes }))
+    /// What `policy matrix` and `diff` need: they can take seconds, which containers must not wait for.
+    pub(in crate::agent) fn survey(&self) -> Survey {
+        Survey {
+            engine: self.engine.reader(),
+            policies: self.engine.policies().clone(),
+            options: self.options.clone(),
+        }
     }
 
     /// `policy trace`: what was refused since the packet of a number.
@@ -300,6 +282,45 @@ impl Policies {
         }
         .into();
         row
+    }
+}
+
+/// The endpoints and policies of a moment.
+#[derive(Debug)]
+pub(in crate::agent) struct Survey {
+    engine: Engine,
+    policies: Arc<PolicySet>,
+    options: language::Options,
+}
+
+impl Survey {
+    /// `policy matrix`.
+    pub(in crate::agent) fn matrix(&self) -> Result<Value, Failure> {
+        let host = host_addresses();
+        let is_host = |addr: IpAddr| host.contains(&addr);
+        let matrix = View::new(&self.engine, &self.policies, &is_host).matrix()?;
+        serde_json::to_value(matrix).map_err(|e| Failure::new(e.to_string()))
+    }
+
+    /// `policy diff`.
+    pub(in crate::agent) fn diff(
+        &self,
+        old: Option<&[(String, String)]>,
+        new: &[(String, String)],
+    ) -> Result<Value, Failure> {
+        let parse = |files: &[(String, String)]| -> Result<PolicySet, Failure> {
+            let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+            language::parse_with(&files, &self.options).map_err(|errors| invalid(&errors))
+        };
+        let before = match old {
+            Some(files) => parse(files)?.into(),
+            None => self.policies.clone(),
+        };
+        let after = parse(new)?;
+        let host = host_addresses();
+        let is_host = |addr: IpAddr| host.contains(&addr);
+        let changes = View::new(&self.engine, &before, &is_host).diff(&after)?;
+        Ok(json!({ "policies": before.differences(&after), "changes": changes }))
     }
 }
 

@@ -94,9 +94,14 @@ pub(super) fn check(global: &Global, paths: &[PathBuf], expand: Vec<String>) -> 
     let options = Options { expand: expand.into_iter().collect() };
     let (value, text, valid) = match language::parse_with(&named, &options) {
         Ok(set) => {
-            let text = summary(&set, all.len());
+            let notes = set.notes();
+            let mut text = summary(&set, all.len());
+            for note in &notes {
+                text.push_str("\nnote: ");
+                text.push_str(note);
+            }
             (
-                json!({ "valid": true, "files": all.len(), "policies": set.policies.len(), "errors": [] }),
+                json!({ "valid": true, "files": all.len(), "policies": set.policies.len(), "notes": notes, "errors": [] }),
                 text,
                 true,
             )

@@ -74,6 +74,9 @@ fn text(value: &Value) -> String {
         let headings = ["PROFILE", "SELECT", "INGRESS", "EGRESS"].map(str::to_owned);
         let _ = write!(text, "\n{}", print::grid(&headings, &rows));
     }
+    for note in value["notes"].as_array().into_iter().flatten() {
+        let _ = writeln!(text, "\nnote: {}", print::plain(note));
+    }
     for error in value["errors"].as_array().into_iter().flatten() {
         let _ = writeln!(text, "\n{}", print::plain(error));
     }

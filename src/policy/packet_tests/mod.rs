@@ -2,6 +2,7 @@
 
 mod lab;
 mod nat;
+mod profiles;
 mod trace;
 
 use self::lab::{

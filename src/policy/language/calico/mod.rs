@@ -322,14 +322,6 @@ impl Builder {
             // Without rules for egress only, a policy is about ingress.
             _ => (egress.is_empty() || !ingress.is_empty(), !egress.is_empty()),
         };
-        for (rules, direction, concerned) in [(&ingress, "Ingress", types.0), (&egress, "Egress", types.1)] {
-            if !concerned && !rules.is_empty() {
-                source.error(
-                    span.clone(),
-                    format!("there are rules for {direction}, but `types` leaves it out"),
-                );
-            }
-        }
         let (Some(tier), Some(select)) = (tier, select.into_iter().collect::<Option<Vec<_>>>()) else {
             return;
         };

@@ -20,9 +20,24 @@ fn expand(agent: &Agent, labels: &str) -> Result<()> {
 }
 
 #[test]
-fn labels_in_full_pass_a_switch_that_knows_nothing_of_them() {
-    Lab::run("policy-expand", |lab| {
-        let rack = Rack::new(lab, Switch::Bird)?;
+fn labels_in_full_pass_bird() {
+    labels_in_full("policy-expand-bird", Switch::Bird);
+}
+
+#[test]
+fn labels_in_full_pass_frr() {
+    labels_in_full("policy-expand-frr", Switch::Frr);
+}
+
+#[test]
+fn labels_in_full_pass_gobgp() {
+    labels_in_full("policy-expand-gobgp", Switch::Gobgp);
+}
+
+/// The switch knows nothing of labels, and has its default configuration as far as communities are concerned.
+fn labels_in_full(name: &str, switch: Switch) {
+    Lab::run(name, |lab| {
+        let rack = Rack::new(lab, switch)?;
         let (_switch, [host1, host2]) = rack.start()?;
         let web = rack.hosts[0].container("web", &labelled("app", "web")?)?;
         let front = rack.hosts[1].container("front", &labelled("app", "front-7")?)?;

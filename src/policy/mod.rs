@@ -5,6 +5,10 @@
 //! engine    PolicySet, local endpoints, remote identities -> ir::Ruleset, ir::Delta
 //! nft       Ruleset, Delta   -> text, or transactions in the kernel
 //! enforcer  engine and nft in step: what the agent holds
+//!
+//! explain, reach     a direct interpreter of PolicySet: one connection step by step, all services between two addresses
+//! matrix             who may talk to whom, what a change would allow and cut: reach over what policies tell apart
+//! expectations       files of `policy test`
 //! ```
 //!
 //! All but `nft` and `enforcer` is without I/O.

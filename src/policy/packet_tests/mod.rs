@@ -1,5 +1,6 @@
 //! Real packets through the real kernel, for every statement about what policy does.
 
+mod calico;
 mod lab;
 mod nat;
 mod profiles;

@@ -19,12 +19,14 @@ use crate::{
     },
 };
 
-/// The protocol of connected routes (`RTPROT_KERNEL`), and of the foreign routes that tests make.
+/// The protocol of connected routes (`RTPROT_KERNEL`).
 const KERNEL: u8 = 2;
-pub(super) const STATIC: u8 = 4;
+/// The protocol of the routes that [`Fake::write_foreign`] writes (`RTPROT_STATIC`).
+pub const STATIC: u8 = 4;
 
+/// What goes wrong with one write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     /// Everything is executed, and the answer is lost.
     LostAnswer,
     /// Half is executed, and the answer is lost.
@@ -40,8 +42,9 @@ struct FakeLink {
     connected: Prefix,
 }
 
+/// A kernel made of maps.
 #[derive(Debug, Default)]
-pub(super) struct Fake {
+pub struct Fake {
     links: BTreeMap<u32, FakeLink>,
     objects: BTreeMap<u32, Object>,
     /// By prefix and metric, which identify a route.
@@ -49,12 +52,12 @@ pub(super) struct Fake {
     events: VecDeque<KernelEvent>,
     fault: Option<Fault>,
     /// Messages handled.
-    pub(super) log: Vec<Op>,
+    pub log: Vec<Op>,
 }
 
 impl Fake {
     /// Adds a running link with a connected network.
-    pub(super) fn add_link(&mut self, ifindex: u32, connected: Prefix) {
+    pub fn add_link(&mut self, ifindex: u32, connected: Prefix) {
         self.links.insert(ifindex, FakeLink { up: false, connected });
         self.set_link(ifindex, true);
     }
@@ -77,7 +80,7 @@ impl Fake {
     }
 
     /// Sets a link up or down, with all that the kernel does then.
-    pub(super) fn set_link(&mut self, ifindex: u32, up: bool) {
+    pub fn set_link(&mut self, ifindex: u32, up: bool) {
         let Some(link) = self.links.get_mut(&ifindex) else { return };
         if link.up == up {
             return;
@@ -108,7 +111,7 @@ impl Fake {
     }
 
     /// Somebody writes a route with our metric; unless `force`, only if there is none.
-    pub(super) fn write_foreign(&mut self, prefix: Prefix, metric: u32, force: bool) -> bool {
+    pub fn write_foreign(&mut self, prefix: Prefix, metric: u32, force: bool) -> bool {
         let exists = self.routes.contains_key(&(prefix, metric));
         if exists && !force {
             return false;
@@ -118,7 +121,7 @@ impl Fake {
     }
 
     /// Somebody deletes a route of a protocol.
-    pub(super) fn delete(&mut self, prefix: Prefix, metric: u32, protocol: u8) {
+    pub fn delete(&mut self, prefix: Prefix, metric: u32, protocol: u8) {
         let key = (prefix, metric);
         if self.routes.get(&key).is_some_and(|r| r.protocol == protocol) {
             let route = self.routes.remove(&key).unwrap();
@@ -127,7 +130,7 @@ impl Fake {
     }
 
     /// Somebody deletes the object at a place in the list.
-    pub(super) fn delete_object(&mut self, place: usize) {
+    pub fn delete_object(&mut self, place: usize) {
         if let Some(id) = self.objects.keys().nth(place).copied() {
             self.drop_object(id, true);
         }
@@ -158,24 +161,25 @@ impl Fake {
     }
 
     /// The next notification.
-    pub(super) fn event(&mut self) -> Option<KernelEvent> {
+    pub fn event(&mut self) -> Option<KernelEvent> {
         self.events.pop_front()
     }
 
     /// The receive buffer overflows.
-    pub(super) fn lose_events(&mut self) {
+    pub fn lose_events(&mut self) {
         if !self.events.is_empty() {
             self.events.clear();
             self.events.push_back(KernelEvent::Overrun);
         }
     }
 
-    pub(super) fn fail_next(&mut self, fault: Option<Fault>) {
+    /// The next write goes wrong, or nothing does.
+    pub fn fail_next(&mut self, fault: Option<Fault>) {
         self.fault = fault;
     }
 
     /// The routes of a protocol: prefix and way, with the members of groups spelled out.
-    pub(super) fn table(&self, protocol: u8) -> BTreeMap<Prefix, Vec<(Via, u16)>> {
+    pub fn table(&self, protocol: u8) -> BTreeMap<Prefix, Vec<(Via, u16)>> {
         let of = |r: &Route| {
             let Some(id) = r.nexthop_id else { return Vec::new() };
             let Some(Kind::Group(members)) = self.objects.get(&id).map(|o| &o.kind) else {
@@ -192,7 +196,8 @@ impl Fake {
         self.routes.values().filter(|r| r.protocol == protocol).map(|r| (r.prefix, of(r))).collect()
     }
 
-    pub(super) fn object_count(&self) -> usize {
+    /// How many next-hop objects and groups there are.
+    pub fn object_count(&self) -> usize {
         self.objects.len()
     }
 

@@ -50,6 +50,11 @@ impl<K: Kernel> Fib<K> {
         Ok(Self { kernel, state })
     }
 
+    /// The kernel driven, to look at.
+    pub fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
     /// The kernel driven.
     pub fn kernel_mut(&mut self) -> &mut K {
         &mut self.kernel

@@ -12,11 +12,12 @@
 //!
 //! # Parts
 //! `table` the routes, compactly; `gateways` and `sets` next hops and groups; `foreign` other people's routes;
-//! `plan` what should be; `write` steps; `reconcile` reading the kernel and verifying; `events` notifications; [`thread`] the thread that owns it all.
+//! `plan` what should be; [`fake`] a kernel made of maps for tests and simulations; `write` steps; `reconcile` reading the kernel and verifying; `events` notifications; [`thread`] the thread that owns it all.
 
 mod checks;
 mod config;
 mod events;
+pub mod fake;
 mod fib;
 mod foreign;
 mod gateways;
@@ -30,8 +31,6 @@ mod table;
 pub mod thread;
 mod write;
 
-#[cfg(test)]
-mod fake;
 #[cfg(test)]
 mod kernel_tests;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::Negotiated;
 use crate::{
-    bgp::wire::{Notification, Update, WireError},
+    bgp::wire::{Notification, Update, WireError, code},
     model::Family,
 };
 
@@ -211,6 +211,19 @@ pub enum Failure {
     /// The peer connected again, which tells that it has restarted (RFC 4724 section 4.2).
     #[error("the peer has restarted")]
     Replaced,
+}
+
+impl Failure {
+    /// Whether the way a session ended tells that the neighbour forwards nothing any more: BFD, or silence.
+    pub fn neighbour_is_gone(&self) -> bool {
+        match self {
+            Self::Sent { notification: n, .. } => {
+                n.code == code::error::HOLD_TIMER
+                    || (n.code, n.subcode) == (code::error::CEASE, code::cease::BFD_DOWN)
+            }
+            _ => false,
+        }
+    }
 }
 
 struct Detail<'a>(&'a str);

@@ -35,7 +35,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::{
     manager::{Manager, Request},
-    params::HostAddresses,
     rib_thread::{Control, RibSender},
 };
 use super::{
@@ -46,6 +45,7 @@ use super::{
 };
 use crate::model::Prefix;
 
+pub use params::{HostAddresses, peer_params, rib_config};
 pub use status::PeerStatus;
 
 /// Events for the agent that may wait; best-path changes beyond that are coalesced in the RIB.

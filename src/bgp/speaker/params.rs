@@ -25,7 +25,7 @@ use crate::{
 const CONNECT_WAIT: Duration = Duration::from_secs(30);
 
 /// The RIB's configuration.
-pub(super) fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restarting: bool) -> RibConfig {
+pub fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restarting: bool) -> RibConfig {
     let mut rib = RibConfig::new(config.asn, config.router_id);
     rib.cluster_id = config.cluster_id.unwrap_or(rib.cluster_id);
     rib.route_reflector = config.route_reflector;
@@ -45,7 +45,7 @@ pub(super) fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restartin
 }
 
 /// The parameters of an established session between `local` and `peer`.
-pub(super) fn peer_params(
+pub fn peer_params(
     settings: &PeerSettings,
     speaker: &SpeakerConfig,
     negotiated: &Negotiated,
@@ -125,21 +125,30 @@ fn family_params(
 
 /// The host's addresses, read again when they are older than a second: many sessions come up at once.
 #[derive(Clone, Debug, Default)]
-pub(super) struct HostAddresses(Arc<Mutex<Option<Listed>>>);
+pub struct HostAddresses(Arc<Mutex<Option<Listed>>>);
 
 #[derive(Debug)]
 struct Listed {
-    at: Instant,
+    /// When they were read; `None`: they are as given, for ever.
+    at: Option<Instant>,
     list: Arc<[addr::Address]>,
 }
 
 impl HostAddresses {
+    /// Addresses that are given instead of read, for a host that exists in a simulation only.
+    pub fn fixed(list: Vec<addr::Address>) -> Self {
+        Self(Arc::new(Mutex::new(Some(Listed { at: None, list: list.into() }))))
+    }
+
     fn list(&self) -> Arc<[addr::Address]> {
         let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        match &*cached {
-            Some(listed) if now.duration_since(listed.at) < Duration::from_secs(1) => listed.list.clone(),
-            _ => {
+        let fresh = |listed: &&Listed| {
+            listed.at.is_none_or(|at| now.duration_since(at) < Duration::from_secs(1))
+        };
+        match cached.as_ref().filter(fresh) {
+            Some(listed) => listed.list.clone(),
+            None => {
                 let listed = Socket::route().and_then(|mut socket| addr::list(&mut socket));
                 let list: Arc<[addr::Address]> = listed
                     .unwrap_or_else(|error| {
@@ -147,7 +156,7 @@ impl HostAddresses {
                         Vec::new()
                     })
                     .into();
-                *cached = Some(Listed { at: now, list: list.clone() });
+                *cached = Some(Listed { at: Some(now), list: list.clone() });
                 list
             }
         }

@@ -634,7 +634,7 @@ impl PeerTask {
             let _ = self.context.rib.control.send(down);
         }
         let gone =
-            self.established.as_ref().filter(|_| !retain && neighbour_is_gone(reason)).map(|e| place(e.peer));
+            self.established.as_ref().filter(|_| !retain && reason.neighbour_is_gone()).map(|e| place(e.peer));
         let keep = self.established.take().filter(|_| retain).map_or(Duration::ZERO, |e| kept(&e.negotiated));
         self.note(reason);
         self.context.status.update(|status| {
@@ -743,15 +743,4 @@ pub(super) fn plain(error: &io::Error) -> String {
 fn place(addr: SocketAddr) -> (IpAddr, u32) {
     let addr = canonical(addr);
     (addr.ip(), socket::scope(addr))
-}
-
-/// Whether the way a session ended tells that the neighbour forwards nothing any more: BFD, or silence.
-fn neighbour_is_gone(reason: &Failure) -> bool {
-    match reason {
-        Failure::Sent { notification: n, .. } => {
-            n.code == code::error::HOLD_TIMER
-                || (n.code, n.subcode) == (code::error::CEASE, code::cease::BFD_DOWN)
-        }
-        _ => false,
-    }
 }

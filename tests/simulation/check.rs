@@ -69,7 +69,9 @@ impl Calm {
         // Without graceful restart nobody keeps anything. A switch that has restarted knows nothing that it could
         // tell of a host that is not back.
         total == 0
-            || options.graceful && path.iter().all(|node| count(node) <= 1) && (count(&fabric) == 0 || total == 1)
+            || options.graceful
+                && path.iter().all(|node| count(node) <= 1)
+                && (count(&fabric) == 0 || total == 1)
     }
 }
 
@@ -83,13 +85,15 @@ fn kernel(node: &Node) -> Option<&Fake> {
 
 fn table(node: &Node) -> Table {
     let Some(kernel) = kernel(node) else { return Table::new() };
-    let gateways = |ways: Vec<(slash32::netlink::nexthop::Via, u16)>| ways.iter().map(|(via, _)| via.gateway).collect();
+    let gateways =
+        |ways: Vec<(slash32::netlink::nexthop::Via, u16)>| ways.iter().map(|(via, _)| via.gateway).collect();
     kernel.table(PROTOCOL).into_iter().map(|(prefix, ways)| (prefix, gateways(ways))).collect()
 }
 
 /// The fabric node whose address towards a host this is.
 fn fabric_of(options: &Options, host: usize, gateway: IpAddr) -> Option<usize> {
-    (0..2).find(|f| Family::ALL.into_iter().any(|family| addresses(options, host - 2, *f, family).1 == gateway))
+    (0..2)
+        .find(|f| Family::ALL.into_iter().any(|family| addresses(options, host - 2, *f, family).1 == gateway))
 }
 
 /// Everything has settled: every table is the model's, and nothing is left over.
@@ -116,7 +120,9 @@ fn difference(node: usize, actual: &Table, expected: &Table) -> String {
     let wrong: Vec<String> = all
         .into_iter()
         .filter(|prefix| actual.get(*prefix) != expected.get(*prefix))
-        .map(|prefix| format!("{prefix}: has {:?}, should have {:?}", actual.get(prefix), expected.get(prefix)))
+        .map(|prefix| {
+            format!("{prefix}: has {:?}, should have {:?}", actual.get(prefix), expected.get(prefix))
+        })
         .collect();
     format!("node {node}: {} routes are wrong: {}", wrong.len(), wrong[..wrong.len().min(5)].join("; "))
 }
@@ -127,7 +133,9 @@ fn settled_process(world: &mut World, node: usize, expected: &Table) -> Result<(
         let should = world.is_linked(node, peer) && world.nodes[other].process.is_some();
         if world.is_up(node, peer) != should {
             let state = world.nodes[node].process.as_ref().map(|p| p.peers[peer].session.state());
-            return Err(format!("node {node}: the session with node {other} is {state:?}, should be up: {should}"));
+            return Err(format!(
+                "node {node}: the session with node {other} is {state:?}, should be up: {should}"
+            ));
         }
     }
     let Some(process) = &mut world.nodes[node].process else { return Ok(()) };
@@ -186,9 +194,7 @@ fn lost(world: &World, host: usize, now: &Table) -> Result<(), String> {
             let whole = |fabric: usize| origins.iter().any(|o| calm.is_whole(options, host, fabric, *o));
             let whole = match options.topology {
                 Topology::Rack => fabric_of(options, host, *gateway).is_some_and(whole),
-                Topology::Reflectors => {
-                    origins.len() == 1 && (0..2).any(|f| whole(f))
-                }
+                Topology::Reflectors => origins.len() == 1 && (0..2).any(|f| whole(f)),
             };
             let has = now.get(prefix);
             let kept = if strict { has.is_some_and(|g| g.contains(gateway)) } else { has.is_some() };
@@ -229,7 +235,8 @@ fn dead(world: &World, host: usize, now: &Table) -> Result<(), String> {
                 continue;
             }
             let Some((touched, holders)) = calm.endpoints.get(&endpoint).cloned().or_else(|| {
-                let holders = (2..world.nodes.len()).filter(|n| world.nodes[*n].endpoints.contains_key(&endpoint));
+                let holders =
+                    (2..world.nodes.len()).filter(|n| world.nodes[*n].endpoints.contains_key(&endpoint));
                 Some((world.start, holders.collect()))
             }) else {
                 continue;
@@ -244,9 +251,8 @@ fn dead(world: &World, host: usize, now: &Table) -> Result<(), String> {
                     && long(up, SPELL);
                 !disturbed(holder) && (cut || left)
             };
-            let hears = |fabric: usize| {
-                long(process.peers[fabric].since.as_ref(), SPELL) && !disturbed(fabric)
-            };
+            let hears =
+                |fabric: usize| long(process.peers[fabric].since.as_ref(), SPELL) && !disturbed(fabric);
             let dead_by = |f: usize| hears(f) && holders.iter().all(|holder| gone(f, *holder));
             if fabrics.iter().all(|f| dead_by(*f)) {
                 return Err(format!("node {host} still sends {prefix} to {gateway}, where it is no more"));

@@ -109,7 +109,8 @@ const fn size(seed: u64) -> usize {
 fn hundreds_of_hosts() {
     let hosts = number("HOSTS").unwrap_or(200) as usize;
     for topology in [plan::Topology::Rack, plan::Topology::Reflectors] {
-        let seed = (1000..).find(|seed| plan::plan(*seed, hosts, 1).0.topology == topology).expect("some seed");
+        let seed =
+            (1000..).find(|seed| plan::plan(*seed, hosts, 1).0.topology == topology).expect("some seed");
         let world = try_seed(seed, hosts, 1, false);
         println!("{topology:?}, {hosts} hosts: {} events, {} routes compared", world.steps, world.compared);
     }

@@ -43,7 +43,9 @@ pub(crate) fn endpoint_of(prefix: Prefix) -> u32 {
 
 /// Whether a host and a fabric node can talk.
 pub(crate) fn can_talk(world: &World, host: usize, fabric: usize) -> bool {
-    world.nodes[host].process.is_some() && world.nodes[fabric].process.is_some() && world.is_linked(host, fabric)
+    world.nodes[host].process.is_some()
+        && world.nodes[fabric].process.is_some()
+        && world.is_linked(host, fabric)
 }
 
 /// The tables of all nodes.

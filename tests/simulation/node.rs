@@ -11,7 +11,8 @@ use slash32::{
     bgp::{
         PeerId,
         config::{
-            AddPathConfig, GracefulRestart, IdentityMode, MaxPrefixes, PeerSettings, RemoteAs, SpeakerConfig, Timers,
+            AddPathConfig, GracefulRestart, IdentityMode, MaxPrefixes, PeerSettings, RemoteAs, SpeakerConfig,
+            Timers,
         },
         rib::{LocalRoute, Rib},
         session::{ConnId, Session, SessionConfig},
@@ -116,7 +117,8 @@ impl Process {
             let mut kernel = std::mem::take(&mut node.kernel);
             // A socket hears nothing of the time before it.
             while kernel.event().is_some() {}
-            let mut fib = Fib::new(FibConfig::default(), kernel, now).expect("the kernel of maps can be read");
+            let mut fib =
+                Fib::new(FibConfig::default(), kernel, now).expect("the kernel of maps can be read");
             if !restarting {
                 fib.sweep_stale(None);
             }

@@ -210,7 +210,9 @@ fn action(random: &mut Random, options: &Options, endpoints: &mut u32) -> Action
         3..=4 => Action::Cable { cable: random.below(cables(options)), up: true },
         5..=8 => Action::Restart { node, planned: random.one_in(2), outage },
         9 => Action::PowerOff { node, outage },
-        10..=11 => Action::Stall { node, time: random.millis(20, random.clone().pick(&[500, 10_000, 45_000])) },
+        10..=11 => {
+            Action::Stall { node, time: random.millis(20, random.clone().pick(&[500, 10_000, 45_000])) }
+        }
         12..=13 => Action::Refresh { node, peer },
         14 => Action::Reset { node, peer },
         15..=16 => Action::Drain { node, on: !random.one_in(3) },

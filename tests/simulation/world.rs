@@ -122,7 +122,8 @@ impl World {
                 && let Some(until) = self.nodes[node].stalled.filter(|until| *until > self.now)
             {
                 // What has come is read before timers are looked at.
-                let timer = matches!(due, Due::SessionTimer { .. } | Due::Run { .. } | Due::EndRestarting { .. });
+                let timer =
+                    matches!(due, Due::SessionTimer { .. } | Due::Run { .. } | Due::EndRestarting { .. });
                 self.at(until + if timer { Duration::from_millis(1) } else { Duration::ZERO }, due);
                 continue;
             }
@@ -743,7 +744,9 @@ impl World {
         match event {
             Event::Dial(conn) => return self.dial(node, peer, conn),
             Event::Close { conn, abort } => {
-                if let Some(number) = self.peer_mut(node, peer).and_then(|entry| entry.conns.get(&conn).copied()) {
+                if let Some(number) =
+                    self.peer_mut(node, peer).and_then(|entry| entry.conns.get(&conn).copied())
+                {
                     self.close(number, node, abort);
                 }
                 return;
@@ -797,7 +800,8 @@ impl World {
                     fib.mark_next_hop_down(remote, 0);
                 }
             }
-            Event::Failed(_) => return,
+            // Nobody here has a BFD that outlives its control plane.
+            Event::ForwardingLost | Event::Failed(_) => return,
         }
         let soon = now + self.random.micros(0, 5000);
         self.wake(node, soon);
@@ -838,7 +842,9 @@ impl World {
                         fib.sweep_stale(None);
                     }
                 }
-                RibEvent::MaxPrefixWarning { .. } | RibEvent::EndOfRib { .. } | RibEvent::StaleExpired { .. } => {}
+                RibEvent::MaxPrefixWarning { .. }
+                | RibEvent::EndOfRib { .. }
+                | RibEvent::StaleExpired { .. } => {}
             }
         }
         let mut peers = process.rib.peers_with_output();
@@ -904,25 +910,17 @@ impl World {
             }
         }
         let Some(fib) = &mut process.fib else { return };
-        let mut wakeup = None;
-        loop {
+        let wakeup = loop {
             while let Some(event) = fib.kernel_mut().event() {
                 fib.handle_event(event, now);
             }
             match fib.step(now, 512) {
-                Ok(step) => {
-                    wakeup = step.wakeup;
-                    if !step.more {
-                        break;
-                    }
-                }
+                Ok(step) if step.more => {}
+                Ok(step) => break step.wakeup,
                 // A resync is due soon.
-                Err(_) => {
-                    wakeup = Some(now + Duration::from_secs(1));
-                    break;
-                }
+                Err(_) => break Some(now + Duration::from_secs(1)),
             }
-        }
+        };
         if let Some(at) = wakeup {
             self.wake(node, at.max(now + Duration::from_millis(1)));
         }

@@ -53,7 +53,7 @@ pub enum SessionEvent {
         /// Why.
         diagnostic: Diagnostic,
         /// The neighbour's BFD is independent of its control plane (its C bit), so forwarding has failed and not only the
-        /// control plane restarted: its routes must not be kept for a graceful restart (RFC 5882 section 4.3).
+        /// control plane restarted: a graceful restart that is going on must not keep its routes (RFC 5882 section 4.3.1).
         forwarding_lost: bool,
     },
     /// The neighbour took its session down on purpose: no reason to act (RFC 5882 section 3.2).

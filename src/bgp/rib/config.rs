@@ -230,7 +230,7 @@ pub enum RemovePrivate {
 /// How a session ended, as far as its routes are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DownReason {
-    /// The routes go at once: a NOTIFICATION without RFC 8538, a hard reset, an administrative end, BFD with the C bit.
+    /// The routes go at once: a NOTIFICATION without RFC 8538, a hard reset, an administrative end, BFD.
     Flush,
     /// The peer is restarting (or lost) and its routes stay for the times in [`GracefulParams`]; families without
     /// graceful restart are flushed.

@@ -220,6 +220,19 @@ impl Rib {
         self.check_convergence(now);
     }
 
+    /// A peer that is not up is known to forward nothing: what is kept for its restart goes (RFC 5882 section 4.3.1).
+    pub fn forwarding_lost(&mut self, peer: PeerId, now: Instant) {
+        self.tick(now);
+        self.settle_peer(peer);
+        if let Some(entry) = self.store.peers.get_mut(&peer).filter(|entry| !entry.up) {
+            for family in Family::ALL {
+                if entry.families[family].stale.take().is_some() {
+                    self.sweep.add(peer, family, Operation::FlushStale);
+                }
+            }
+        }
+    }
+
     /// A peer is no longer configured: all that is known of it goes, stale routes and counters included.
     pub fn peer_removed(&mut self, peer: PeerId, now: Instant) {
         self.peer_down(peer, DownReason::Flush, now);

@@ -107,9 +107,12 @@ pub enum Stop {
         /// When to start again; `None`: not before [`Input::Start`].
         restart: Option<Duration>,
     },
-    /// BFD says that the neighbour is gone (Cease/10, RFC 9384).
+    /// BFD says that the neighbour is gone (Cease/10, RFC 9384). An established session ends and its routes go: had
+    /// only the neighbour's process restarted, its kernel would have closed the connection before BFD noticed, so the
+    /// way there is broken (RFC 5882 section 4.3.2.2).
     BfdDown {
-        /// The neighbour's forwarding is lost too, so its routes are not kept (RFC 5882 section 4.3).
+        /// The neighbour's BFD is independent of its control plane (C bit): what is kept while it restarts goes too
+        /// (RFC 5882 section 4.3.1). Otherwise its BFD is expected to fail then (section 4.3.2).
         forwarding_lost: bool,
     },
     /// Something of ours cannot take more (Cease/8); starts again later.
@@ -164,6 +167,8 @@ pub enum Event {
         /// Keep the peer's routes as stale where it offered graceful restart; else all go.
         retain: bool,
     },
+    /// While there is no session, and the neighbour's routes are perhaps kept, its forwarding was lost.
+    ForwardingLost,
     /// An attempt to establish a session failed.
     Failed(Failure),
 }
@@ -217,7 +222,9 @@ impl Failure {
     /// Whether the way a session ended tells that the neighbour forwards nothing any more: BFD, or silence.
     pub fn neighbour_is_gone(&self) -> bool {
         match self {
-            Self::Sent { notification: n, .. } => {
+            Self::Sent { notification, .. } => {
+                let cause = notification.hard_reset_cause();
+                let n = cause.as_ref().unwrap_or(notification);
                 n.code == code::error::HOLD_TIMER
                     || (n.code, n.subcode) == (code::error::CEASE, code::cease::BFD_DOWN)
             }

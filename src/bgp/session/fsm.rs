@@ -585,11 +585,16 @@ fn stop(session: &mut Session, now: Instant, stop: Stop) {
         ),
         Stop::PlannedRestart => (None, Next::Stay),
     };
-    if let Stop::BfdDown { .. } = stop {
+    if let Stop::BfdDown { forwarding_lost } = stop {
         session.bfd_up = false;
-        // An attempt to connect finds out by itself.
-        if session.established().is_none() && !session.config.bfd_strict {
-            return;
+        if session.established().is_none() {
+            if forwarding_lost {
+                session.events.push_back(Event::ForwardingLost);
+            }
+            // An attempt to connect finds out by itself.
+            if !session.config.bfd_strict {
+                return;
+            }
         }
     }
     let was_stopped = session.phase == Phase::Stopped;
@@ -629,15 +634,10 @@ fn stop_connection(
         && match stop {
             // RFC 8538 section 5: operators mean these to take the routes away.
             Stop::Shutdown(_) | Stop::Deconfigured | Stop::MaxPrefixes { .. } => true,
-            Stop::BfdDown { forwarding_lost } => *forwarding_lost,
+            // Nothing should be sent to where it does not arrive, for as long as a restart may take.
+            Stop::BfdDown { .. } => true,
             Stop::Reset(_) | Stop::ConfigChange | Stop::OutOfResources | Stop::PlannedRestart => false,
         };
-    // RFC 5882 section 4.3.2: where forwarding may go on, the neighbour's routes are kept; a NOTIFICATION would take
-    // them away if RFC 8538 is not in use.
-    let kept = matches!(stop, Stop::BfdDown { forwarding_lost: false });
-    if kept && restart.is_some_and(|r| !r.notification) {
-        return end(session, now, slot, Failure::Lost("BFD down".to_owned()), Next::Stay, false);
-    }
     let notification = match notification {
         Some(notification) if hard => notification.into_hard_reset(),
         Some(notification) => notification,

@@ -143,9 +143,8 @@ impl HostAddresses {
     fn list(&self) -> Arc<[addr::Address]> {
         let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let fresh = |listed: &&Listed| {
-            listed.at.is_none_or(|at| now.duration_since(at) < Duration::from_secs(1))
-        };
+        let fresh =
+            |listed: &&Listed| listed.at.is_none_or(|at| now.duration_since(at) < Duration::from_secs(1));
         match cached.as_ref().filter(fresh) {
             Some(listed) => listed.list.clone(),
             None => {

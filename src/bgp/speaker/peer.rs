@@ -566,6 +566,12 @@ impl PeerTask {
                 self.tell_rib(News::Refresh(family, kind));
             }
             Event::Down { reason, retain } => self.down(&reason, retain),
+            Event::ForwardingLost => {
+                if !self.quiet {
+                    // A RIB that has ended has no routes.
+                    let _ = self.context.rib.control.send(Control::ForwardingLost(self.context.id));
+                }
+            }
             Event::Failed(failure) => {
                 self.note(&failure);
                 self.idle(Duration::ZERO);
@@ -633,8 +639,11 @@ impl PeerTask {
             // A RIB that has ended has no routes.
             let _ = self.context.rib.control.send(down);
         }
-        let gone =
-            self.established.as_ref().filter(|_| !retain && reason.neighbour_is_gone()).map(|e| place(e.peer));
+        let gone = self
+            .established
+            .as_ref()
+            .filter(|_| !retain && reason.neighbour_is_gone())
+            .map(|e| place(e.peer));
         let keep = self.established.take().filter(|_| retain).map_or(Duration::ZERO, |e| kept(&e.negotiated));
         self.note(reason);
         self.context.status.update(|status| {

@@ -73,6 +73,8 @@ pub(super) enum Control {
         wait: Duration,
         done: oneshot::Sender<bool>,
     },
+    /// A peer that is not up forwards nothing any more: what is kept of it goes.
+    ForwardingLost(PeerId),
     /// A peer whose task is no more.
     Removed(PeerId),
     Reconfigure(Box<RibConfig>),
@@ -224,6 +226,7 @@ impl Owner {
                 }
                 self.waiters.push(Waiter { prefixes, deadline: now + wait, done });
             }
+            Control::ForwardingLost(peer) => self.rib.forwarding_lost(peer, now),
             Control::Removed(peer) => self.remove(peer, now),
             Control::Reconfigure(config) => self.rib.reconfigure(*config, now),
             Control::Query(query) => query(&mut self.rib),

@@ -231,3 +231,16 @@ fn a_host_sends_end_of_rib_at_once() {
     lab.up(1, graceful(1, true, None));
     assert_eq!(lab.pull(1).ends.len(), 2);
 }
+
+/// RFC 5882 section 4.3.1: a neighbour whose forwarding is lost while it restarts.
+#[test]
+fn lost_forwarding_ends_the_grace() {
+    let mut lab = lost(true, Some(60));
+    lab.rib.forwarding_lost(id(1), lab.now);
+    assert_eq!(kept(&mut lab), []);
+    // Of a peer that is up it says nothing.
+    let mut lab = lost(true, None);
+    lab.up(1, graceful(1, true, None));
+    lab.rib.forwarding_lost(id(1), lab.now);
+    assert!(!kept(&mut lab).is_empty());
+}

@@ -50,7 +50,7 @@ fn stops() {
         ),
         (
             Stop::BfdDown { forwarding_lost: false },
-            [(Some((6, 10)), false), (None, true), (Some((6, 10)), true)],
+            [(Some((6, 10)), false), (Some((6, 10)), false), (Some((6, 9)), false)],
             Idle,
         ),
         (Stop::OutOfResources, [(Some((6, 8)), false), (Some((6, 8)), false), (Some((6, 8)), true)], Idle),
@@ -173,7 +173,24 @@ fn bfd_down_without_strict_comes_back_by_itself() {
     pair.establish();
     pair.stop(1, Stop::BfdDown { forwarding_lost: false });
     pair.run(Duration::from_millis(50));
-    assert_eq!(pair.down(0).map(|(_, retain)| retain), Some(true));
+    assert_eq!(pair.down(0).map(|(_, retain)| retain), Some(false));
     assert!(pair.run_until(Duration::from_secs(30), Pair::is_established));
-    assert!(matches!(pair.down(1), Some((Failure::Sent { .. }, true))));
+    let (failure, retain) = pair.down(1).unwrap();
+    assert!(failure.neighbour_is_gone() && !retain, "{failure}");
+}
+
+/// RFC 5882 section 4.3: while a neighbour restarts, its BFD fails as well unless it is independent of what restarts.
+#[test]
+fn bfd_down_during_a_restart() {
+    for forwarding_lost in [false, true] {
+        let mut pair = Pair::new();
+        pair.establish();
+        pair.stop(0, Stop::PlannedRestart);
+        pair.run(Duration::from_millis(100));
+        assert_eq!(pair.down(1).map(|(_, retain)| retain), Some(true));
+        pair.refuse = true;
+        pair.stop(1, Stop::BfdDown { forwarding_lost });
+        let told = pair.events[1].iter().any(|event| matches!(event, Event::ForwardingLost));
+        assert_eq!(told, forwarding_lost);
+    }
 }

@@ -87,7 +87,10 @@ impl Sets {
     /// Adds a set, in the place of a group in the kernel with the same contents if there is one. None when the range
     /// of ids is used up.
     pub(super) fn add(&mut self, key: &Arc<NextHopSet>, target: &Ways) -> Option<u32> {
-        let index = match self.orphans.remove(target) {
+        // The kernel may have changed or removed the group since it was found.
+        let still = |set: &Set| set.key.is_none() && set.present && set.content == *target;
+        let orphan = self.orphans.remove(target).filter(|index| self.get(*index).is_some_and(still));
+        let index = match orphan {
             Some(index) => index,
             None => self.allocate()?,
         };
@@ -149,8 +152,9 @@ impl Sets {
         if let Some(key) = &set.key {
             self.by_key.remove(key);
         }
-        if self.orphans.get(&set.content) == Some(&index) {
-            self.orphans.remove(&set.content);
+        if set.key.is_none() {
+            // Its contents may be others than those it was found with.
+            self.orphans.retain(|_, orphan| *orphan != index);
         }
         self.queue.retain(|i| *i != index);
         self.last = None;
@@ -379,6 +383,24 @@ mod tests {
         assert_eq!(weights(&[(1, 512), (2, 1)]), [(1, 256), (2, 1)]);
         assert_eq!(weights(&[(1, u32::MAX), (2, u32::MAX - 1), (1, 5)]), [(1, 256), (2, 255)]);
         assert_eq!(weights(&[(1, 0), (2, 0)]), [(1, 1), (2, 1)]);
+    }
+
+    /// The group was there at the start and has gone since: nobody may be given its place for what it once was.
+    #[test]
+    fn groups_that_are_gone_are_not_taken_over() {
+        let content = canonical([(via(1), 1)]);
+        let key = Arc::new(NextHopSet::default());
+        for changed in [false, true] {
+            let mut sets = Sets::default();
+            sets.found(5, content.clone());
+            let set = sets.get_mut(5).unwrap();
+            (set.present, set.content) = (false, Ways::new());
+            if !changed {
+                sets.remove(5);
+            }
+            let index = sets.add(&key, &content).unwrap();
+            assert!(sets.get(index).is_some_and(|set| set.key.is_some() && !set.present));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use slash32::{
     model::{Family, Prefix},
-    routes::fake::Fake,
+    routes::{RouteFilter, fake::Fake},
 };
 
 use crate::{
@@ -104,7 +104,8 @@ pub(crate) fn settled(world: &mut World) -> Result<(), String> {
         let actual = table(&world.nodes[node]);
         if world.nodes[node].process.is_some() {
             if world.nodes[node].installs && actual != expected[node] {
-                return Err(difference(node, &actual, &expected[node]));
+                let wrong = difference(node, &actual, &expected[node]);
+                return Err(format!("{wrong}{}", inside(world, node, &actual, &expected[node])));
             }
             world.compared += actual.len() as u64;
             settled_process(world, node, &expected[node])?;
@@ -125,6 +126,16 @@ fn difference(node: usize, actual: &Table, expected: &Table) -> String {
         })
         .collect();
     format!("node {node}: {} routes are wrong: {}", wrong.len(), wrong[..wrong.len().min(5)].join("; "))
+}
+
+/// What RIB and FIB know of the first route that is wrong.
+fn inside(world: &mut World, node: usize, actual: &Table, expected: &Table) -> String {
+    let wrong = actual.keys().chain(expected.keys()).find(|p| actual.get(*p) != expected.get(*p)).copied();
+    let (Some(prefix), Some(process)) = (wrong, &mut world.nodes[node].process) else { return String::new() };
+    let paths = process.rib.explain(prefix).map(|e| e.paths.len());
+    let fib = process.fib.as_ref().map(|fib| fib.routes(RouteFilter::default()));
+    let route = fib.into_iter().flatten().find(|r| r.prefix == prefix);
+    format!("; paths of {prefix} in the RIB: {paths:?}; in the FIB: {route:?}")
 }
 
 fn settled_process(world: &mut World, node: usize, expected: &Table) -> Result<(), String> {

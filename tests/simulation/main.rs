@@ -68,6 +68,10 @@ fn try_seed(seed: u64, hosts: usize, rounds: usize, trace: bool) -> World {
     let (result, world) = run(&options, &schedule, trace);
     if let Err(error) = result {
         let short = shrink(&options, &schedule);
+        if trace {
+            eprintln!("the shortest schedule:");
+            drop(run(&options, &short, true));
+        }
         let steps: Vec<String> = short.iter().map(|(at, action)| format!("  {at:?}: {action:?}")).collect();
         panic!(
             "seed {seed}: {error}\n{options:?}\nto see it again: SEED={seed} HOSTS={hosts} ROUNDS={rounds} cargo test --test \

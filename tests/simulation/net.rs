@@ -50,8 +50,10 @@ impl End {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) ends: [End; 2],
-    /// The handshake is over.
+    /// Accepted.
     pub(crate) open: bool,
+    /// Whoever dialed knows that.
+    pub(crate) answered: bool,
 }
 
 impl Connection {

@@ -175,7 +175,7 @@ fn schedule(random: &mut Random, options: &Options, rounds: usize) -> Schedule {
     let mut at = Duration::from_secs(10);
     schedule.push((at, Action::Check));
     for round in 0..rounds {
-        at += SETTLE;
+        at += SETTLE + Duration::from_secs(1);
         // Few things at once show more than many: what is not disturbed must not change.
         let most = random.pick(&[1, 3, 8, 8 + options.hosts as u64 / 4]);
         let span = random.pick(&[200, 5_000, 60_000]);

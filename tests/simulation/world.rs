@@ -563,7 +563,7 @@ impl World {
         let ends = [End::new(node, peer, Some(id)), End::new(neighbour.node, neighbour.index, None)];
         let number = self.next_conn;
         self.next_conn += 1;
-        self.conns.insert(number, Connection { ends, open: false });
+        self.conns.insert(number, Connection { ends, open: false, answered: false });
         if let Some(entry) = self.peer_mut(node, peer) {
             entry.conns.insert(id, number);
         }
@@ -608,6 +608,13 @@ impl World {
             return;
         };
         if accepted {
+            if let Some(connection) = self.conns.get_mut(&conn) {
+                connection.answered = true;
+                let end = &connection.ends[0];
+                if !end.queue.is_empty() || end.fin.is_some() {
+                    self.schedule_delivery(conn, 0, Duration::ZERO);
+                }
+            }
             self.input(node, peer, Input::Connected(id));
         } else {
             self.forget(conn, 0);
@@ -654,6 +661,10 @@ impl World {
 
     fn schedule_delivery(&mut self, conn: usize, side: usize, wait: Duration) {
         let Some(connection) = self.conns.get_mut(&conn) else { return };
+        if side == 0 && connection.open && !connection.answered {
+            // Octets never overtake the answer to the SYN.
+            return;
+        }
         if !std::mem::replace(&mut connection.ends[side].scheduled, true) {
             let at = self.now + wait;
             self.at(at, Due::Deliver { conn, side });
@@ -801,7 +812,11 @@ impl World {
                 }
             }
             // Nobody here has a BFD that outlives its control plane.
-            Event::ForwardingLost | Event::Failed(_) => return,
+            Event::ForwardingLost => return,
+            Event::Failed(reason) => {
+                self.tell(|| format!("node {node} peer {peer} failed: {reason}"));
+                return;
+            }
         }
         let soon = now + self.random.micros(0, 5000);
         self.wake(node, soon);

@@ -3,7 +3,7 @@
 SWITCH ?= slash32
 export SWITCH
 
-.PHONY: help build demo test test-unit interop bench-cni format
+.PHONY: help build demo test test-unit interop sim bench-cni bench-bgp format
 
 help:                ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +33,14 @@ bench-cni:           ## ADD and DEL beside ptp + host-local, packets beside othe
 	@scripts/release.sh
 	@cargo build --release --locked --package interop-tests --bin bench-cni --bin lab-tool
 	@target/release/bench-cni
+
+bench-bgp:           ## reflecting, churn with BFD and 500 neighbours, beside BIRD, FRR, GoBGP; IMAGES=1 for BIRD 3 and GoBGP 3.36 too
+	@scripts/deps.sh build demo bird frr gobgp
+	@cargo build --release --locked --package slash32 --package interop-tests --bin slash32 --bin bench_bgp
+	@scripts/bench-bgp.sh $(if $(IMAGES),--images)
+
+sim:                 ## whole networks from many seeds; SEEDS=500, FIRST=0, HOSTS=50, LARGE=300; SEED=7 for one with a trace
+	SEEDS=$${SEEDS:-500} LARGE=$${LARGE:-300} cargo test --release --locked --package slash32 --test simulation -- --nocapture
 
 format:              ## rustfmt
 	cargo fmt --all

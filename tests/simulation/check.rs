@@ -100,15 +100,15 @@ fn fabric_of(options: &Options, host: usize, gateway: IpAddr) -> Option<usize> {
 pub(crate) fn settled(world: &mut World) -> Result<(), String> {
     let expected = model::tables(world);
     let mut baseline = Vec::new();
-    for node in 0..world.nodes.len() {
+    for (node, expected) in expected.iter().enumerate() {
         let actual = table(&world.nodes[node]);
         if world.nodes[node].process.is_some() {
-            if world.nodes[node].installs && actual != expected[node] {
-                let wrong = difference(node, &actual, &expected[node]);
-                return Err(format!("{wrong}{}", inside(world, node, &actual, &expected[node])));
+            if world.nodes[node].installs && actual != *expected {
+                let wrong = difference(node, &actual, expected);
+                return Err(format!("{wrong}{}", inside(world, node, &actual, expected)));
             }
             world.compared += actual.len() as u64;
-            settled_process(world, node, &expected[node])?;
+            settled_process(world, node, expected)?;
         }
         baseline.push(actual);
     }
@@ -197,15 +197,17 @@ fn lost(world: &World, host: usize, now: &Table) -> Result<(), String> {
         }
         let origins: Vec<usize> =
             (2..world.nodes.len()).filter(|n| world.nodes[*n].endpoints.contains_key(&endpoint)).collect();
-        // Where one path of several may be chosen, another choice is no loss.
+        // Where one path of several may be chosen, another choice is no loss. Nor is it when a host that has restarted
+        // hears of one path before the others.
         let strict = options.multipath > 1
             && !calm.drained
+            && !calm.restarts.contains_key(&host)
             && (options.topology == Topology::Rack || origins.len() == 1);
         for gateway in gateways {
             let whole = |fabric: usize| origins.iter().any(|o| calm.is_whole(options, host, fabric, *o));
             let whole = match options.topology {
                 Topology::Rack => fabric_of(options, host, *gateway).is_some_and(whole),
-                Topology::Reflectors => origins.len() == 1 && (0..2).any(|f| whole(f)),
+                Topology::Reflectors => origins.len() == 1 && (0..2).any(whole),
             };
             let has = now.get(prefix);
             let kept = if strict { has.is_some_and(|g| g.contains(gateway)) } else { has.is_some() };
@@ -245,13 +247,10 @@ fn dead(world: &World, host: usize, now: &Table) -> Result<(), String> {
             if !options.bfd || disturbed(host) {
                 continue;
             }
-            let Some((touched, holders)) = calm.endpoints.get(&endpoint).cloned().or_else(|| {
-                let holders =
-                    (2..world.nodes.len()).filter(|n| world.nodes[*n].endpoints.contains_key(&endpoint));
-                Some((world.start, holders.collect()))
-            }) else {
-                continue;
-            };
+            let (touched, mut holders) =
+                calm.endpoints.get(&endpoint).cloned().unwrap_or((world.start, BTreeSet::new()));
+            holders
+                .extend((2..world.nodes.len()).filter(|n| world.nodes[*n].endpoints.contains_key(&endpoint)));
             let gone = |fabric: usize, holder: usize| {
                 let cable = cable_of(options, holder - 2, fabric);
                 let once = calm.cables.get(&cable).copied().unwrap_or(0) <= 1;

@@ -6,7 +6,8 @@
 //! `model` works out from who can reach whom; and all the time nothing may be lost whose path was left alone, and nothing
 //! may lead where nothing can come through (`check`).
 //!
-//! `SEED=7 cargo test --test simulation` runs one seed with a trace, `SEEDS=500` so many, `HOSTS=200` larger ones;
+//! `SEED=7 cargo test --test simulation` runs one seed with a trace, `SEEDS=500` so many, `HOSTS=50` larger ones, and
+//! `LARGE=300` sets the size of the large ones;
 //! `make sim` runs many in a release build. A failing seed tells the shortest schedule found that fails too.
 
 mod check;
@@ -94,7 +95,7 @@ fn seeds() {
     }
     let (mut steps, mut compared) = (0, 0);
     let first = number("FIRST").unwrap_or(0);
-    let count = number("SEEDS").unwrap_or(40);
+    let count = number("SEEDS").unwrap_or(30);
     for seed in first..first + count {
         let world = try_seed(seed, hosts.unwrap_or(size(seed)), rounds, false);
         steps += world.steps;
@@ -111,7 +112,7 @@ const fn size(seed: u64) -> usize {
 /// Both topologies with hundreds of hosts.
 #[test]
 fn hundreds_of_hosts() {
-    let hosts = number("HOSTS").unwrap_or(200) as usize;
+    let hosts = number("LARGE").unwrap_or(100) as usize;
     for topology in [plan::Topology::Rack, plan::Topology::Reflectors] {
         let seed =
             (1000..).find(|seed| plan::plan(*seed, hosts, 1).0.topology == topology).expect("some seed");

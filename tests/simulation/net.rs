@@ -5,6 +5,20 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use slash32::bgp::session::ConnId;
 
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fin {
+    InOrder,
+    Reset,
+}
+
+impl Fin {
+    /// The error that a reader gets.
+    pub(crate) fn error(self) -> Option<String> {
+        (self == Self::Reset).then(|| "connection reset by peer".to_owned())
+    }
+}
+
 /// One end of a connection.
 #[derive(Debug)]
 pub(crate) struct End {
@@ -15,8 +29,8 @@ pub(crate) struct End {
     /// On the way to this end.
     pub(crate) queue: VecDeque<Bytes>,
     pub(crate) octets: usize,
-    /// The other end has closed: for this reason, or in order. Comes behind what is queued.
-    pub(crate) fin: Option<Option<String>>,
+    /// The other end has closed. Comes behind what is queued.
+    pub(crate) fin: Option<Fin>,
     /// A delivery is due.
     pub(crate) scheduled: bool,
 }

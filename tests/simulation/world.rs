@@ -19,7 +19,7 @@ use slash32::{
 
 use crate::{
     check,
-    net::{Connection, End},
+    net::{Connection, End, Fin},
     node::{self, Node, Process, local_route, peer_id, prefixes},
     plan::{Action, MAX_PREFIXES, Options, RESTART, SETTLE, Schedule, Topology},
     random::Random,
@@ -43,7 +43,7 @@ enum Due {
 }
 
 /// How long BFD takes to notice, at most; and a spell for what follows.
-pub(crate) const DETECTION: Duration = Duration::from_millis(1000);
+pub(crate) const DETECTION: Duration = Duration::from_secs(1);
 
 pub(crate) struct World {
     pub(crate) options: Options,
@@ -176,7 +176,7 @@ impl World {
 
     fn happen(&mut self, due: Due) -> Result<(), String> {
         match due {
-            Due::Act(i) => self.act(i)?,
+            Due::Act(i) => self.act(i),
             Due::Start { node, generation, restarting } => self.start_process(node, generation, restarting),
             Due::EndRestarting { node, generation } if self.is(node, generation) => {
                 if let Some(process) = &mut self.nodes[node].process {
@@ -230,7 +230,7 @@ impl World {
 
     // ---- what is done to the network
 
-    fn act(&mut self, i: usize) -> Result<(), String> {
+    fn act(&mut self, i: usize) {
         let action = self.schedule[i].1.clone();
         self.tell(|| format!("{action:?}"));
         let now = self.now;
@@ -243,7 +243,7 @@ impl World {
             }
             Action::Restart { node, planned, outage } => {
                 if self.nodes[node].process.is_none() {
-                    return Ok(());
+                    return;
                 }
                 if outage < RESTART {
                     *self.calm.restarts.entry(node).or_default() += 1;
@@ -261,7 +261,7 @@ impl World {
             }
             Action::PowerOff { node, outage } => {
                 if !self.nodes[node].powered {
-                    return Ok(());
+                    return;
                 }
                 self.calm.broken.insert(node);
                 self.end_process(node, true);
@@ -350,7 +350,6 @@ impl World {
                 self.at(now + SETTLE, Due::Settled(i));
             }
         }
-        Ok(())
     }
 
     fn heal(&mut self) {
@@ -602,7 +601,7 @@ impl World {
         let Some(id) = id else {
             // Nobody is there any more.
             if accepted && let Some(connection) = self.conns.get_mut(&conn) {
-                connection.ends[1].fin = Some(Some("connection reset by peer".to_owned()));
+                connection.ends[1].fin = Some(Fin::Reset);
                 self.schedule_delivery(conn, 1, Duration::ZERO);
             }
             return;
@@ -653,7 +652,7 @@ impl World {
         if abort {
             other.forget();
         }
-        other.fin = Some(abort.then(|| "connection reset by peer".to_owned()));
+        other.fin = Some(if abort { Fin::Reset } else { Fin::InOrder });
         let wait = self.latency();
         self.schedule_delivery(conn, side, wait);
         self.forget(conn, 1 - side);
@@ -687,7 +686,7 @@ impl World {
             // A process that knows nothing of it: the kernel resets the connection.
             connection.ends[side].forget();
             if connection.ends[side].fin.is_none() {
-                connection.ends[1 - side].fin = Some(Some("connection reset by peer".to_owned()));
+                connection.ends[1 - side].fin = Some(Fin::Reset);
                 let wait = self.latency();
                 self.schedule_delivery(conn, 1 - side, wait);
             }
@@ -710,7 +709,7 @@ impl World {
             }
         } else if let Some(reason) = end.fin.take() {
             self.forget(conn, side);
-            self.input(node, peer, Input::Closed(id, reason));
+            self.input(node, peer, Input::Closed(id, reason.error()));
         }
     }
 

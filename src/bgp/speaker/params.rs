@@ -145,20 +145,18 @@ impl HostAddresses {
         let now = Instant::now();
         let fresh =
             |listed: &&Listed| listed.at.is_none_or(|at| now.duration_since(at) < Duration::from_secs(1));
-        match cached.as_ref().filter(fresh) {
-            Some(listed) => listed.list.clone(),
-            None => {
-                let listed = Socket::route().and_then(|mut socket| addr::list(&mut socket));
-                let list: Arc<[addr::Address]> = listed
-                    .unwrap_or_else(|error| {
-                        tracing::warn!(%error, "cannot list the host's addresses");
-                        Vec::new()
-                    })
-                    .into();
-                *cached = Some(Listed { at: Some(now), list: list.clone() });
-                list
-            }
+        if let Some(listed) = cached.as_ref().filter(fresh) {
+            return listed.list.clone();
         }
+        let listed = Socket::route().and_then(|mut socket| addr::list(&mut socket));
+        let list: Arc<[addr::Address]> = listed
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot list the host's addresses");
+                Vec::new()
+            })
+            .into();
+        *cached = Some(Listed { at: Some(now), list: list.clone() });
+        list
     }
 
     fn ifindex(list: &[addr::Address], local: SocketAddr) -> Option<u32> {

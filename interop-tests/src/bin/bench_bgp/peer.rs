@@ -17,7 +17,7 @@ use slash32::{
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::{ASN, PORT, ROUTER};
+use crate::{ASN, ROUTER};
 
 const HEADER: usize = 19;
 const UPDATE: u8 = 2;
@@ -29,8 +29,8 @@ pub(super) fn address(peer: u32) -> Ipv4Addr {
     Ipv4Addr::new(10, 99, 1 + (peer >> 8) as u8, peer as u8)
 }
 
-/// The next hop of a feeder's routes: not its address, which is the router's own too in this one namespace.
-fn next_hop(feeder: u32) -> Ipv4Addr {
+/// A next hop for a feeder's routes that is not its address, which is the router's own too in one namespace.
+pub(super) fn next_hop(feeder: u32) -> Ipv4Addr {
     Ipv4Addr::new(10, 98, 1 + (feeder >> 8) as u8, feeder as u8)
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Dials the router until it answers, and establishes the session. Hold time 0: no keepalives to think of.
+    /// Dials the router until it answers, and establishes the session. The hold time is the router's to choose.
     pub(super) fn connect(peer: u32) -> anyhow::Result<Self> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -58,14 +58,14 @@ impl Peer {
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::from((address(peer), 0)).into())?;
         let router: Ipv4Addr = ROUTER.parse()?;
-        socket.connect(&SocketAddr::from((router, PORT)).into())?;
+        socket.connect(&SocketAddr::from((router, 179)).into())?;
         socket.set_tcp_nodelay(true)?;
         let mut stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let open = Open {
             version: 4,
             my_as: ASN as u16,
-            hold_time: 0,
+            hold_time: 3600,
             router_id: address(peer),
             capabilities: vec![
                 Capability::Multiprotocol { afi: 1, safi: 1 },
@@ -91,6 +91,62 @@ impl Peer {
     pub(super) fn send(&self, updates: &[u8]) {
         if let Err(error) = (&self.stream).write_all(updates) {
             eprintln!("a feeder could not send: {error}");
+        }
+    }
+
+    /// Sends a KEEPALIVE.
+    pub(super) fn keepalive(&self) -> anyhow::Result<()> {
+        let mut out = BytesMut::new();
+        encode(&EncodeContext::default(), &Message::Keepalive, &mut out)?;
+        (&self.stream).write_all(&out)?;
+        Ok(())
+    }
+
+    /// Reads what there is until `until` answers that it is enough, which is asked twice a second; keeps `known` up to date.
+    pub(super) fn follow(
+        &self,
+        known: &mut [bool],
+        mut until: impl FnMut(&[bool]) -> bool,
+    ) -> anyhow::Result<()> {
+        self.stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+        let mut buffer = vec![0; 1 << 20];
+        let mut filled = 0;
+        let mut asked = Instant::now();
+        loop {
+            if asked.elapsed() > Duration::from_millis(500) {
+                asked = Instant::now();
+                self.keepalive()?;
+                if until(known) {
+                    return Ok(());
+                }
+            }
+            match (&self.stream).read(&mut buffer[filled..]) {
+                Ok(0) => bail!("the router has closed the session"),
+                Ok(read) => filled += read,
+                Err(e)
+                    if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+                {
+                    continue;
+                }
+                Err(e) => return Err(e.into()),
+            }
+            let mut at = 0;
+            while filled - at >= HEADER {
+                let length = usize::from(u16::from_be_bytes([buffer[at + 16], buffer[at + 17]]));
+                if filled - at < length {
+                    break;
+                }
+                match buffer[at + 18] {
+                    UPDATE => note(&buffer[at + HEADER..at + length], known),
+                    NOTIFICATION => {
+                        bail!("the router has ended the session: {:02x?}", &buffer[at + HEADER..at + length])
+                    }
+                    _ => {}
+                }
+                at += length;
+            }
+            buffer.copy_within(at..filled, 0);
+            filled -= at;
         }
     }
 
@@ -141,6 +197,39 @@ fn read_message<'a>(stream: &mut TcpStream, buffer: &'a mut [u8]) -> anyhow::Res
     Ok((buffer[18], &buffer[HEADER..length]))
 }
 
+/// UPDATEs that withdraw some of a feeder's /32s, or announce them again.
+pub(super) fn churn(feeder: u32, first: u32, count: u32, next_hop: Ipv4Addr) -> [BytesMut; 2] {
+    let context = EncodeContext::default();
+    let prefix = |n: u32| Prefix::host(Ipv4Addr::from_bits((20 + feeder) << 24 | n).into());
+    let (mut gone, mut back) = (BytesMut::new(), BytesMut::new());
+    let mut packer = UpdatePacker::withdraw(&context, Family::Ipv4, &mut gone);
+    let attributes = attributes(feeder, 0, true);
+    let encoded = EncodedAttributes::new(&context, &attributes, Family::Ipv4, WireNextHop::V4(next_hop));
+    let mut announcer = UpdatePacker::announce(&context, &encoded, &mut back);
+    for n in first..first + count {
+        let nlri = Nlri { prefix: prefix(n), path_id: 0 };
+        packer.push(&nlri).expect("one prefix always fits into an UPDATE");
+        announcer.push(&nlri).expect("one prefix always fits into an UPDATE");
+    }
+    packer.finish();
+    announcer.finish();
+    [gone, back]
+}
+
+/// Notes in a bit a route what the body of an UPDATE says of a feeder's /32s.
+fn note(body: &[u8], known: &mut [bool]) {
+    let withdrawn = usize::from(u16::from_be_bytes([body[0], body[1]]));
+    let attributes = usize::from(u16::from_be_bytes([body[2 + withdrawn], body[3 + withdrawn]]));
+    let mut set = |mut nlri: &[u8], value| {
+        while let [32, _, a, b, c, rest @ ..] = nlri {
+            known[usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c)] = value;
+            nlri = rest;
+        }
+    };
+    set(&body[2..2 + withdrawn], false);
+    set(&body[4 + withdrawn + attributes..], true);
+}
+
 /// How many IPv4 prefixes the body of an UPDATE announces.
 fn announced_in(body: &[u8]) -> u64 {
     let withdrawn = usize::from(u16::from_be_bytes([body[0], body[1]]));
@@ -155,7 +244,7 @@ fn announced_in(body: &[u8]) -> u64 {
 }
 
 /// A feeder's UPDATEs, back to back: /32s of its own, spread evenly over the attribute sets.
-pub(super) fn updates(feeder: u32, routes: u32, attribute_sets: u32) -> BytesMut {
+pub(super) fn updates(feeder: u32, routes: u32, attribute_sets: u32, next_hop: Ipv4Addr) -> BytesMut {
     let mut out = BytesMut::with_capacity(routes as usize * 8);
     let context = EncodeContext::default();
     let base = (20 + feeder) << 24;
@@ -163,8 +252,7 @@ pub(super) fn updates(feeder: u32, routes: u32, attribute_sets: u32) -> BytesMut
         let (first, last) = (set * (routes / attribute_sets), (set + 1) * (routes / attribute_sets));
         let last = if set + 1 == attribute_sets { routes } else { last };
         let attributes = attributes(feeder, set, attribute_sets > 1);
-        let encoded =
-            EncodedAttributes::new(&context, &attributes, Family::Ipv4, WireNextHop::V4(next_hop(feeder)));
+        let encoded = EncodedAttributes::new(&context, &attributes, Family::Ipv4, WireNextHop::V4(next_hop));
         let mut packer = UpdatePacker::announce(&context, &encoded, &mut out);
         for n in first..last {
             let prefix = Prefix::host(Ipv4Addr::from_bits(base | n).into());

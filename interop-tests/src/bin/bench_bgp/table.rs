@@ -31,7 +31,7 @@ pub(super) fn render(names: &[String], samples: &[Vec<Sample>], copies: u64) -> 
 }
 
 /// Least, median and greatest.
-fn spread(samples: &[Sample], value: impl Fn(&Sample) -> f64) -> (f64, f64, f64) {
+pub(super) fn spread<T>(samples: &[T], value: impl Fn(&T) -> f64) -> (f64, f64, f64) {
     let mut values: Vec<f64> = samples.iter().map(value).collect();
     values.sort_by(f64::total_cmp);
     match values.as_slice() {

@@ -15,7 +15,7 @@ mod reflect;
 mod router;
 mod table;
 
-use std::{os::unix::process::CommandExt, process::Command, time::Duration};
+use std::{fmt::Write, os::unix::process::CommandExt, process::Command, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
@@ -95,7 +95,7 @@ fn main() -> anyhow::Result<()> {
 fn addresses(options: &Options) -> anyhow::Result<()> {
     let mut batch = format!("addr add {ROUTER}/32 dev lo\n");
     for peer in 0..=options.feeders {
-        batch.push_str(&format!("addr add {}/32 dev lo\n", peer::address(peer)));
+        writeln!(batch, "addr add {}/32 dev lo", peer::address(peer))?;
     }
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), batch)?;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     bgp::{
-        session::{Event, Failure, Input, State, Stop},
+        session::{Event, Input, State, Stop},
         wire::{Message, Notification},
     },
     model::Family,

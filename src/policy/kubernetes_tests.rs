@@ -525,6 +525,8 @@ fn mistakes_in_objects_have_their_place() {
             "1:1",
             "no `metadata`",
         ),
+        (format!("{}ingress: []\n", np("{podSelector: {}}")), "5:1", "unknown key `ingress` in an object"),
+        (np("{podSelector: {matchLabels: {version: 1}}}"), "4:45", "put it in quotes: \"1\""),
         (np("{podSelektor: {}}"), "4:8", "did you mean `podSelector`"),
         (np("{podSelector: {}, ingress: [{ports: [{port: \"80\"}]}]}"), "4:51", "a name needs a letter"),
         (np("{podSelector: {}, ingres: []}"), "4:25", "did you mean `ingress`"),

@@ -149,6 +149,11 @@ fn mistakes_have_their_places() {
         ),
         ("[[endpoint]]\nname = \"a\"\n[[expect]]\nfrom = \"a\"\nto = \"a\"", "3:1", "expects nothing"),
         ("[[endpoint]]\nname = \"a\"\n[[endpoint]]\nname = \"a\"", "4:8", "twice"),
+        (
+            "[[endpoint]]\nname = \"a\"\n[[expect]]\nfrom = \"a\"\nto = \"a\"\nallow = []",
+            "3:1",
+            "lists are empty",
+        ),
         ("[[endpoint]]\nname = \"a\"\naddresses = \"10.0.0\"", "3:13", "not an address"),
         (
             "[[endpoint]]\nname = \"a\"\n[[expect]]\nfrom = \"a\"\nto = \"a\"\nallow = \"tcp\"\ndeny = \"tcp/1\"",

@@ -218,6 +218,9 @@ impl TestFile {
         let deny = deny.map(|v| services(source, v)).unwrap_or_default();
         table.finish(source);
         if source.errors.len() == before {
+            if allow.is_empty() && deny.is_empty() {
+                source.error(span.clone(), "the row expects nothing: its lists are empty");
+            }
             let both = allow.intersection(&deny);
             if !both.is_empty() {
                 source.error(span.clone(), format!("the row expects {both} to be both allowed and refused"));

@@ -71,7 +71,7 @@ impl Definitions {
     }
 }
 
-/// Reads every `*.toml`, `*.yaml` and `*.yml` file of a folder, in order of name. A folder that is not there is an empty one; files that
+/// Reads every `*.toml`, `*.yaml`, `*.yml` and `*.json` file of a folder, in order of name. A folder that is not there is an empty one; files that
 /// start with a dot are skipped, as editors and configuration managers make them.
 pub fn load_dir(path: &Path, options: &Options) -> Result<PolicySet, Vec<Diagnostic>> {
     let files = read_dir(path)?;
@@ -107,7 +107,8 @@ pub fn read_dir(path: &Path) -> Result<Vec<(String, String)>, Vec<Diagnostic>> {
 }
 
 fn is_yaml(name: &str) -> bool {
-    matches!(extension(name), Some("yaml" | "yml"))
+    // What kubectl prints as JSON is YAML too.
+    matches!(extension(name), Some("yaml" | "yml" | "json"))
 }
 
 fn extension(name: &str) -> Option<&str> {

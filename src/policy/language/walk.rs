@@ -40,7 +40,14 @@ impl Source<'_> {
         if let Data::String(text) = &value.data {
             return Some(text);
         }
-        self.error(value.span(), format!("{what} must be a string, not {}", value.kind()));
+        let help = match value.data {
+            Data::Integer(_) | Data::Float(_) | Data::Boolean(_) | Data::Date => {
+                format!("put it in quotes: \"{}\"", self.text.get(value.span()).unwrap_or("…"))
+            }
+            _ => String::new(),
+        };
+        let message = format!("{what} must be a string, not {}", value.kind());
+        self.error_with_help(value.span(), message, help);
         None
     }
 

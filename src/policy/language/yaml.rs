@@ -21,7 +21,11 @@ impl Builder {
     /// What other objects refer to.
     pub(super) fn yaml_definitions(&mut self, source: &mut Source<'_>, document: &Node) {
         for (object, typed) in objects(document) {
-            match kind(source, object, typed) {
+            let kind = kind(source, object, typed);
+            if kind.is_some() {
+                top_keys(source, object);
+            }
+            match kind {
                 Some(Kind::Namespace) => self.namespace_object(source, object),
                 Some(Kind::Calico(kind)) => self.calico_definition(source, object, kind),
                 _ => {}
@@ -109,6 +113,15 @@ fn kind(source: &mut Source<'_>, object: &Node, typed: Typed<'_>) -> Option<Kind
         );
     }
     found
+}
+
+/// Reports keys that no object has at its top: rules that stand there by mistake would be left out.
+fn top_keys(source: &mut Source<'_>, object: &Node) {
+    let Some(mut table) = source.table(object, "an object") else { return };
+    for key in ["apiVersion", "kind", "metadata", "spec", "status"] {
+        table.take(key);
+    }
+    table.finish(source);
 }
 
 /// What is read, for people.

@@ -151,6 +151,14 @@ impl Agent {
         self.wait_ready()
     }
 
+    /// Puts another file in the place of the program, as an installer does, while it runs: the next start is another
+    /// program.
+    pub fn replace_binary(&self) -> Result<()> {
+        let bin = "/run/lab/bin/slash32";
+        self.machine.run(&format!("cp --dereference {bin} {bin}.new"))?;
+        self.machine.run(&format!("mv {bin}.new {bin}")).map(drop)
+    }
+
     /// Replaces the configuration and has it read.
     pub fn reconfigure(&self, config: &str) -> Result<String> {
         self.machine.write(CONFIG, config)?;

@@ -42,6 +42,7 @@ mod router;
 mod timed;
 #[doc(hidden)]
 pub mod tool;
+mod twin;
 
 pub use agent::{Agent, EndpointRow, PeerRow, RouteRow};
 pub use capture::Capture;
@@ -61,6 +62,7 @@ pub use rack::{Rack, Running, Switch, example};
 pub use reach::{forgotten, labelled, reach, reach_each_other, unreachable};
 pub use router::Router;
 pub use timed::{Floor, TimedPlugin};
+pub use twin::{TwinRack, TwinRunning};
 
 /// The last `lines` lines of `text`.
 pub(crate) fn tail(text: &str, lines: usize) -> String {

@@ -1,0 +1,186 @@
+//! A host behind two switches; one dies. How long until no route of the host uses it, from the event and from its
+//! detection.
+
+use std::{
+    fmt::Write,
+    net::Ipv4Addr,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, ensure};
+use interop_tests::{Lab, Router};
+use slash32::netlink::ns::Netns;
+
+use super::{
+    feed,
+    router::{Configs, Kind},
+    stats::{milliseconds, spread, whole},
+    watch::Watch,
+};
+
+/// The gateway that dies.
+const DEAD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 0);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Routes that both switches announce: a small and a large number, of which the ratio is printed.
+    #[arg(long, value_delimiter = ',', default_value = "1000,100000")]
+    routes: Vec<u32>,
+    /// Runs of each.
+    #[arg(long, default_value_t = 3)]
+    runs: u32,
+    /// Routers to compare.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "slash32,bird2")]
+    routers: Vec<Kind>,
+}
+
+/// How the switch dies.
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    /// Its control plane freezes: BFD, 100 ms x 3, finds out.
+    Bfd,
+    /// The cable.
+    Link,
+}
+
+struct Sample {
+    from_event: Duration,
+    from_detection: Option<Duration>,
+}
+
+pub(super) fn run(options: &Options) -> Result<()> {
+    println!("### Two switches, ECMP, one dies: ms until no route uses it, {} runs\n", options.runs);
+    println!("| router | how | routes | from the event | from the detection | ratio to {} routes |", options.routes[0]);
+    println!("|---|---|---|---|---|---|");
+    for death in [Death::Bfd, Death::Link] {
+        for kind in &options.routers {
+            let mut first = None;
+            for routes in &options.routes {
+                let mut samples = Vec::new();
+                for run in 0..options.runs {
+                    let sample = measure(*kind, death, *routes);
+                    samples.push(sample.with_context(|| format!("{kind:?}, {death:?}, {routes} routes, run {run}"))?);
+                }
+                let total = |s: &Sample| milliseconds(s.from_event);
+                let middle = spread(samples.iter().map(total))[1];
+                let reaction: Vec<f64> =
+                    samples.iter().filter_map(|s| s.from_detection).map(milliseconds).collect();
+                let reaction = if reaction.is_empty() { "-".to_owned() } else { whole(reaction) };
+                let ratio = middle / *first.get_or_insert(middle);
+                println!(
+                    "| {kind:?} | {} | {routes} | {} | {reaction} | {ratio:.2} |",
+                    match death {
+                        Death::Bfd => "BFD 100 ms x 3",
+                        Death::Link => "link down",
+                    },
+                    whole(samples.iter().map(total)),
+                );
+            }
+        }
+    }
+    println!();
+    Ok(())
+}
+
+fn measure(kind: Kind, death: Death, routes: u32) -> Result<Sample> {
+    let lab = Lab::new("bench-failover")?;
+    let host = lab.machine("host")?;
+    let mut switches = Vec::new();
+    for n in 0..2 {
+        let switch = lab.machine(&format!("switch{n}"))?;
+        let (theirs, ours) = (format!("192.0.2.{}", 2 * n), format!("192.0.2.{}", 2 * n + 1));
+        lab.link(
+            switch.port("eth0").address(&format!("{theirs}/31")),
+            host.port(&format!("eth{n}")).address(&format!("{ours}/31")),
+        )?;
+        switches.push(Router::bird(&switch, &switch_config(&theirs, &ours, routes)?)?);
+    }
+    let running = kind.start(&host, &configs())?;
+    let mut watch = Watch::open(&Netns::of_process(host.host_pid().cast_unsigned())?, Duration::from_secs(60))?;
+    watch.present(routes)?;
+    // Both paths, BFD up, and quiet.
+    let start = Instant::now();
+    while watch.count(|route| route.hops.len() == 2)? < routes {
+        ensure!(start.elapsed() < Duration::from_secs(60), "no ECMP");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for switch in &switches {
+        while !switch.machine().run("birdc show bfd sessions")?.contains(" Up ") {
+            ensure!(start.elapsed() < Duration::from_secs(60), "no BFD");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    let logged = running.log().len();
+    let (event, wall) = (Instant::now(), SystemTime::now());
+    match death {
+        Death::Bfd => switches[0].processes().last().context("a process")?.pause()?,
+        Death::Link => switches[0].machine().link_down("eth0")?,
+    }
+    let end = watch.left(routes, DEAD)?;
+    std::thread::sleep(Duration::from_millis(300));
+    let log = running.log();
+    let detected = match death {
+        Death::Bfd => Some(detection(&log[logged..], wall)?),
+        Death::Link => None,
+    };
+    let from_event = end - event;
+    Ok(Sample { from_event, from_detection: detected.map(|d| from_event.saturating_sub(d)) })
+}
+
+/// How long after the event the router's log says that BFD went down.
+fn detection(log: &str, event: SystemTime) -> Result<Duration> {
+    let line = log
+        .lines()
+        .find(|line| {
+            (line.contains("session down") && line.contains(&DEAD.to_string()))
+                || (line.contains("bfd") && line.contains("to Down"))
+        })
+        .with_context(|| format!("no detection in the log:\n{log}"))?;
+    // The time of day, with a fraction: both log UTC.
+    let clock = line
+        .split(|c: char| !(c.is_ascii_digit() || c == ':' || c == '.'))
+        .find(|word| word.matches(':').count() == 2)
+        .with_context(|| format!("no time in {line}"))?;
+    let mut seconds = 0.0;
+    for part in clock.split(':') {
+        seconds = seconds * 60.0 + part.parse::<f64>()?;
+    }
+    let day = event.duration_since(UNIX_EPOCH)?.as_secs_f64() % 86_400.0;
+    Ok(Duration::from_secs_f64((seconds - day).rem_euclid(86_400.0)))
+}
+
+fn switch_config(ours: &str, host: &str, routes: u32) -> Result<String> {
+    let mut config = format!(
+        "log stderr all;\nrouter id {ours};\nprotocol device {{}}\n\
+         protocol bfd {{ interface \"*\" {{ interval 100 ms; multiplier 3; }}; }}\n\
+         protocol bgp host {{ local {ours} as 65000; neighbor {host} as 65001; bfd on;\n\
+         ipv4 {{ import none; export all; next hop self; }}; }}\nprotocol static {{ ipv4;\n"
+    );
+    for number in 0..routes {
+        writeln!(config, "route {}/32 blackhole;", feed::address(number))?;
+    }
+    config.push_str("}\n");
+    Ok(config)
+}
+
+fn configs() -> Configs {
+    let mut slash32 = String::from(
+        "[bgp]\nasn = 65001\nrouter_id = '192.0.2.1'\n[policy]\nenabled = false\n[bgp.group.switch]\nasn = 65000\n\
+         families = ['ipv4']\nbfd = { interval_ms = 100, multiplier = 3 }\n",
+    );
+    let mut bird = String::from(
+        "log stderr all;\ntimeformat log iso long us;\nrouter id 192.0.2.1;\nprotocol device {}\n\
+         protocol kernel { ipv4 { import none; export where source = RTS_BGP; }; merge paths on; }\n\
+         protocol bfd { debug { events, states }; interface \"*\" { interval 100 ms; multiplier 3; }; }\n",
+    );
+    for n in 0..2 {
+        let (theirs, ours) = (format!("192.0.2.{}", 2 * n), format!("192.0.2.{}", 2 * n + 1));
+        slash32 += &format!("[[bgp.peer]]\naddress = '{theirs}'\ngroup = 'switch'\n");
+        bird += &format!(
+            "protocol bgp switch{n} {{ local {ours} as 65001; neighbor {theirs} as 65000; bfd on;\n\
+             ipv4 {{ import all; export none; }}; }}\n"
+        );
+    }
+    Configs { slash32, bird, frr: String::new() }
+}

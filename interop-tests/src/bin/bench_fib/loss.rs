@@ -1,0 +1,172 @@
+//! Packets lost between containers of two hosts while something happens: counts, no times.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use interop_tests::{Container, Lab, Probe, ProbeReport, TwinRack, TwinRunning, labelled, reach};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Pairs of containers, each with a probe in each family.
+    #[arg(long, default_value_t = 2)]
+    pairs: usize,
+    /// Packets a second of each probe.
+    #[arg(long, default_value_t = 1000)]
+    rate: u32,
+    /// Runs of each.
+    #[arg(long, default_value_t = 3)]
+    runs: u32,
+}
+
+/// What happens.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Nothing,
+    Kill,
+    Restart,
+    Upgrade,
+    Reload,
+    SwitchSilent,
+    SwitchOff,
+}
+
+const EVENTS: [(Event, &str); 7] = [
+    (Event::Nothing, "nothing, for comparison"),
+    (Event::Kill, "agent: kill -9, start 1 s later"),
+    (Event::Restart, "agent: planned restart"),
+    (Event::Upgrade, "agent: binary replaced, restart"),
+    (Event::Reload, "configuration reload (a neighbour and import rules more)"),
+    (Event::SwitchSilent, "one of two switches stops forwarding, links stay up (BFD 100 ms x 3)"),
+    (Event::SwitchOff, "one of two switches off, links down"),
+];
+
+pub(super) fn run(options: &Options) -> Result<()> {
+    let lab = Lab::new("bench-loss")?;
+    let rack = TwinRack::new(&lab)?;
+    let mut running = rack.start()?;
+    let mut pairs = Vec::new();
+    for n in 0..options.pairs {
+        let web = rack.hosts[0].container(&format!("web{n}"), &labelled("role", "web")?)?;
+        let db = rack.hosts[1].container(&format!("db{n}"), &labelled("role", "db")?)?;
+        reach(&web, &db)?;
+        let echo = db.echo()?;
+        pairs.push((web, db, echo));
+    }
+    println!(
+        "### Packets lost between two containers of two hosts, {} probes of {} packets/s each way, {} runs\n",
+        2 * options.pairs,
+        options.rate,
+        options.runs
+    );
+    println!("| what happens | sent | lost in all | lost by the worst probe | longest gap, ms |");
+    println!("|---|---|---|---|---|");
+    for (event, name) in EVENTS {
+        let mut reports = Vec::new();
+        for run in 0..options.runs {
+            for (web, db, _) in &pairs {
+                rack.wait_both_ways(1, db)?;
+                rack.wait_both_ways(2, web)?;
+            }
+            let probes = probes(&pairs, options.rate)?;
+            std::thread::sleep(Duration::from_millis(500));
+            let happened = happen(event, &rack, &mut running, run).with_context(|| format!("{event:?}"));
+            let list: Result<Vec<ProbeReport>> = probes.into_iter().map(Probe::stop).collect();
+            happened?;
+            reports.extend(list?);
+            recover(event, &rack, &running)?;
+        }
+        let worst = reports.iter().map(ProbeReport::lost).max().unwrap_or(0);
+        let gap = reports.iter().map(|r| r.longest_gap_ms).fold(0.0, f64::max);
+        println!(
+            "| {name} | {} | {} | {worst} | {gap:.0} |",
+            reports.iter().map(|r| r.sent).sum::<u64>(),
+            reports.iter().map(ProbeReport::lost).sum::<u64>(),
+        );
+    }
+    println!();
+    Ok(())
+}
+
+fn probes<T>(pairs: &[(Container, Container, T)], rate: u32) -> Result<Vec<Probe>> {
+    let mut probes = Vec::new();
+    for (web, db, _) in pairs {
+        probes.push(web.probe(&db.ipv4()?, rate)?);
+        probes.push(web.probe(&db.ipv6()?, rate)?);
+    }
+    Ok(probes)
+}
+
+/// Until the traffic has met everything that follows from it.
+fn happen(event: Event, rack: &TwinRack, running: &mut TwinRunning, run: u32) -> Result<()> {
+    // Not always the same switch: which one a flow takes is a matter of its hash.
+    let switch = run as usize % 2;
+    let agent = &mut running.agents[0];
+    match event {
+        Event::Nothing => {}
+        Event::Kill => {
+            agent.kill()?;
+            std::thread::sleep(Duration::from_secs(1));
+            agent.start_again()?;
+        }
+        Event::Restart | Event::Upgrade => {
+            if matches!(event, Event::Upgrade) {
+                agent.replace_binary()?;
+            }
+            agent.stop()?;
+            agent.start_again()?;
+        }
+        Event::Reload => {
+            let more = "[[bgp.peer]]\naddress = '203.0.113.1'\nasn = 64999\npassive = true\nimport = [ { action = 'accept' } ]\n";
+            let config = TwinRack::agent_config(1);
+            let (with, without) = (format!("{config}{more}"), config);
+            agent.reconfigure(&with)?;
+            std::thread::sleep(Duration::from_millis(500));
+            agent.reconfigure(&without)?;
+        }
+        Event::SwitchSilent => {
+            let machine = &rack.switches[switch];
+            for family in ["ipv4.ip_forward", "ipv6.conf.all.forwarding"] {
+                machine.sysctl(&format!("net.{family}"), "0")?;
+            }
+            running.switches[switch].processes().last().context("a process")?.pause()?;
+        }
+        Event::SwitchOff => {
+            for port in ["port1", "port2"] {
+                rack.switches[switch].link_down(port)?;
+            }
+        }
+    }
+    if matches!(event, Event::Kill | Event::Restart | Event::Upgrade) {
+        running.agents[0].wait_established(4)?;
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    Ok(())
+}
+
+/// Everything as it was.
+fn recover(event: Event, rack: &TwinRack, running: &TwinRunning) -> Result<()> {
+    match event {
+        Event::SwitchSilent => {
+            for (machine, router) in rack.switches.iter().zip(&running.switches) {
+                for family in ["ipv4.ip_forward", "ipv6.conf.all.forwarding"] {
+                    machine.sysctl(&format!("net.{family}"), "1")?;
+                }
+                router.processes().last().context("a process")?.resume()?;
+            }
+        }
+        Event::SwitchOff => {
+            for (s, machine) in rack.switches.iter().enumerate() {
+                for host in 1..=2 {
+                    machine.link_up(&format!("port{host}"))?;
+                    // With the link the kernel drops its IPv6 addresses.
+                    machine.run(&format!("ip -6 address replace 2001:db8:{s}:{host}::1/64 dev port{host}"))?;
+                }
+            }
+        }
+        _ => {}
+    }
+    for agent in &running.agents {
+        agent.wait_established(4)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! Looks at a kernel's routes from outside of its routers: when all are there, and when none uses a gateway any more.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use slash32::{
+    model::Family,
+    netlink::{
+        Socket,
+        ns::Netns,
+        route::{self, Filter, Route, TABLE_MAIN},
+    },
+};
+
+use super::feed;
+
+/// `RTM_GETROUTE` and `RTM_F_FIB_MATCH` of linux/rtnetlink.h: which route a packet would take, and all of it.
+const RTM_GETROUTE: u16 = 26;
+const FIB_MATCH: u32 = 0x2000;
+const RTA_DST: u16 = 1;
+/// `RTNH_F_DEAD`: the kernel does not use this hop of a multipath route.
+const DEAD: u32 = 1;
+/// Asked one by one; everything is counted at the end.
+const SAMPLES: u32 = 1000;
+
+pub(super) struct Watch {
+    socket: Socket,
+    limit: Duration,
+}
+
+impl Watch {
+    /// In the network namespace of a machine.
+    pub(super) fn open(ns: &Netns, limit: Duration) -> Result<Self> {
+        Ok(Self { socket: ns.run(Socket::route)??, limit })
+    }
+
+    /// Waits until the first `count` routes are in the kernel; the instant of the last.
+    pub(super) fn present(&mut self, count: u32) -> Result<Instant> {
+        self.wait(count, "routes to come", |routes| routes.is_some())?;
+        loop {
+            // Counting takes a while: the time before it is the one meant.
+            let at = Instant::now();
+            let found = self.count(|_| true)?;
+            if found >= count {
+                return Ok(at);
+            }
+        }
+    }
+
+    /// Waits until none of the first `count` routes leads through a gateway; the instant of the last.
+    pub(super) fn left(&mut self, count: u32, gateway: Ipv4Addr) -> Result<Instant> {
+        self.wait(count, "routes to leave the gateway", |route| !route.is_some_and(|r| uses(r, gateway)))?;
+        loop {
+            let at = Instant::now();
+            if self.count(|route| uses(route, gateway))? == 0 {
+                return Ok(at);
+            }
+        }
+    }
+
+    /// How many of the routes fulfil a condition.
+    pub(super) fn count(&mut self, mut which: impl FnMut(&Route) -> bool) -> Result<u32> {
+        let mut found = 0;
+        let filter = Filter { table: Some(TABLE_MAIN), protocol: None };
+        route::visit(&mut self.socket, Family::Ipv4, filter, |route| {
+            let ours = route.prefix.is_host()
+                && matches!(route.prefix.addr(), IpAddr::V4(a) if a.octets()[0] == feed::FIRST.octets()[0]);
+            found += u32::from(ours && which(&route));
+        })?;
+        Ok(found)
+    }
+
+    fn wait(&mut self, count: u32, what: &str, done: impl Fn(Option<&Route>) -> bool) -> Result<()> {
+        let deadline = Instant::now() + self.limit;
+        let step = (count / SAMPLES).max(1);
+        let mut number = 0;
+        while number < count {
+            let route = self.lookup(feed::address(number))?;
+            if done(route.as_ref()) {
+                // The last one always.
+                number = if number + 1 < count { (number + step).min(count - 1) } else { count };
+            } else {
+                ensure!(Instant::now() < deadline, "waited too long for {what} (at {number} of {count})");
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        }
+        Ok(())
+    }
+
+    /// The /32 route of an address.
+    fn lookup(&mut self, addr: Ipv4Addr) -> Result<Option<Route>> {
+        let mut header = [0; 12];
+        header[0] = libc_af_inet();
+        header[1] = 32;
+        header[8..12].copy_from_slice(&FIB_MATCH.to_ne_bytes());
+        let report = self.socket.request(RTM_GETROUTE, 0, |w| {
+            w.raw(&header).attr(RTA_DST, &addr.octets());
+        });
+        match report {
+            Ok(report) => {
+                let (_, _, payload) = report.replies.first().context("the kernel answers with a route")?;
+                Ok(Route::parse(payload).filter(|r| r.prefix.is_host()))
+            }
+            // No route, or a blackhole.
+            Err(error) if error.errno().is_some() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+const fn libc_af_inet() -> u8 {
+    2 // AF_INET on Linux, whatever the architecture
+}
+
+fn uses(route: &Route, gateway: Ipv4Addr) -> bool {
+    route.hops.iter().any(|hop| hop.gateway == Some(gateway.into()) && hop.flags & DEAD == 0)
+}

@@ -3,7 +3,7 @@
 SWITCH ?= slash32
 export SWITCH
 
-.PHONY: help build demo test test-unit interop sim bench-cni bench-bgp format
+.PHONY: help build demo test test-unit interop sim bench-cni bench-bgp bench-fib format
 
 help:                ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -41,6 +41,15 @@ bench-bgp:           ## reflecting, churn with BFD and 500 neighbours, beside BI
 
 sim:                 ## whole networks from many seeds; SEEDS=500, FIRST=0, HOSTS=50, LARGE=300; SEED=7 for one with a trace
 	SEEDS=$${SEEDS:-500} LARGE=$${LARGE:-300} cargo test --release --locked --package slash32 --test simulation -- --nocapture
+
+bench-fib:           ## routes into the kernel beside BIRD and FRR, a dying switch, lost packets
+	@scripts/deps.sh build demo bird frr
+	@cargo build --release --locked --package slash32 --package interop-tests --bin slash32 --bin bench_fib --bin lab-tool
+	@cargo bench --quiet --locked --bench fib -- 100000 5
+	@target/release/bench_fib load --routes 100000 --runs 5
+	@target/release/bench_fib load --routes 1000000 --runs 3
+	@target/release/bench_fib failover
+	@target/release/bench_fib loss
 
 format:              ## rustfmt
 	cargo fmt --all

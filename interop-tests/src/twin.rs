@@ -111,10 +111,8 @@ impl TwinRack {
     /// Starts everything and waits until all eight sessions are up.
     pub fn start(&self) -> Result<TwinRunning> {
         let [zero, one] = &self.switches;
-        let switches = [
-            Router::bird(zero, &Self::switch_config(0)?)?,
-            Router::bird(one, &Self::switch_config(1)?)?,
-        ];
+        let switches =
+            [Router::bird(zero, &Self::switch_config(0)?)?, Router::bird(one, &Self::switch_config(1)?)?];
         let [one, two] = &self.hosts;
         let agents = [Agent::start(one, &Self::agent_config(1))?, Agent::start(two, &Self::agent_config(2))?];
         for agent in &agents {

@@ -307,7 +307,7 @@ fn handler_config(config: &Config) -> HandlerConfig {
         attach: AttachConfig {
             table: config.routes.table,
             protocol: config.routes.protocol,
-            ..AttachConfig::default()
+            metric: config.routes.local_metric,
         },
         ipam: IpamConfig {
             quarantine: Duration::from_secs(config.quarantine_seconds),

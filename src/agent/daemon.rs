@@ -26,6 +26,7 @@ use super::{
 use crate::{
     api::{self, Failure, ShutdownMode},
     bgp::{
+        config::PeerAddress,
         rib::BestChange,
         speaker::{Shutdown, Speaker, SpeakerEvent, SpeakerEvents, SpeakerHandle},
     },
@@ -52,6 +53,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     let (fib, _thread) =
         FibHandle::start(super::fib_config(&config)).context("cannot read the kernel's routes")?;
     blackholes(&fib, &config).await?;
+    protect(&fib, &config).await?;
     // Endpoints first: they are announced with the very first UPDATE after a restart, before End-of-RIB.
     let core = start_core(config.clone(), fib.clone()).await?;
     let (speaker, events) = start_speaker(&config, &core, &fib).await?;
@@ -66,6 +68,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     let (ended, speaker_ended) = oneshot::channel();
     let mut speaker_ended = speaker.is_some().then_some(speaker_ended);
     let mut daemon = Daemon { options, log, service: service.clone(), fib: fib.clone(), speaker };
+    let routes = fib.clone();
     if let Some(events) = events {
         tokio::spawn(pump(events, service.clone(), fib, ended));
     }
@@ -94,6 +97,10 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
             () = gone(&mut speaker_ended) => {
                 control.abort();
                 anyhow::bail!("the BGP speaker has ended; start the agent again");
+            }
+            () = routes.ended() => {
+                control.abort();
+                anyhow::bail!("the thread that writes routes has ended; start the agent again");
             }
             _ = terminate.recv() => break ShutdownMode::Restart,
             _ = interrupt.recv() => break ShutdownMode::Restart,
@@ -148,6 +155,16 @@ async fn blackholes(fib: &FibHandle, config: &Config) -> Result<(), FibStopped> 
     Ok(())
 }
 
+/// No learned route may take over the way to a neighbour.
+async fn protect(fib: &FibHandle, config: &Config) -> Result<(), FibStopped> {
+    let peers = config.bgp.iter().flat_map(|bgp| &bgp.peers);
+    let addresses = peers.filter_map(|peer| match &peer.address {
+        PeerAddress::Ip(addr) => Some(*addr),
+        PeerAddress::LinkLocal { .. } | PeerAddress::Interface(_) => None,
+    });
+    fib.send(FibCommand::Protect(addresses.collect())).await
+}
+
 /// Carries what the speaker learns to the kernel's routes and to the policies. Waits while the FIB has more than
 /// enough to do; the RIB coalesces changes meanwhile.
 async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle, ended: oneshot::Sender<()>) {
@@ -164,8 +181,9 @@ async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle, ended
                 fib.send(FibCommand::NextHopUp(addr, ifindex)).await
             }
             // One message for each set of next hops, instead of one for each route that is going to be withdrawn.
-            SpeakerEvent::PeerDown { gone: Some((addr, ifindex)), .. } => {
-                fib.send(FibCommand::NextHopDown(addr, ifindex)).await
+            SpeakerEvent::PeerDown { gone: Some((addr, ifindex)), retained, .. } => {
+                let command = if retained { FibCommand::NextHopSuspect } else { FibCommand::NextHopDown };
+                fib.send(command(addr, ifindex)).await
             }
             SpeakerEvent::PeerDown { gone: None, .. } => Ok(()),
         };
@@ -283,7 +301,12 @@ impl Daemon {
         if let (Some(speaker), Some(bgp)) = (&self.speaker, &config.bgp) {
             let report = speaker.reconfigure(bgp.clone()).await.map_err(|e| Failure::new(e.to_string()))?;
             changes.extend(super::describe::reconfigured(&report));
+            // Whoever is no neighbour any more is no dead one either.
+            for address in report.removed.iter().filter_map(|peer| peer.parse().ok()) {
+                self.fib.send(FibCommand::NextHopUp(address, 0)).await?;
+            }
         }
+        protect(&self.fib, &config).await?;
         self.service.set_config(config.clone());
         if old.pools != config.pools {
             for pool in &old.pools {

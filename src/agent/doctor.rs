@@ -23,6 +23,10 @@ pub(super) struct Facts {
     pub(super) bgp: bool,
     /// Differences between the kernel's routes and the intent.
     pub(super) route_differences: usize,
+    /// What keeps learned routes out of the kernel or out of use, one line each.
+    pub(super) route_problems: Vec<String>,
+    /// Learned routes that were refused for what they are: martians, own addresses and blocks.
+    pub(super) routes_rejected: usize,
     /// Learned host routes inside the pools, and how many of them carry no identity.
     pub(super) pool_routes: (usize, usize),
     /// Findings of the address check.
@@ -51,6 +55,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let mut list = vec![files(facts), sysctls(facts)];
     list.extend(peers(facts));
     list.push(routes(facts));
+    list.push(learned(facts));
     list.push(identities(facts));
     list.push(policy(facts));
     list.extend(foreign_drops(facts));
@@ -133,6 +138,24 @@ fn routes(facts: &Facts) -> Check {
         format!("{} differences", facts.route_differences)
     };
     Check::new("kernel routes", ok, message, "see `slash32 routes verify`")
+}
+
+fn learned(facts: &Facts) -> Check {
+    let ok = facts.route_problems.is_empty();
+    let message = match facts.routes_rejected {
+        _ if !ok => facts.route_problems.join("\n"),
+        0 => "all are in use".to_owned(),
+        n => format!(
+            "all are in use but {n} that were refused: martians, or addresses and blocks of this host"
+        ),
+    };
+    Check::new(
+        "learned routes",
+        ok,
+        message,
+        "`slash32 routes` names each and the reason. Routes of others are never touched: delete them, or change \
+         `[routes] metric` (the lower one wins) or `[routes] table`",
+    )
 }
 
 fn identities(facts: &Facts) -> Check {
@@ -221,6 +244,8 @@ mod tests {
                 json!({"peer": "192.0.2.2", "state": "Established", "prefixes_received": 4, "prefixes_accepted": 1}),
             ],
             route_differences: 2,
+            routes_rejected: 1,
+            route_problems: vec!["1 learned routes are over the limit".into()],
             pool_routes: (5, 1),
             leases: vec!["x".into()],
             foreign_drops: vec![("ip filter FORWARD drops".into(), "do this".into())],

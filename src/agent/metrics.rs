@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::service::Service;
-use crate::cni::ipam::BlockUse;
+use crate::{cni::ipam::BlockUse, routes::Summary};
 
 /// Builds the text: one `# TYPE` line a metric, then its samples.
 #[derive(Debug, Default)]
@@ -104,6 +104,44 @@ pub(super) fn peers(page: &mut Page, peers: &[Value]) {
         for peer in peers {
             page.sample(metric, &[("peer", &name(peer))], peer[field].as_u64().unwrap_or(0));
         }
+    }
+}
+
+/// The kernel's routes.
+pub(super) fn routes(page: &mut Page, fib: &Summary) {
+    let gauges: [(&str, &str, usize); 14] = [
+        ("desired", "Learned routes that should be in the kernel.", fib.ipv4 + fib.ipv6),
+        ("installed", "Learned routes that are in the kernel.", fib.installed),
+        ("pending", "Routes waiting to be written.", fib.pending),
+        ("stale", "Routes from before the start that no neighbour has confirmed yet.", fib.stale),
+        ("unresolved", "Learned routes without a reachable next hop.", fib.unresolved),
+        ("rejected", "Learned routes refused for what they are, or over the limit.", fib.rejected),
+        ("over_limit", "Learned routes over the limit of the kernel's routes.", fib.over_limit),
+        ("conflicts", "Learned routes kept out by somebody else's with the same metric.", fib.conflicts),
+        ("shadowed", "Learned routes to which the kernel prefers somebody else's.", fib.shadowed),
+        ("refused", "Learned routes that the kernel refused.", fib.refused),
+        ("local", "Routes to containers of this host.", fib.local),
+        ("blackholes", "Blackhole routes for the host's own blocks.", fib.blackholes),
+        ("nexthop_groups", "Sets of next hops, each a group in the kernel.", fib.groups),
+        ("nexthops_unresolved", "Next hops that resolve to nothing.", fib.next_hops_unresolved),
+    ];
+    for (name, help, value) in gauges {
+        gauge(page, &format!("slash32_routes_{name}"), help, value as u64);
+    }
+    let counters = &fib.counters;
+    let totals: [(&str, &str, u64); 8] = [
+        ("created", "Routes created in the kernel.", counters.created),
+        ("changed", "Routes changed in the kernel.", counters.changed),
+        ("deleted", "Routes deleted from the kernel.", counters.deleted),
+        ("objects_written", "Next-hop objects and groups written.", counters.objects_written),
+        ("kernel_errors", "Messages that the kernel refused.", counters.refused),
+        ("resyncs", "Times the kernel was read and compared.", counters.resyncs),
+        ("overruns", "Losses of the kernel's notifications, each followed by a resync.", counters.overruns),
+        ("repaired", "What somebody else deleted or changed and was put right.", counters.repaired),
+    ];
+    for (name, help, value) in totals {
+        let name = format!("slash32_routes_{name}_total");
+        page.metric(&name, "counter", help).sample(&name, &[], value);
     }
 }
 

@@ -22,7 +22,7 @@ mod trace;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use crate::routes::FibConfig;
+use crate::{cni::attachment::Attachment, routes::FibConfig};
 
 /// How the agent is started.
 #[derive(Clone, Debug)]
@@ -54,6 +54,8 @@ fn fib_config(config: &config::Config) -> FibConfig {
     FibConfig {
         table: routes.table,
         metric: routes.metric,
+        local_metric: routes.local_metric,
+        gateway6: Some(Attachment::gateway6()),
         protocol: routes.protocol,
         max_routes: routes.max_routes,
         nexthop_objects: routes.nexthop_objects,

@@ -23,7 +23,7 @@ use crate::{
     bgp::speaker::{PeerAction, SpeakerError, SpeakerHandle},
     model::Prefix,
     routes::{
-        RouteFilter,
+        Difference, RouteFilter,
         thread::{FibHandle, FibStopped},
     },
 };
@@ -150,9 +150,7 @@ impl Service {
             }
             Request::Bfd => value(self.speaker()?.bfd().await?),
             Request::Routes => value(self.inner.fib.routes(RouteFilter::default()).await?),
-            Request::RoutesVerify => {
-                value(self.inner.fib.verify().await?.map_err(|e| Failure::new(e.to_string()))?)
-            }
+            Request::RoutesVerify => value(self.verify().await?),
             Request::Endpoints => value(core.ask(|c| c.endpoints()).await?),
             Request::Label { endpoint, set, remove } => {
                 core.ask(move |c| c.label(&endpoint, &set, &remove)).await?
@@ -187,6 +185,24 @@ impl Service {
                 Ok(json!({ "stopping": true }))
             }
         }
+    }
+
+    /// Compares the kernel's routes with the intent.
+    async fn verify(&self) -> Result<Vec<Difference>, Failure> {
+        let verify = async || {
+            let differences = self.inner.fib.verify().await?;
+            differences.map_err(|e| Failure::new(e.to_string()).with_hint("try again"))
+        };
+        let first = verify().await?;
+        if first.is_empty() {
+            return Ok(first);
+        }
+        // An ADD or DEL under way writes to the kernel what the FIB hears of a moment later: when the core is through
+        // with it, only what is really different is left.
+        self.inner.core.ask(|_| ()).await?;
+        let mut second = verify().await?;
+        second.retain(|d| first.iter().any(|f| (&f.what, f.kind) == (&d.what, d.kind)));
+        Ok(second)
     }
 
     fn speaker(&self) -> Result<&SpeakerHandle, Failure> {
@@ -247,6 +263,7 @@ impl Service {
             .ask(|c| (c.endpoint_count(), c.policies().count(), c.policies().problems()))
             .await?;
         let fib = self.inner.fib.summary().await?;
+        problems.extend(fib.problems());
         for peer in &peers {
             if peer["state"] != "Established" {
                 let error = peer["last_error"].as_str().map_or_else(String::new, |e| format!(": {e}"));
@@ -274,6 +291,7 @@ impl Service {
             "policies": policies,
             "routes_learned": fib.ipv4 + fib.ipv6,
             "routes_installed": fib.installed,
+            "routes": fib,
             "problems": problems,
         }))
     }
@@ -301,7 +319,7 @@ impl Service {
             }
             None => (0, 0),
         };
-        let differences = self.inner.fib.verify().await?.map_or(0, |list| list.len());
+        let differences = self.verify().await?.len();
         let summary = self.inner.fib.summary().await?;
         Ok(doctor::Facts {
             sysctls: sysctls::missing(),
@@ -313,6 +331,8 @@ impl Service {
             foreign_drops: drops,
             policy_error,
             file_errors,
+            route_problems: summary.problems(),
+            routes_rejected: summary.rejected - summary.over_limit,
             nexthop_objects: summary.nexthop_objects,
             pools_without_block: config
                 .pools
@@ -331,18 +351,7 @@ impl Service {
         let peers = self.peers().await.unwrap_or_default();
         metrics::peers(&mut page, &peers);
         if let Ok(fib) = self.inner.fib.summary().await {
-            metrics::gauge(
-                &mut page,
-                "slash32_routes_desired",
-                "Learned routes that should be in the kernel.",
-                (fib.ipv4 + fib.ipv6) as u64,
-            );
-            metrics::gauge(
-                &mut page,
-                "slash32_routes_installed",
-                "Learned routes that are in the kernel.",
-                fib.installed as u64,
-            );
+            metrics::routes(&mut page, &fib);
         }
         if let Ok((stats, usage)) = self.inner.core.ask(|c| (c.cni_stats().clone(), c.ipam_usage())).await {
             stats.write(&mut page);

@@ -67,6 +67,9 @@ pub enum Error {
     /// The objects changed during a dump (`NLM_F_DUMP_INTR`) more often than we retry.
     #[error("the kernel's objects kept changing while they were listed")]
     DumpInterrupted,
+    /// Whoever asked for a dump did not want the rest of it.
+    #[error("something more urgent came between")]
+    Interrupted,
     /// An attribute of the message at this index does not fit its 16-bit length.
     #[error("netlink message {index}: attribute {kind} is longer than 65535 bytes")]
     AttributeTooLong {

@@ -210,6 +210,20 @@ pub fn visit(
     filter: Filter,
     mut each: impl FnMut(Route),
 ) -> Result<(), Error> {
+    visit_while(socket, family, filter, |route| {
+        each(route);
+        true
+    })
+}
+
+/// Like [`visit`], until `each` answers false; then the result is [`Error::Interrupted`], and the socket is of no use
+/// any more.
+pub fn visit_while(
+    socket: &mut Socket,
+    family: Family,
+    filter: Filter,
+    mut each: impl FnMut(Route) -> bool,
+) -> Result<(), Error> {
     let passes = |route: &Route| {
         filter.table.is_none_or(|t| t == route.table) && filter.protocol.is_none_or(|p| p == route.protocol)
     };
@@ -219,7 +233,10 @@ pub fn visit(
         |m: &RawMessage<'_>| {
             if m.kind == RTM_NEWROUTE {
                 // Again here, for kernels that ignore the filter.
-                Route::parse(m.payload).filter(passes).into_iter().for_each(&mut each);
+                let route = Route::parse(m.payload).filter(passes);
+                if route.is_some_and(|route| !each(route)) {
+                    return Err(Error::Interrupted);
+                }
             }
             Ok(())
         },

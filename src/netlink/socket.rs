@@ -245,7 +245,8 @@ impl Socket {
     }
 
     /// Sends a dump request and hands every message to `each`. May hand over an inconsistent list when objects
-    /// change meanwhile: the result says so ([`Error::DumpInterrupted`]) at the end. [`Self::dump`] retries.
+    /// change meanwhile: the result says so ([`Error::DumpInterrupted`]) at the end. [`Self::dump`] retries. When `each`
+    /// fails the rest is still read, except with [`Error::Interrupted`], after which the socket is of no use any more.
     pub fn dump_once(
         &mut self,
         kind: u16,
@@ -276,7 +277,12 @@ impl Socket {
                     }
                     // The rest must still be read, or it would be taken for the answer to the next request.
                     _ if failed.is_some() => {}
-                    _ => failed = each(&message).err(),
+                    _ => {
+                        failed = each(&message).err();
+                        if matches!(failed, Some(Error::Interrupted)) {
+                            return Err(Error::Interrupted);
+                        }
+                    }
                 }
             }
         }

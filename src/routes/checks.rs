@@ -18,9 +18,10 @@ pub enum Reason {
     LocalEndpoint,
     /// The prefix is an address of this host.
     HostAddress,
-    /// The prefix is one of this host's own address blocks.
+    /// The prefix is one of this host's own address blocks, or a part of one that is no single address.
     OwnBlock,
-    /// The route would take over the way to its own next hop, or to another that is directly connected.
+    /// The route would take over the way to its own next hop, or to another next hop or neighbour that is directly
+    /// connected.
     CoversNextHop,
     /// An IPv6 route cannot have an IPv4 gateway.
     Family,
@@ -73,7 +74,7 @@ impl Reason {
             Self::Martian => "the prefix is never routed (loopback, link-local, multicast or reserved)",
             Self::LocalEndpoint => "the prefix is the address of a container on this host",
             Self::HostAddress => "the prefix is an address of this host",
-            Self::OwnBlock => "the prefix is one of this host's own address blocks",
+            Self::OwnBlock => "the prefix is one of this host's own address blocks, or part of one",
             Self::CoversNextHop => "the route would take over the way to a next hop",
             Self::Family => "an IPv6 route cannot have an IPv4 gateway",
             Self::OverLimit => "the limit of routes (max_routes) is reached",

@@ -1,8 +1,8 @@
 //! How the FIB is to be run.
 
-use std::time::Duration;
+use std::{net::Ipv6Addr, time::Duration};
 
-use crate::netlink::route::TABLE_MAIN;
+use crate::netlink::route::{LOCAL_METRIC, TABLE_MAIN};
 
 /// The settings of a [`super::Fib`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +12,11 @@ pub struct FibConfig {
     /// The metric of learned routes. Lower wins in the kernel, so a static route for the same prefix (metric 0 by
     /// default, or 1024 for IPv6, where ours then stays out and is reported) takes precedence.
     pub metric: u32,
+    /// The metric of the routes to local containers: lower than [`Self::metric`], so that they win over a learned route
+    /// for the same address. Not 0, which IPv6 takes for 1024.
+    pub local_metric: u32,
+    /// The link-local address that every host end of a container with IPv6 has, as the container's gateway.
+    pub gateway6: Option<Ipv6Addr>,
     /// The routing protocol number that marks routes and next-hop objects as ours (`ip route show proto N`).
     pub protocol: u8,
     /// The most learned routes to put into the kernel; more are kept out and reported.
@@ -27,6 +32,8 @@ impl Default for FibConfig {
         Self {
             table: TABLE_MAIN,
             metric: 1024,
+            local_metric: LOCAL_METRIC,
+            gateway6: None,
             protocol: 32,
             max_routes: 2_000_000,
             nexthop_objects: true,

@@ -7,7 +7,8 @@ use hashbrown::HashMap;
 use super::{
     Kernel,
     gateways::Ways,
-    state::{LinkState, State},
+    reconcile::leftover,
+    state::{LinkState, Local, State},
     table::{Target, flag},
 };
 use crate::{
@@ -62,6 +63,11 @@ impl State {
         let addr = address.addr;
         self.gateways.enqueue_if(|g| g.addr == addr);
         let ifindex = address.ifindex;
+        if !there && self.config.gateway6.is_some_and(|gateway| gateway == addr) {
+            let on_device = |local: &Local| local.ifindex == ifindex;
+            let locals = self.locals.iter().filter(|(_, local)| on_device(local)).map(|(prefix, _)| *prefix);
+            self.local_queue.extend(locals);
+        }
         let bare = || !self.addrs.iter().any(|(a, on)| a.is_ipv4() && on.contains(&ifindex));
         if !there && addr.is_ipv4() && bare() {
             // With a device's last IPv4 address the kernel removes all IPv4 routes on it, without a word.
@@ -93,14 +99,18 @@ impl State {
             self.foreign_changed(route.prefix);
             return;
         }
-        if let (true, Some(hop)) = (route.is_on_link(), route.hops.first()) {
-            self.device_routes.insert(route.prefix, hop.ifindex);
+        if let Some(device) = self.local_route(route) {
+            self.device_routes.insert(route.prefix, device);
             if self.locals.contains_key(&route.prefix) {
                 self.local_queue.push(route.prefix);
             }
-        } else if route.metric == self.config.metric {
+        } else if route.metric == self.config.metric && !route.is_on_link() {
             // Not by us: our own changes are filtered out of the notifications.
             self.adopt_route(route);
+        } else {
+            tracing::warn!(prefix = %route.prefix, "somebody wrote a route with our protocol number: it is deleted");
+            self.counters.repaired += 1;
+            self.leftovers.push(leftover(route));
         }
     }
 
@@ -114,8 +124,8 @@ impl State {
             }
             return;
         }
-        if let (true, Some(hop)) = (route.is_on_link(), route.hops.first()) {
-            if self.device_routes.get(&route.prefix) == Some(&hop.ifindex) {
+        if let Some(device) = self.local_route(route) {
+            if self.device_routes.get(&route.prefix) == Some(&device) {
                 self.device_routes.remove(&route.prefix);
             }
             if self.locals.contains_key(&route.prefix) {
@@ -123,6 +133,7 @@ impl State {
                 self.local_queue.push(route.prefix);
             }
         } else if route.metric == self.config.metric
+            && !route.is_on_link()
             && let Some(ours) = self.table.find(route.prefix)
         {
             let meta = *self.table.meta(ours);

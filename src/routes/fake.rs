@@ -14,7 +14,7 @@ use crate::{
         link::Link,
         neigh::Neighbour,
         nexthop::{Kind, Object, Via},
-        route::{Hop, Mode, Route, RouteKind, TABLE_MAIN},
+        route::{Filter, Hop, Mode, Route, RouteKind, TABLE_MAIN},
         watch::KernelEvent,
     },
 };
@@ -253,7 +253,11 @@ impl Fake {
                 }
                 self.routes.remove(&key);
             }
-            Op::Local { .. } | Op::DropLocal { .. } | Op::Probe { .. } => {}
+            Op::DropLeftover(leftover) => {
+                let (prefix, metric) = (leftover.prefix, leftover.metric);
+                return self.execute(config, &Op::DropRoute { prefix, metric });
+            }
+            Op::Local { .. } | Op::DropLocal { .. } | Op::Gateway { .. } | Op::Probe { .. } => {}
         }
         Ok(())
     }
@@ -298,10 +302,18 @@ impl Kernel for Fake {
         Ok(self.objects.get(&id).cloned())
     }
 
-    fn routes(&mut self, family: Family, table: u32, each: &mut dyn FnMut(Route)) -> Result<(), Error> {
-        let wanted = |r: &&Route| r.prefix.family() == family && r.table == table;
-        self.routes.values().filter(wanted).cloned().for_each(each);
-        Ok(())
+    fn routes(
+        &mut self,
+        family: Family,
+        filter: Filter,
+        each: &mut dyn FnMut(Route) -> bool,
+    ) -> Result<(), Error> {
+        let wanted = |r: &&Route| {
+            r.prefix.family() == family
+                && filter.table.is_none_or(|t| t == r.table)
+                && filter.protocol.is_none_or(|p| p == r.protocol)
+        };
+        if self.routes.values().filter(wanted).cloned().all(each) { Ok(()) } else { Err(Error::Interrupted) }
     }
 
     fn write(&mut self, config: &FibConfig, ops: &[Op]) -> Result<Vec<KernelError>, Error> {

@@ -1,6 +1,10 @@
 //! The driver: a kernel, and what we want of it.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Instant,
+};
 
 use super::{
     Difference, FibConfig, Kernel,
@@ -45,9 +49,19 @@ impl<K: Kernel> Fib<K> {
                  and losing a next hop costs one message for every route instead of one in all"
             );
         }
+        if !config.nexthop_objects {
+            tracing::info!("next-hop objects are switched off: routes carry their next hops inline");
+        }
         let mut state = State::new(config, objects);
-        state.reconcile(&mut kernel, now)?;
-        Ok(Self { kernel, state })
+        let mut attempts = 0;
+        loop {
+            match state.reconcile(&mut kernel, now) {
+                // Others write at the same time.
+                Err(Error::DumpInterrupted) if attempts < 20 => attempts += 1,
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(Self { kernel, state }),
+            }
+        }
     }
 
     /// The kernel driven, to look at.
@@ -97,9 +111,29 @@ impl<K: Kernel> Fib<K> {
         self.state.gateways.mark(gateway, ifindex, true);
     }
 
-    /// Uses a next hop again.
+    /// Uses a next hop only where there is no other: it may be down, and may be restarting. Costs and lasts as
+    /// [`Self::mark_next_hop_down`].
+    pub fn suspect_next_hop(&mut self, gateway: IpAddr, ifindex: u32) {
+        self.state.suspect(gateway, ifindex, true);
+    }
+
+    /// Uses a next hop again: its session is up. Protects it as [`Self::protect`] does.
     pub fn mark_next_hop_up(&mut self, gateway: IpAddr, ifindex: u32) {
         self.state.gateways.mark(gateway, ifindex, false);
+        self.state.suspect(gateway, ifindex, false);
+        if ifindex == 0 {
+            self.state.heard(gateway);
+        }
+    }
+
+    /// Lets no learned route take over the way to these neighbours, and to no others, while they are on a link.
+    pub fn protect(&mut self, neighbours: impl IntoIterator<Item = IpAddr>) {
+        self.state.protect(neighbours.into_iter().collect());
+    }
+
+    /// Reading the kernel is given up while this is not 0: something waits that is more urgent.
+    pub fn urgent(&self) -> Arc<AtomicUsize> {
+        self.state.urgent.clone()
     }
 
     /// Says that all wanted routes of a family (or of both) are known: those found in the kernel at the start and

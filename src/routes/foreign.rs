@@ -185,6 +185,11 @@ impl Foreign {
         })
     }
 
+    /// All prefixes with their routes, best first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Prefix, &[ForeignRoute])> {
+        self.routes.iter().map(|(prefix, list)| (prefix, list.as_slice()))
+    }
+
     /// The number of prefixes.
     pub(super) fn len(&self) -> usize {
         self.routes.len()

@@ -63,6 +63,8 @@ pub(super) struct Gateways {
     by_key: BTreeMap<(IpAddr, u32), u32>,
     /// Marked down, whether in use or not. An interface of 0 stands for any.
     down: HashSet<(IpAddr, u32)>,
+    /// Suspected to be down, in the same way.
+    suspect: HashSet<(IpAddr, u32)>,
     queue: Vec<u32>,
 }
 
@@ -184,17 +186,34 @@ impl Gateways {
 
     /// Marks a next hop down or up; an interface of 0 stands for any. Queues it when it is in use.
     pub(super) fn mark(&mut self, addr: IpAddr, ifindex: u32, down: bool) {
-        let changed = if down {
-            self.down.insert((addr, ifindex))
-        } else {
-            let before = self.down.len();
-            self.down.retain(|(a, i)| *a != addr || (ifindex != 0 && *i != ifindex));
-            before != self.down.len()
-        };
+        let changed =
+            if down { self.down.insert((addr, ifindex)) } else { remove_mark(&mut self.down, addr, ifindex) };
         if changed {
             // Others may resolve through it.
             self.enqueue_if(|g| g.recursive || (g.addr == addr && (ifindex == 0 || g.ifindex == ifindex)));
         }
+    }
+
+    /// Suspects a next hop, or no longer; answers the sets that are to be computed anew. Those that resolve through it
+    /// are queued.
+    pub(super) fn suspect(&mut self, addr: IpAddr, ifindex: u32, on: bool) -> BTreeSet<u32> {
+        let changed = if on {
+            self.suspect.insert((addr, ifindex))
+        } else {
+            remove_mark(&mut self.suspect, addr, ifindex)
+        };
+        if !changed {
+            return BTreeSet::new();
+        }
+        self.enqueue_if(|g| g.recursive);
+        let concerned = |g: &&Gateway| g.addr == addr && (ifindex == 0 || g.ifindex == ifindex);
+        self.iter().map(|(_, g)| g).filter(concerned).flat_map(|g| g.sets.iter().copied()).collect()
+    }
+
+    /// Whether a next hop is suspected to be down: it is used only where there is no other.
+    pub(super) fn is_suspect(&self, addr: IpAddr, ifindex: u32) -> bool {
+        !self.suspect.is_empty()
+            && (self.suspect.contains(&(addr, ifindex)) || self.suspect.contains(&(addr, 0)))
     }
 
     /// Whether a next hop is marked down.
@@ -203,7 +222,14 @@ impl Gateways {
     }
 }
 
-fn last_address(prefix: Prefix) -> IpAddr {
+fn remove_mark(marks: &mut HashSet<(IpAddr, u32)>, addr: IpAddr, ifindex: u32) -> bool {
+    let before = marks.len();
+    marks.retain(|(a, i)| *a != addr || (ifindex != 0 && *i != ifindex));
+    before != marks.len()
+}
+
+/// The last address of a prefix.
+pub(super) fn last_address(prefix: Prefix) -> IpAddr {
     let len = prefix.len();
     match prefix.addr() {
         IpAddr::V4(a) => (a | std::net::Ipv4Addr::from(u32::MAX.checked_shr(len.into()).unwrap_or(0))).into(),

@@ -1,6 +1,6 @@
 //! What the FIB asks of the kernel: reading, and writing in batches. The real one is netlink; tests have another.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::FibConfig;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         link::{self, Link},
         neigh::{self, Neighbour},
         nexthop::{self, Via},
-        route::{self, Filter, LOCAL_METRIC, Mode, Route, RouteKind},
+        route::{self, Filter, Mode, Route, RouteKind},
     },
 };
 
@@ -61,13 +61,24 @@ pub enum Op {
         /// The host end.
         ifindex: u32,
     },
-    /// Deletes the route of ours to a container on a device, of any metric.
+    /// Deletes the route of ours to a container on a device.
     DropLocal {
         /// The container's address.
         prefix: Prefix,
         /// The host end.
         ifindex: u32,
+        /// The metric, 0 for any.
+        metric: u32,
     },
+    /// Gives a host end the address that is its container's IPv6 gateway.
+    Gateway {
+        /// The host end.
+        ifindex: u32,
+        /// The link-local address.
+        addr: Ipv6Addr,
+    },
+    /// Deletes a route of our protocol that is not as we write them.
+    DropLeftover(Leftover),
     /// Asks for a neighbour.
     Probe {
         /// The device.
@@ -75,6 +86,21 @@ pub enum Op {
         /// The neighbour.
         addr: IpAddr,
     },
+}
+
+/// A route of our protocol number that is not as we write them: from an earlier configuration, or by somebody else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// The destination.
+    pub prefix: Prefix,
+    /// The table.
+    pub table: u32,
+    /// The metric.
+    pub metric: u32,
+    /// What it does.
+    pub kind: RouteKind,
+    /// The device of a route that leads straight onto it.
+    pub ifindex: Option<u32>,
 }
 
 /// Where a route leads, as the kernel is told.
@@ -102,8 +128,14 @@ pub trait Kernel {
     fn objects(&mut self) -> Result<Vec<nexthop::Object>, Error>;
     /// One next-hop object.
     fn object(&mut self, id: u32) -> Result<Option<nexthop::Object>, Error>;
-    /// All routes of a family in a table.
-    fn routes(&mut self, family: Family, table: u32, each: &mut dyn FnMut(Route)) -> Result<(), Error>;
+    /// The routes of a family that pass a filter. `each` answers whether to go on; when it does not, the result is
+    /// [`Error::Interrupted`].
+    fn routes(
+        &mut self,
+        family: Family,
+        filter: Filter,
+        each: &mut dyn FnMut(Route) -> bool,
+    ) -> Result<(), Error>;
     /// Executes the operations in order, each for itself; answers those that failed. An `Err` leaves the outcome
     /// unknown.
     fn write(&mut self, config: &FibConfig, ops: &[Op]) -> Result<Vec<KernelError>, Error>;
@@ -113,13 +145,15 @@ pub trait Kernel {
 #[derive(Debug)]
 pub struct Netlink {
     socket: Socket,
+    /// For long lists of routes: a list that is not read to its end makes a socket useless.
+    reader: Option<Socket>,
     batch: Batch,
 }
 
 impl Netlink {
     /// The kernel behind a routing socket.
     pub fn new(socket: Socket) -> Self {
-        Self { socket, batch: Batch::new() }
+        Self { socket, reader: None, batch: Batch::new() }
     }
 
     /// The socket's port, to leave our own changes out of the notifications.
@@ -153,8 +187,19 @@ impl Kernel for Netlink {
         nexthop::fetch(&mut self.socket, id)
     }
 
-    fn routes(&mut self, family: Family, table: u32, each: &mut dyn FnMut(Route)) -> Result<(), Error> {
-        route::visit(&mut self.socket, family, Filter { table: Some(table), protocol: None }, each)
+    fn routes(
+        &mut self,
+        family: Family,
+        filter: Filter,
+        each: &mut dyn FnMut(Route) -> bool,
+    ) -> Result<(), Error> {
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => Socket::route()?,
+        };
+        route::visit_while(&mut reader, family, filter, each)?;
+        self.reader = Some(reader);
+        Ok(())
     }
 
     fn write(&mut self, config: &FibConfig, ops: &[Op]) -> Result<Vec<KernelError>, Error> {
@@ -192,10 +237,16 @@ fn encode(batch: &mut Batch, config: &FibConfig, op: &Op) {
         }
         Op::Local { prefix, ifindex } => {
             let target = route::Target::Device(*ifindex);
-            route::push(batch, &key(prefix, LOCAL_METRIC), target, Mode::Create)
+            route::push(batch, &key(prefix, config.local_metric), target, Mode::Create)
         }
-        Op::DropLocal { prefix, ifindex } => {
-            route::push_delete(batch, &key(prefix, 0), RouteKind::Unicast, Some(*ifindex))
+        Op::DropLocal { prefix, ifindex, metric } => {
+            route::push_delete(batch, &key(prefix, *metric), RouteKind::Unicast, Some(*ifindex))
+        }
+        Op::Gateway { ifindex, addr } => addr::push_add(batch, *ifindex, (*addr).into(), 64),
+        Op::DropLeftover(Leftover { prefix, table, metric, kind, ifindex }) => {
+            let key =
+                route::Key { prefix: *prefix, table: *table, protocol: config.protocol, metric: *metric };
+            route::push_delete(batch, &key, *kind, *ifindex)
         }
         Op::Probe { ifindex, addr } => neigh::push_probe(batch, *ifindex, *addr),
     };

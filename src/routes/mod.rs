@@ -6,9 +6,10 @@
 //! # What is ours
 //! Routes with our protocol number (32) in our table, and next-hop objects with that number and an id in our range
 //! (the protocol number is the id's highest byte). Learned and blackhole routes also have our metric (1024); routes
-//! of our protocol that lead straight onto a device are those of local containers, which the attachment writes and
-//! this room repairs. All else is foreign and never touched: a foreign route with the same prefix, table and metric
-//! keeps ours out, and is reported.
+//! of our protocol that lead straight onto a host end (`s32…`) are those of local containers, which the attachment
+//! writes and this room repairs. What else has our number is left from another configuration, or somebody's mistake,
+//! and is deleted. All without our number is foreign and never touched: a foreign route with the same prefix, table
+//! and metric keeps ours out, one with a lower metric is preferred by the kernel, and both are reported.
 //!
 //! # Parts
 //! `table` the routes, compactly; `gateways` and `sets` next hops and groups; `foreign` other people's routes;
@@ -40,7 +41,7 @@ pub use checks::Reason;
 pub use config::FibConfig;
 pub use fib::{Fib, Step};
 pub use gateways::Unresolved;
-pub use kernel::{Kernel, Netlink, Op, Way};
+pub use kernel::{Kernel, Leftover, Netlink, Op, Way};
 pub use reconcile::{Difference, DifferenceKind};
 pub use state::Counters;
 pub use status::{

@@ -7,10 +7,10 @@ use smallvec::SmallVec;
 use super::{
     Op,
     checks::{Reason, is_martian},
-    gateways::{Unresolved, Ways, family_fits, is_host_address, is_link_local},
+    gateways::{Unresolved, Ways, family_fits, is_host_address, is_link_local, last_address},
     kernel::Way,
     sets::{Set, canonical},
-    state::{LinkState, State},
+    state::{DeviceRoute, LinkState, State},
     table::{RouteRef, Table, Target, flag},
 };
 use crate::{
@@ -30,6 +30,7 @@ impl State {
     /// The first hops to which a set of next hops resolves now.
     pub(super) fn target_of(&self, key: &NextHopSet) -> Ways {
         let mut all: SmallVec<[(Via, u32); 4]> = SmallVec::new();
+        let mut suspects: SmallVec<[(Via, u32); 4]> = SmallVec::new();
         for hop in key.hops() {
             let ways = match self.gateways.find(hop.gateway, hop.ifindex).and_then(|i| self.gateways.slot(i))
             {
@@ -42,9 +43,16 @@ impl State {
             // A next hop's share is divided among the first hops that lead to it.
             let total: u32 = ways.iter().map(|(_, w)| u32::from(*w)).sum::<u32>().max(1);
             let share = |w: u16| if ways.len() == 1 { 1 << 12 } else { (u32::from(w) << 12) / total };
-            all.extend(ways.iter().map(|(via, w)| (*via, u32::from(hop.weight.max(1)) * share(*w).max(1))));
+            let list =
+                if self.gateways.is_suspect(hop.gateway, hop.ifindex) { &mut suspects } else { &mut all };
+            list.extend(ways.iter().map(|(via, w)| (*via, u32::from(hop.weight.max(1)) * share(*w).max(1))));
         }
-        all.retain(|(via, _)| !self.broken.get(via).is_some_and(|b| b.active));
+        let works = |(via, _): &mut (Via, u32)| !self.broken.get(via).is_some_and(|b| b.active);
+        all.retain(works);
+        if all.is_empty() {
+            suspects.retain(works);
+            all = suspects;
+        }
         // A neighbour that does not answer is left out while another does.
         let answers = |via: &Via| !self.failed.contains(&(via.gateway, via.ifindex));
         if all.iter().any(|(via, _)| answers(via)) {
@@ -160,10 +168,17 @@ impl State {
                 return false;
             }
             let mut ways: SmallVec<[(Via, u32); 4]> = SmallVec::new();
-            for hop in key.hops() {
-                let resolved = self.resolve_from(hop.gateway, hop.ifindex, trail, recursive);
-                let resolved = resolved.unwrap_or_default();
-                ways.extend(resolved.iter().map(|(via, w)| (*via, u32::from(*w) * u32::from(hop.weight))));
+            for suspect in [false, true] {
+                let of = |hop: &&crate::model::NextHop| {
+                    self.gateways.is_suspect(hop.gateway, hop.ifindex) == suspect && ways.is_empty()
+                };
+                for hop in key.hops().iter().filter(of).collect::<SmallVec<[_; 4]>>() {
+                    let resolved = self.resolve_from(hop.gateway, hop.ifindex, trail, recursive);
+                    let resolved = resolved.unwrap_or_default();
+                    ways.extend(
+                        resolved.iter().map(|(via, w)| (*via, u32::from(*w) * u32::from(hop.weight))),
+                    );
+                }
             }
             if ways.is_empty() {
                 return false;
@@ -187,6 +202,10 @@ impl State {
                 return Some(Reason::HostAddress);
             }
         }
+        // More specific than the block, it would send addresses that no container has to the network and back.
+        if !prefix.is_host() && self.blocks.iter().any(|block| *block != prefix && block.covers(prefix)) {
+            return Some(Reason::OwnBlock);
+        }
         let hops = set.key.as_ref().map(|k| k.hops()).unwrap_or_default();
         if !hops.iter().all(|hop| family_fits(prefix.family(), hop.gateway)) {
             return Some(Reason::Family);
@@ -204,6 +223,13 @@ impl State {
                 None => own,
             };
             if takes_over {
+                return Some(Reason::CoversNextHop);
+            }
+        }
+        // The neighbour of a session is a next hop to be, even while nobody uses it.
+        for addr in self.sessions.range(prefix.addr()..=last_address(prefix)) {
+            let connected = self.foreign.longest_match(*addr);
+            if connected.is_some_and(|(theirs, route)| route.is_on_link() && theirs.len() <= prefix.len()) {
                 return Some(Reason::CoversNextHop);
             }
         }
@@ -315,10 +341,15 @@ impl State {
 
     /// Whether somebody else has a route with our prefix, table and metric.
     pub(super) fn is_taken(&self, prefix: Prefix) -> bool {
+        self.taken_by(prefix).is_some()
+    }
+
+    /// Somebody else's route with our prefix, table and metric.
+    pub(super) fn taken_by(&self, prefix: Prefix) -> Option<&super::foreign::ForeignRoute> {
         let ours = |r: &&super::foreign::ForeignRoute| {
             r.table == self.config.table && r.metric == self.config.metric
         };
-        self.foreign.of(prefix).iter().any(|r| ours(&r))
+        self.foreign.of(prefix).iter().find(ours)
     }
 
     /// How the kernel is told about a target.
@@ -442,9 +473,11 @@ impl State {
         for prefix in self.foreign.remove_device(ifindex, family) {
             self.foreign_changed(prefix);
         }
-        let hit = |p: &Prefix, dev: &u32| *dev == ifindex && family.is_none_or(|f| f == p.family());
+        let hit = |p: &Prefix, route: &DeviceRoute| {
+            route.ifindex == ifindex && family.is_none_or(|f| f == p.family())
+        };
         let (device_routes, locals) = (&mut self.device_routes, &self.locals);
-        for (prefix, _) in device_routes.extract_if(|p, dev| hit(p, dev)) {
+        for (prefix, _) in device_routes.extract_if(|p, route| hit(p, route)) {
             if locals.contains_key(&prefix) {
                 self.local_queue.push(prefix);
             }

@@ -1,25 +1,28 @@
 //! Reading the kernel and finding the differences: at the start, after lost notifications, in the periodic audit,
 //! and for `slash32 routes verify`.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use hashbrown::HashMap;
 use serde::Serialize;
 
 use super::{
-    Kernel, Reason,
+    Kernel, Leftover, Reason,
     gateways::Ways,
     sets::canonical,
-    state::{LinkState, State},
+    state::{DeviceRoute, LinkState, State},
     table::{Target, flag},
 };
 use crate::{
-    model::{Family, Prefix},
+    model::{EndpointId, Family, Prefix},
     netlink::{
         Error,
         link::Link,
         nexthop::{Kind, Object, Via},
-        route::{Hop, Route, RouteKind, TABLE_MAIN},
+        route::{Filter, Hop, Route, RouteKind, TABLE_MAIN},
     },
 };
 
@@ -47,6 +50,16 @@ pub enum DifferenceKind {
     Unexpected,
     /// The kernel has it with other contents.
     Wrong,
+    /// Somebody else's route is in its place.
+    Conflict,
+}
+
+/// What was found beside routes that we wrote.
+#[derive(Debug, Default)]
+struct Found {
+    foreign: super::foreign::Foreign,
+    device_routes: HashMap<Prefix, DeviceRoute>,
+    leftovers: Vec<Leftover>,
 }
 
 /// The objects of ours in the kernel.
@@ -199,9 +212,7 @@ impl State {
 
     fn read_routes(&mut self, kernel: &mut dyn Kernel) -> Result<(), Error> {
         self.table.for_each_mut(|_, meta| meta.put(flag::SEEN, false));
-        self.foreign = super::foreign::Foreign::default();
-        self.device_routes.clear();
-        self.leftovers.clear();
+        let mut found = Found::default();
         let mut tables = vec![self.config.table];
         if self.config.table != TABLE_MAIN {
             tables.push(TABLE_MAIN);
@@ -209,13 +220,20 @@ impl State {
         for family in Family::ALL {
             for table in &tables {
                 let mut read = 0usize;
-                kernel.routes(family, *table, &mut |route| {
+                let filter = Filter { table: Some(*table), protocol: None };
+                let urgent = self.urgent.clone();
+                kernel.routes(family, filter, &mut |route| {
                     read += 1;
-                    self.found_route(&route);
+                    self.found_route(&route, &mut found);
+                    go_on(&urgent, read)
                 })?;
                 tracing::debug!(%family, table, read, "read the kernel's routes");
             }
         }
+        // Only now: half of what others have would be worse than what was known.
+        self.foreign = found.foreign;
+        self.device_routes = found.device_routes;
+        self.leftovers = found.leftovers;
         let gone = self.table.collect(|m| !m.has(flag::SEEN) && m.actual != Target::NONE);
         self.counters.repaired += gone.len() as u64;
         for route in gone {
@@ -237,20 +255,52 @@ impl State {
     }
 
     /// Notes a route that the kernel has.
-    fn found_route(&mut self, route: &Route) {
+    fn found_route(&mut self, route: &Route, found: &mut Found) {
         if route.table != self.config.table || route.protocol != self.config.protocol {
-            self.foreign.add(route, false);
-            return;
+            found.foreign.add(route, false);
+        } else if let Some(device) = self.local_route(route) {
+            found.device_routes.insert(route.prefix, device);
+        } else if route.metric != self.config.metric || route.is_on_link() {
+            found.leftovers.push(leftover(route));
+        } else {
+            self.adopt_route(route);
         }
-        if let (true, Some(hop)) = (route.is_on_link(), route.hops.first()) {
-            self.device_routes.insert(route.prefix, hop.ifindex);
-            return;
+    }
+
+    /// The device of a route to a container: one that we know, or another that leads onto a host end.
+    pub(super) fn local_route(&self, route: &Route) -> Option<DeviceRoute> {
+        let hop = route.hops.first().filter(|_| route.is_on_link())?;
+        let known = self.locals.get(&route.prefix).is_some_and(|local| local.ifindex == hop.ifindex);
+        let host_end = || {
+            let link = self.links.get(&hop.ifindex);
+            // A link of which we have not heard yet: the attachment writes link and route in one go.
+            link.is_none_or(|l| l.name.starts_with(EndpointId::PREFIX))
+        };
+        (known || (route.prefix.is_host() && host_end()))
+            .then_some(DeviceRoute { ifindex: hop.ifindex, metric: route.metric })
+    }
+
+    /// Looks for routes of ours in tables that an earlier configuration named.
+    pub(super) fn search_tables(&mut self, kernel: &mut dyn Kernel) -> Result<(), Error> {
+        for family in Family::ALL {
+            let filter = Filter { table: None, protocol: Some(self.config.protocol) };
+            let (urgent, mut read) = (self.urgent.clone(), 0);
+            let mut found = Vec::new();
+            kernel.routes(family, filter, &mut |route| {
+                read += 1;
+                if route.table != self.config.table {
+                    found.push(leftover(&route));
+                }
+                go_on(&urgent, read)
+            })?;
+            if let Some(first) = found.first() {
+                let (routes, table) = (found.len(), first.table);
+                tracing::info!(%family, routes, table, "routes in a table of an earlier configuration: deleted");
+            }
+            self.leftovers.extend(found);
         }
-        if route.metric != self.config.metric {
-            self.leftovers.push((route.prefix, route.metric));
-            return;
-        }
-        self.adopt_route(route);
+        self.searched_tables = true;
+        Ok(())
     }
 
     /// Notes a route of ours that the kernel has.
@@ -306,31 +356,47 @@ impl State {
             self.verify_objects(&list, &mut differences);
         }
         self.table.for_each_mut(|_, meta| meta.put(flag::SEEN, false));
-        let mut devices: HashMap<Prefix, u32> = HashMap::new();
+        let mut devices: HashMap<Prefix, DeviceRoute> = HashMap::new();
         for family in Family::ALL {
-            let (table, protocol) = (self.config.table, self.config.protocol);
-            kernel.routes(family, table, &mut |route| {
-                if route.protocol != protocol || route.table != table {
-                    return;
+            let (urgent, mut read) = (self.urgent.clone(), 0);
+            let filter = Filter { table: Some(self.config.table), protocol: Some(self.config.protocol) };
+            kernel.routes(family, filter, &mut |route| {
+                read += 1;
+                match self.locals.get(&route.prefix).zip(route.hops.first().filter(|_| route.is_on_link())) {
+                    Some((local, hop)) if local.ifindex == hop.ifindex => {
+                        devices
+                            .insert(route.prefix, DeviceRoute { ifindex: hop.ifindex, metric: route.metric });
+                    }
+                    _ => differences.extend(self.verify_route(&route)),
                 }
-                if let (true, Some(hop)) = (route.is_on_link(), route.hops.first()) {
-                    devices.insert(route.prefix, hop.ifindex);
-                } else {
-                    differences.extend(self.verify_route(&route));
-                }
+                go_on(&urgent, read)
             })?;
         }
         for (route, meta) in self.table.iter() {
-            if !meta.has(flag::SEEN) && self.expected(meta) != Target::NONE {
+            let prefix = self.table.prefix(route);
+            if meta.reason == Reason::Conflict as u8 {
+                differences.push(self.conflict(prefix));
+            } else if !meta.has(flag::SEEN) && self.expected(meta) != Target::NONE {
                 differences.push(Difference {
-                    what: self.table.prefix(route).to_string(),
+                    what: prefix.to_string(),
                     kind: DifferenceKind::Missing,
                     detail: "the route is wanted and not in the kernel".into(),
                 });
             }
         }
         for (prefix, local) in &self.locals {
-            if devices.get(prefix) != Some(&local.ifindex) {
+            let wanted = DeviceRoute { ifindex: local.ifindex, metric: self.config.local_metric };
+            let found = devices.get(prefix);
+            if let Some(found) = found.filter(|found| **found != wanted) {
+                differences.push(Difference {
+                    what: prefix.to_string(),
+                    kind: DifferenceKind::Wrong,
+                    detail: format!(
+                        "the route to the container has metric {} and should have {}",
+                        found.metric, wanted.metric
+                    ),
+                });
+            } else if found.is_none() {
                 differences.push(Difference {
                     what: prefix.to_string(),
                     kind: DifferenceKind::Missing,
@@ -343,6 +409,30 @@ impl State {
         }
         differences.sort();
         Ok(differences)
+    }
+
+    fn conflict(&self, prefix: Prefix) -> Difference {
+        let theirs = self.taken_by(prefix).map_or_else(
+            || "a route of somebody else".to_owned(),
+            |r| format!("a route of protocol {} {}", r.protocol, self.leads(r.kind, None, &r.hops)),
+        );
+        let detail =
+            format!("{theirs} has metric {} too and keeps ours out; it is not touched", self.config.metric);
+        Difference { what: prefix.to_string(), kind: DifferenceKind::Conflict, detail }
+    }
+
+    /// Where a route leads, in words.
+    fn leads(&self, kind: RouteKind, object: Option<u32>, hops: &[Hop]) -> String {
+        let hop = |hop: &Hop| {
+            let gateway = hop.gateway.map(|g| format!("via {g} ")).unwrap_or_default();
+            format!("{gateway}dev {}", self.link_name(hop.ifindex))
+        };
+        match (kind, object) {
+            (RouteKind::Blackhole, _) => "to nowhere".into(),
+            (_, Some(id)) => format!("to next-hop object {id}"),
+            _ if hops.is_empty() => "to nowhere".into(),
+            _ => hops.iter().map(hop).collect::<Vec<_>>().join(", "),
+        }
     }
 
     /// What the kernel should have for a route, given what is known to keep it out.
@@ -366,9 +456,12 @@ impl State {
 
     fn verify_route(&mut self, found: &Route) -> Option<Difference> {
         let difference = |kind, detail: String| Difference { what: found.prefix.to_string(), kind, detail };
-        let unexpected =
-            || difference(DifferenceKind::Unexpected, "the kernel has the route and should not".into());
-        if found.metric != self.config.metric {
+        let leads = self.leads(found.kind, found.nexthop_id, &found.hops);
+        let unexpected = || {
+            let detail = format!("the kernel has it ({leads}, metric {}) and should not", found.metric);
+            difference(DifferenceKind::Unexpected, detail)
+        };
+        if found.metric != self.config.metric || found.is_on_link() {
             return Some(unexpected());
         }
         let Some(route) = self.table.find(found.prefix) else { return Some(unexpected()) };
@@ -383,21 +476,25 @@ impl State {
         {
             return None;
         }
-        let leads = match (found.kind, found.nexthop_id) {
-            (RouteKind::Blackhole, _) => "nowhere".into(),
-            (_, Some(id)) => format!("to next-hop object {id}"),
-            _ => format!("to {} inline next hops", found.hops.len()),
-        };
-        let should = match expected.index() {
-            Some(index) if self.objects => format!("to group {}", self.config.first_group_id() + index),
-            Some(_) => "to other next hops".into(),
-            None => "nowhere".into(),
+        let should = match expected.index().and_then(|i| Some((i, self.sets.get(i)?))) {
+            Some((index, set)) if self.objects => {
+                format!("to group {} [{}]", self.config.first_group_id() + index, describe(&set.target))
+            }
+            Some((_, set)) => format!("to [{}]", describe(&set.target)),
+            None => "to nowhere".into(),
         };
         Some(difference(DifferenceKind::Wrong, format!("it leads {leads} and should lead {should}")))
     }
 
     fn verify_objects(&self, list: &[Object], differences: &mut Vec<Difference>) {
         let objects = self.sort_objects(list);
+        for (index, via) in objects.hops.iter().filter(|(index, _)| self.hops.get(*index).is_none()) {
+            differences.push(Difference {
+                what: format!("next-hop object {}", self.config.first_hop_id() + index),
+                kind: DifferenceKind::Unexpected,
+                detail: format!("{} dev {}", via.gateway, self.link_name(via.ifindex)),
+            });
+        }
         let groups: HashMap<u32, Ways> = objects.groups.into_iter().collect();
         let name = |index| format!("next-hop group {}", self.config.first_group_id() + index);
         for (index, set) in self.sets.iter().filter(|(_, s)| s.key.is_some() && s.wanted > 0) {
@@ -434,6 +531,23 @@ impl LinkState {
             running: link.is_running(),
             loopback: link.is_loopback(),
         }
+    }
+}
+
+/// Whether to go on reading: not when something urgent waits, which is looked at now and then.
+fn go_on(urgent: &AtomicUsize, read: usize) -> bool {
+    !read.is_multiple_of(256) || urgent.load(Ordering::Relaxed) == 0
+}
+
+/// What is to be deleted of a route.
+pub(super) fn leftover(route: &Route) -> Leftover {
+    let device = route.hops.first().filter(|_| route.is_on_link()).map(|hop| hop.ifindex);
+    Leftover {
+        prefix: route.prefix,
+        table: route.table,
+        metric: route.metric,
+        kind: route.kind,
+        ifindex: device,
     }
 }
 

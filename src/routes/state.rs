@@ -4,7 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use smallvec::SmallVec;
 
 use super::{
-    FibConfig,
+    FibConfig, Leftover,
     foreign::Foreign,
     gateways::Gateways,
     sets::{Hops, Sets},
@@ -51,15 +51,25 @@ pub(super) struct State {
     /// Those with a retry to come.
     pub(super) troubled_locals: BTreeSet<Prefix>,
     /// Routes of our protocol straight onto a device, as the kernel has them: those of containers.
-    pub(super) device_routes: HashMap<Prefix, u32>,
+    pub(super) device_routes: HashMap<Prefix, DeviceRoute>,
+    /// The host's own blocks.
+    pub(super) blocks: BTreeSet<Prefix>,
+    /// Those of them that had a session, listed in the configuration or not.
+    pub(super) heard: BTreeSet<IpAddr>,
+    /// Neighbours' ends of sessions: no learned route may take over the way to one that is on a link.
+    pub(super) sessions: BTreeSet<IpAddr>,
+    /// How many urgent commands wait outside; long reading is given up for them.
+    pub(super) urgent: Arc<AtomicUsize>,
     pub(super) troubles: HashMap<RouteRef, Trouble>,
     pub(super) retries: BinaryHeap<Reverse<(Instant, RouteRef)>>,
     /// Sets whose group the kernel refused.
     pub(super) troubled_sets: BTreeSet<u32>,
     /// Whether groups came, went or changed in a way that concerns their routes.
     pub(super) scan: bool,
-    /// Routes of ours with another metric, left by an earlier configuration: deleted when stale routes are.
-    pub(super) leftovers: Vec<(Prefix, u32)>,
+    /// Routes of our protocol that are not as we write them: deleted when stale routes are.
+    pub(super) leftovers: Vec<Leftover>,
+    /// Whether other tables were looked through for routes of an earlier configuration.
+    pub(super) searched_tables: bool,
     /// Whether routes found in the kernel are kept until somebody says that all wanted ones are known; IPv4, IPv6.
     pub(super) keep_stale: [bool; 2],
     /// Routes admitted under the limit.
@@ -82,6 +92,13 @@ pub(super) struct LinkState {
     pub(super) up: bool,
     pub(super) running: bool,
     pub(super) loopback: bool,
+}
+
+/// A route straight onto a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DeviceRoute {
+    pub(super) ifindex: u32,
+    pub(super) metric: u32,
 }
 
 /// A local container's route.
@@ -152,11 +169,16 @@ impl State {
             local_queue: Vec::new(),
             troubled_locals: BTreeSet::new(),
             device_routes: HashMap::new(),
+            blocks: BTreeSet::new(),
+            heard: BTreeSet::new(),
+            sessions: BTreeSet::new(),
+            urgent: Arc::default(),
             troubles: HashMap::new(),
             retries: BinaryHeap::new(),
             troubled_sets: BTreeSet::new(),
             scan: false,
             leftovers: Vec::new(),
+            searched_tables: false,
             keep_stale: [true; 2],
             counted: 0,
             over_limit: false,
@@ -237,12 +259,54 @@ impl State {
             meta.put(flag::STALE, false);
             self.enqueue(route);
         }
+        if self.blocks.insert(prefix) {
+            self.touch_inside(prefix);
+        }
     }
 
     /// No longer wants traffic to a prefix dropped.
     pub(super) fn remove_blackhole(&mut self, prefix: Prefix) {
         if let Some(route) = self.table.find(prefix) {
             self.table.meta_mut(route).put(flag::BLOCK, false);
+            self.enqueue(route);
+        }
+        if self.blocks.remove(&prefix) {
+            self.touch_inside(prefix);
+        }
+    }
+
+    /// Lets no learned route take over the way to these addresses, as long as they are on a link.
+    pub(super) fn protect(&mut self, mut sessions: BTreeSet<IpAddr>) {
+        sessions.extend(&self.heard);
+        let old = std::mem::replace(&mut self.sessions, sessions);
+        let changed: Vec<IpAddr> = old.symmetric_difference(&self.sessions).copied().collect();
+        for addr in changed {
+            self.touch_covering(addr);
+        }
+    }
+
+    /// A neighbour has a session, and needs protection as one that is listed.
+    pub(super) fn heard(&mut self, addr: IpAddr) {
+        if self.heard.insert(addr) && self.sessions.insert(addr) {
+            self.touch_covering(addr);
+        }
+    }
+
+    /// Uses a next hop only where there is no other, or again as any.
+    pub(super) fn suspect(&mut self, addr: IpAddr, ifindex: u32, on: bool) {
+        for set in self.gateways.suspect(addr, ifindex, on) {
+            self.retarget(set);
+        }
+    }
+
+    /// Queues the routes inside a prefix that are not single addresses.
+    fn touch_inside(&mut self, prefix: Prefix) {
+        let inside = |r: &RouteRef| {
+            let route = self.table.prefix(*r);
+            !route.is_host() && prefix.covers(route)
+        };
+        let found: Vec<RouteRef> = self.table.iter().map(|(r, _)| r).filter(inside).collect();
+        for route in found {
             self.enqueue(route);
         }
     }
@@ -272,6 +336,7 @@ impl State {
             self.release_wanted(old);
             self.enqueue(route);
         }
+        self.blocks.clear();
         self.keep_stale = [false; 2];
         self.garbage = true;
     }

@@ -113,8 +113,14 @@ pub struct Summary {
     pub unresolved: usize,
     /// Routes refused for what they are.
     pub rejected: usize,
-    /// Routes kept out by somebody else's.
+    /// Routes kept out by somebody else's with the same metric.
     pub conflicts: usize,
+    /// Routes in the kernel to which it prefers somebody else's, with a lower metric.
+    pub shadowed: usize,
+    /// Some of those prefixes, and what is in the way.
+    pub conflict_examples: Vec<String>,
+    /// Of the rejected, those over the limit.
+    pub over_limit: usize,
     /// Routes that the kernel refused.
     pub refused: usize,
     /// Containers on this host.
@@ -167,7 +173,7 @@ impl State {
             }
         }
         for (prefix, local) in &self.locals {
-            let installed = self.device_routes.get(prefix) == Some(&local.ifindex);
+            let installed = self.device_routes.get(prefix).is_some_and(|r| r.ifindex == local.ifindex);
             if wanted(*prefix) && !(filter.problems && installed) {
                 found.push((*prefix, None));
             }
@@ -187,7 +193,7 @@ impl State {
 
     fn local_status(&self, prefix: Prefix) -> Option<RouteStatus> {
         let local = self.locals.get(&prefix)?;
-        let installed = self.device_routes.get(&prefix) == Some(&local.ifindex);
+        let installed = self.device_routes.get(&prefix).is_some_and(|r| r.ifindex == local.ifindex);
         let device = NextHopStatus {
             gateway: None,
             interface: Some(self.link_name(local.ifindex)),
@@ -307,13 +313,61 @@ impl State {
             summary.installed += usize::from(is_installed(meta) && !meta.has(flag::BLOCK));
             match Reason::from_byte(meta.reason) {
                 Some(Reason::Unresolved) => summary.unresolved += 1,
-                Some(Reason::Conflict) => summary.conflicts += 1,
+                Some(Reason::Conflict) => {
+                    summary.conflicts += 1;
+                    summary.example(self.table.prefix(route), self.taken_by(self.table.prefix(route)));
+                }
                 Some(Reason::Refused) => summary.refused += 1,
-                Some(_) => summary.rejected += 1,
+                Some(reason) => {
+                    summary.rejected += 1;
+                    summary.over_limit += usize::from(reason == Reason::OverLimit);
+                }
                 None => {}
             }
         }
+        let (table, metric) = (self.config.table, self.config.metric);
+        for (prefix, routes) in self.foreign.iter() {
+            let wanted =
+                || self.table.find(*prefix).is_some_and(|r| self.table.meta(r).desired != Target::NONE);
+            if let Some(theirs) = routes.iter().find(|r| r.table == table && r.metric < metric)
+                && wanted()
+            {
+                summary.shadowed += 1;
+                summary.example(*prefix, Some(theirs));
+            }
+        }
         summary
+    }
+}
+
+impl Summary {
+    fn example(&mut self, prefix: Prefix, theirs: Option<&ForeignRoute>) {
+        const ENOUGH: usize = 3;
+        if self.conflict_examples.len() < ENOUGH {
+            let of = theirs.map(|r| format!(" (route of protocol {}, metric {})", r.protocol, r.metric));
+            self.conflict_examples.push(format!("{prefix}{}", of.unwrap_or_default()));
+        }
+    }
+
+    /// What somebody should look at, one line each.
+    pub fn problems(&self) -> Vec<String> {
+        let mut list = Vec::new();
+        let mut say = |count: usize, what: &str| {
+            if count > 0 {
+                list.push(format!("{count} learned routes {what}"));
+            }
+        };
+        let examples = self.conflict_examples.join(", ");
+        say(
+            self.conflicts,
+            &format!("are kept out of the kernel by routes of others with the same metric: {examples}"),
+        );
+        say(self.shadowed, &format!("are not used: the kernel prefers routes of others: {examples}"));
+        say(self.over_limit, "are over the limit ([routes] max_routes)");
+        say(self.unresolved, "have no reachable next hop");
+        let error = self.last_error.as_deref().unwrap_or_default();
+        say(self.refused, &format!("were refused by the kernel: {error}"));
+        list
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -54,8 +57,12 @@ pub enum FibCommand {
     RemoveBlackhole(Prefix),
     /// Stops using a next hop (address, interface or 0) at once.
     NextHopDown(IpAddr, u32),
+    /// Uses a next hop only where there is no other.
+    NextHopSuspect(IpAddr, u32),
     /// Uses it again.
     NextHopUp(IpAddr, u32),
+    /// The neighbours to which no learned route may take over the way.
+    Protect(Vec<IpAddr>),
     /// All wanted routes of the family are known.
     SweepStale(Option<Family>),
     /// Reads the kernel anew.
@@ -83,6 +90,14 @@ pub struct FibStopped;
 #[derive(Clone, Debug)]
 pub struct FibHandle {
     commands: mpsc::Sender<FibCommand>,
+    urgent: Arc<AtomicUsize>,
+}
+
+impl FibCommand {
+    /// Whether reading the kernel, which may take long, is to be given up for it.
+    const fn is_urgent(&self) -> bool {
+        matches!(self, Self::NextHopDown(..) | Self::NextHopSuspect(..))
+    }
 }
 
 impl FibHandle {
@@ -102,21 +117,33 @@ impl FibHandle {
             Watch::open(&Topic::ALL, &[kernel.port()?])?
         };
         let fib = Fib::new(config, kernel, Instant::now())?;
+        let urgent = fib.urgent();
         let (commands, queue) = mpsc::channel(CHANNEL);
         let thread = thread::Builder::new()
             .name("fib".into())
             .spawn(move || runtime.block_on(Worker { fib, watch, queue, waiting: Vec::new() }.run()))
             .map_err(|source| Error::Os { call: "spawn thread", source })?;
-        Ok((Self { commands }, thread))
+        Ok((Self { commands, urgent }, thread))
+    }
+
+    /// Resolves when the thread has ended, which it does only when told to or by a bug.
+    pub async fn ended(&self) {
+        self.commands.closed().await;
     }
 
     /// Sends any command.
     pub async fn send(&self, command: FibCommand) -> Result<(), FibStopped> {
+        if command.is_urgent() {
+            self.urgent.fetch_add(1, Ordering::Relaxed);
+        }
         self.commands.send(command).await.map_err(|_| FibStopped)
     }
 
     /// Sends any command from a thread that is not part of an async runtime.
     pub fn send_blocking(&self, command: FibCommand) -> Result<(), FibStopped> {
+        if command.is_urgent() {
+            self.urgent.fetch_add(1, Ordering::Relaxed);
+        }
         self.commands.blocking_send(command).map_err(|_| FibStopped)
     }
 
@@ -244,6 +271,9 @@ impl Worker {
     /// Does what a command says; false when it ends the thread.
     fn command(&mut self, command: FibCommand) -> bool {
         let fib = &mut self.fib;
+        if command.is_urgent() {
+            fib.urgent().fetch_sub(1, Ordering::Relaxed);
+        }
         match command {
             FibCommand::Routes(changes) => {
                 for change in changes {
@@ -257,8 +287,16 @@ impl Worker {
             FibCommand::RemoveLocal(prefix) => fib.remove_local(prefix),
             FibCommand::SetBlackhole(prefix) => fib.set_blackhole(prefix),
             FibCommand::RemoveBlackhole(prefix) => fib.remove_blackhole(prefix),
-            FibCommand::NextHopDown(gateway, ifindex) => fib.mark_next_hop_down(gateway, ifindex),
+            FibCommand::NextHopDown(gateway, ifindex) => {
+                tracing::info!(%gateway, "a lost neighbour: no route uses it from now on");
+                fib.mark_next_hop_down(gateway, ifindex);
+            }
+            FibCommand::NextHopSuspect(gateway, ifindex) => {
+                tracing::info!(%gateway, "a neighbour that may be lost: used only where there is no other");
+                fib.suspect_next_hop(gateway, ifindex);
+            }
             FibCommand::NextHopUp(gateway, ifindex) => fib.mark_next_hop_up(gateway, ifindex),
+            FibCommand::Protect(neighbours) => fib.protect(neighbours),
             FibCommand::SweepStale(family) => fib.sweep_stale(family),
             FibCommand::Resync => fib.resync(Instant::now()),
             FibCommand::Settle(answer) => self.waiting.push(Waiting::Settle(answer)),
@@ -280,7 +318,10 @@ impl Worker {
         for waiting in std::mem::take(&mut self.waiting) {
             match waiting {
                 Waiting::Settle(answer) => reply(answer, ()),
-                Waiting::Verify(answer) => reply(answer, self.fib.verify()),
+                Waiting::Verify(answer) => match self.fib.verify() {
+                    Err(Error::Interrupted) => self.waiting.push(Waiting::Verify(answer)),
+                    result => reply(answer, result),
+                },
             }
         }
     }

@@ -6,11 +6,11 @@ use super::{
     Kernel, Op, Step,
     checks::Reason,
     sets::{Set, SetTrouble},
-    state::{Broken, State, Trouble},
+    state::{Broken, DeviceRoute, State, Trouble},
     table::{RouteRef, Target, flag},
 };
 use crate::{
-    model::Prefix,
+    model::{Family, Prefix},
     netlink::{Error, KernelError, nexthop::Via, route::Mode},
 };
 
@@ -39,7 +39,11 @@ impl State {
     ) -> Result<Step, Error> {
         self.wake(kernel, now);
         if self.resync_at.is_some_and(|at| at <= now) {
-            self.reconcile(kernel, now)?;
+            match self.reconcile(kernel, now) {
+                // Soon again; what is urgent comes in with the next commands.
+                Err(Error::Interrupted) => {}
+                other => other?,
+            }
         }
         self.look_at_told(kernel, now)?;
         self.resolve_queued();
@@ -199,7 +203,10 @@ impl State {
             ops.push(Op::Group { id: self.config.first_group_id() + index, members });
             of.push(ObjectOp::Group(index));
         }
-        self.write_objects(kernel, now, &ops, &of)
+        tracing::debug!(messages = ops.len(), "write next-hop groups");
+        self.write_objects(kernel, now, &ops, &of)?;
+        tracing::debug!("next-hop groups are written");
+        Ok(())
     }
 
     fn write_objects(
@@ -543,13 +550,37 @@ impl State {
 
     /// Deletes routes of ours with another metric, once stale routes go.
     fn drop_leftovers(&mut self, kernel: &mut dyn Kernel, now: Instant) -> Result<(), Error> {
-        if self.leftovers.is_empty() || self.keep_stale.contains(&true) {
+        if self.keep_stale.contains(&true) {
             return Ok(());
         }
-        let drop = |(prefix, metric)| Op::DropRoute { prefix, metric };
-        let ops: Vec<_> = std::mem::take(&mut self.leftovers).into_iter().map(drop).collect();
-        self.counters.deleted += ops.len() as u64;
+        if !self.searched_tables {
+            match self.search_tables(kernel) {
+                Ok(()) | Err(Error::Interrupted | Error::DumpInterrupted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.leftovers.is_empty() {
+            return Ok(());
+        }
+        let leftovers = std::mem::take(&mut self.leftovers);
+        // To the kernel a metric of 0 means any: if that route is gone already, another of ours may have gone instead.
+        let any = |l: &super::Leftover| l.metric == 0 && l.table == self.config.table;
+        if leftovers.iter().any(any) {
+            self.schedule_resync(now);
+        }
+        self.counters.deleted += leftovers.len() as u64;
+        let ops: Vec<_> = leftovers.into_iter().map(Op::DropLeftover).collect();
         self.write(kernel, now, &ops).map(std::mem::drop)
+    }
+
+    /// The gateway's address that a container's host end lacks. It goes with the link when somebody sets that down.
+    fn missing_gateway(&self, prefix: Prefix) -> Option<std::net::Ipv6Addr> {
+        let addr = self.config.gateway6.filter(|_| prefix.family() == Family::Ipv6)?;
+        let ifindex = self.locals.get(&prefix)?.ifindex;
+        // Of a link that is down the kernel takes addresses, and of one that is gone nothing.
+        let up = self.links.get(&ifindex).is_some_and(|link| link.up);
+        let there = self.addrs.get(&std::net::IpAddr::V6(addr)).is_some_and(|on| on.contains(&ifindex));
+        (up && !there).then_some(addr)
     }
 
     // ---- local containers -------------------------------------------------------------------------------------
@@ -563,10 +594,16 @@ impl State {
         queue.dedup();
         let (mut ops, mut of): (Vec<Op>, Vec<Prefix>) = (Vec::new(), Vec::new());
         for prefix in queue {
+            if let Some(addr) = self.missing_gateway(prefix) {
+                let ifindex = self.locals.get(&prefix).map_or(0, |local| local.ifindex);
+                ops.push(Op::Gateway { ifindex, addr });
+                of.push(prefix);
+            }
             let actual = self.device_routes.get(&prefix).copied();
+            let metric = self.config.local_metric;
             let want = self.locals.get_mut(&prefix).map(|local| {
                 local.retry = None;
-                local.ifindex
+                DeviceRoute { ifindex: local.ifindex, metric }
             });
             if actual == want {
                 if let Some(local) = self.locals.get_mut(&prefix) {
@@ -574,12 +611,18 @@ impl State {
                 }
                 continue;
             }
-            if let Some(ifindex) = actual {
-                ops.push(Op::DropLocal { prefix, ifindex });
+            // The same with another metric: first the new one, so that there is no moment without.
+            let changes = actual.zip(want).is_some_and(|(a, w)| a.ifindex == w.ifindex);
+            if let Some(DeviceRoute { ifindex, .. }) = actual.filter(|_| !changes) {
+                ops.push(Op::DropLocal { prefix, ifindex, metric: 0 });
                 of.push(prefix);
             }
-            if let Some(ifindex) = want {
+            if let Some(DeviceRoute { ifindex, .. }) = want {
                 ops.push(Op::Local { prefix, ifindex });
+                of.push(prefix);
+            }
+            if let Some(DeviceRoute { ifindex, metric }) = actual.filter(|_| changes) {
+                ops.push(Op::DropLocal { prefix, ifindex, metric });
                 of.push(prefix);
             }
         }
@@ -595,14 +638,26 @@ impl State {
         };
         for (i, (prefix, op)) in of.into_iter().zip(&ops).enumerate() {
             match (op, errors.next_if(|e| e.index == i)) {
+                (Op::Gateway { ifindex, addr }, None) => {
+                    self.counters.repaired += 1;
+                    self.addrs.entry(std::net::IpAddr::V6(*addr)).or_default().push(*ifindex);
+                }
+                (Op::Gateway { .. }, Some(error)) if error.is_exists() => {}
+                (Op::Gateway { .. }, Some(error)) => {
+                    tracing::warn!(%prefix, %error, "cannot give a container its IPv6 gateway back");
+                }
                 (Op::DropLocal { .. }, Some(error)) if !error.is_missing() => {
                     tracing::warn!(%prefix, %error, "cannot delete the route to a container");
                 }
-                (Op::DropLocal { .. }, _) => {
-                    self.device_routes.remove(&prefix);
+                (Op::DropLocal { metric, .. }, _) => {
+                    let same = |r: &DeviceRoute| *metric == 0 || r.metric == *metric;
+                    if self.device_routes.get(&prefix).is_some_and(same) {
+                        self.device_routes.remove(&prefix);
+                    }
                 }
                 (Op::Local { ifindex, .. }, None) => {
-                    self.device_routes.insert(prefix, *ifindex);
+                    let route = DeviceRoute { ifindex: *ifindex, metric: self.config.local_metric };
+                    self.device_routes.insert(prefix, route);
                     if let Some(local) = self.locals.get_mut(&prefix) {
                         (local.error, local.attempts) = (None, 0);
                     }

@@ -233,6 +233,7 @@ pub(super) struct Routes {
     pub(super) install: Option<bool>,
     pub(super) table: Option<u32>,
     pub(super) metric: Option<u32>,
+    pub(super) local_metric: Option<u32>,
     pub(super) protocol: Option<u8>,
     pub(super) max_routes: Option<usize>,
     pub(super) nexthop_objects: Option<bool>,

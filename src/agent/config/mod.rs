@@ -78,6 +78,8 @@ pub struct Routes {
     pub table: u32,
     /// The metric of learned routes.
     pub metric: u32,
+    /// The metric of routes to local containers, lower than that of learned ones.
+    pub local_metric: u32,
     /// The route protocol number that marks routes as ours.
     pub protocol: u8,
     /// The most learned routes.

@@ -103,13 +103,21 @@ fn routes(table: &file::Routes, errors: &mut Errors<'_>) -> Routes {
     if table.metric == Some(0) {
         place("metric", "metric 0 would take precedence over everybody else's routes; use 1 or more");
     }
+    let (metric, local_metric) = (table.metric.unwrap_or(1024), table.local_metric.unwrap_or(1));
+    if local_metric == 0 {
+        place("local_metric", "IPv6 takes metric 0 for 1024; use 1 or more");
+    } else if local_metric >= metric && table.metric != Some(0) {
+        let key = if table.local_metric.is_some() { "local_metric" } else { "metric" };
+        place(key, "local_metric must be lower than metric: a local container wins over a learned route");
+    }
     if table.audit_seconds == Some(0) {
         place("audit_seconds", "the audit interval must be at least one second");
     }
     Routes {
         install: table.install.unwrap_or(true),
         table: table.table.unwrap_or(254),
-        metric: table.metric.unwrap_or(1024),
+        metric,
+        local_metric,
         protocol: table.protocol.unwrap_or(32),
         max_routes: table.max_routes.unwrap_or(2_000_000),
         nexthop_objects: table.nexthop_objects.unwrap_or(true),

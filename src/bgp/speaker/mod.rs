@@ -120,9 +120,12 @@ pub enum SpeakerEvent {
         peer: String,
         /// Why.
         reason: String,
-        /// Set when BFD or silence says that the neighbour itself is gone, and its routes are not kept: nothing more
-        /// should be sent to this address (and interface), without waiting for each of its routes to go.
+        /// Set when BFD or silence says that the neighbour itself is gone: nothing more should be sent to this address
+        /// (and interface), without waiting for each of its routes to go.
         gone: Option<(IpAddr, u32)>,
+        /// Whether its routes are kept for now (RFC 4724): a neighbour that is gone may still forward, and is to be used
+        /// only where there is no other.
+        retained: bool,
     },
 }
 

@@ -639,11 +639,8 @@ impl PeerTask {
             // A RIB that has ended has no routes.
             let _ = self.context.rib.control.send(down);
         }
-        let gone = self
-            .established
-            .as_ref()
-            .filter(|_| !retain && reason.neighbour_is_gone())
-            .map(|e| place(e.peer));
+        let gone = self.established.as_ref().filter(|_| reason.neighbour_is_gone()).map(|e| place(e.peer));
+        let retained = retain && self.established.as_ref().is_some_and(|e| keeps_routes(&e.negotiated));
         let keep = self.established.take().filter(|_| retain).map_or(Duration::ZERO, |e| kept(&e.negotiated));
         self.note(reason);
         self.context.status.update(|status| {
@@ -651,12 +648,13 @@ impl PeerTask {
             status.negotiated = None;
         });
         let peer = self.context.config.address.to_string();
-        tracing::warn!(%peer, %reason, retain, "session down");
+        tracing::warn!(%peer, %reason, retained, "session down");
         self.tell_manager(FromTask::Event(SpeakerEvent::PeerDown {
             id,
             peer,
             reason: reason.to_string(),
             gone,
+            retained,
         }));
         self.idle(keep);
     }
@@ -688,6 +686,14 @@ impl PeerTask {
         // The manager outlives the tasks, except when the runtime is shut down under it.
         let _ = self.context.manager.send(message);
     }
+}
+
+/// Whether a peer that restarts keeps forwarding for any family; some only help others to restart.
+fn keeps_routes(negotiated: &Negotiated) -> bool {
+    let restart = negotiated.graceful_restart.as_ref();
+    restart.is_some_and(|r| {
+        Family::ALL.into_iter().any(|f| r.families[f].is_some() || r.long_lived[f].is_some())
+    })
 }
 
 /// How long the RIB may keep the routes of a peer that restarts.

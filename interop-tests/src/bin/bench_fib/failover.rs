@@ -50,7 +50,10 @@ struct Sample {
 
 pub(super) fn run(options: &Options) -> Result<()> {
     println!("### Two switches, ECMP, one dies: ms until no route uses it, {} runs\n", options.runs);
-    println!("| router | how | routes | from the event | from the detection | ratio to {} routes |", options.routes[0]);
+    println!(
+        "| router | how | routes | from the event | from the detection | ratio to {} routes |",
+        options.routes[0]
+    );
     println!("|---|---|---|---|---|---|");
     for death in [Death::Bfd, Death::Link] {
         for kind in &options.routers {
@@ -59,7 +62,9 @@ pub(super) fn run(options: &Options) -> Result<()> {
                 let mut samples = Vec::new();
                 for run in 0..options.runs {
                     let sample = measure(*kind, death, *routes);
-                    samples.push(sample.with_context(|| format!("{kind:?}, {death:?}, {routes} routes, run {run}"))?);
+                    samples.push(
+                        sample.with_context(|| format!("{kind:?}, {death:?}, {routes} routes, run {run}"))?,
+                    );
                 }
                 let total = |s: &Sample| milliseconds(s.from_event);
                 let middle = spread(samples.iter().map(total))[1];
@@ -96,7 +101,8 @@ fn measure(kind: Kind, death: Death, routes: u32) -> Result<Sample> {
         switches.push(Router::bird(&switch, &switch_config(&theirs, &ours, routes)?)?);
     }
     let running = kind.start(&host, &configs())?;
-    let mut watch = Watch::open(&Netns::of_process(host.host_pid().cast_unsigned())?, Duration::from_secs(60))?;
+    let mut watch =
+        Watch::open(&Netns::of_process(host.host_pid().cast_unsigned())?, Duration::from_secs(60))?;
     watch.present(routes)?;
     // Both paths, BFD up, and quiet.
     let start = Instant::now();
@@ -120,6 +126,14 @@ fn measure(kind: Kind, death: Death, routes: u32) -> Result<Sample> {
     let end = watch.left(routes, DEAD)?;
     std::thread::sleep(Duration::from_millis(300));
     let log = running.log();
+    if std::env::var_os("SHOW_LOG").is_some() {
+        eprintln!(
+            "event at {:?}, end after {:?}\n{}",
+            wall.duration_since(UNIX_EPOCH)?,
+            end - event,
+            &log[logged..]
+        );
+    }
     let detected = match death {
         Death::Bfd => Some(detection(&log[logged..], wall)?),
         Death::Link => None,
@@ -166,7 +180,7 @@ fn switch_config(ours: &str, host: &str, routes: u32) -> Result<String> {
 
 fn configs() -> Configs {
     let mut slash32 = String::from(
-        "[bgp]\nasn = 65001\nrouter_id = '192.0.2.1'\n[policy]\nenabled = false\n[bgp.group.switch]\nasn = 65000\n\
+        "[agent]\nlog = 'debug'\n[bgp]\nasn = 65001\nrouter_id = '192.0.2.1'\n[policy]\nenabled = false\n[bgp.group.switch]\nasn = 65000\n\
          families = ['ipv4']\nbfd = { interval_ms = 100, multiplier = 3 }\n",
     );
     let mut bird = String::from(

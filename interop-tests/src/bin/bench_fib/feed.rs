@@ -104,7 +104,9 @@ pub(super) fn updates(routes: u32, asn: u32, next_hop: Ipv4Addr) -> BytesMut {
     let context = EncodeContext::default();
     let attributes = PathAttributes {
         origin: Some(Origin::Igp),
-        as_path: AsPath { segments: vec![AsSegment { kind: AsSegmentKind::Sequence, asns: vec![asn, 64_512] }] },
+        as_path: AsPath {
+            segments: vec![AsSegment { kind: AsSegmentKind::Sequence, asns: vec![asn, 64_512] }],
+        },
         ..PathAttributes::default()
     };
     let encoded = EncodedAttributes::new(&context, &attributes, Family::Ipv4, WireNextHop::V4(next_hop));

@@ -57,7 +57,9 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let others = kinds.iter().zip(&samples).filter(|(kind, _)| **kind != Kind::Slash32);
     let fastest = others.map(|(_, (_, list))| wall(list)).fold(f64::INFINITY, f64::min);
     println!("### {} /32 routes by BGP into the kernel, {} runs\n", options.routes, options.runs);
-    println!("| router | first UPDATE to last route, s | ratio to the fastest other | routes/s | CPU, s | RSS a route, bytes | peak MiB |");
+    println!(
+        "| router | first UPDATE to last route, s | ratio to the fastest other | routes/s | CPU, s | RSS a route, bytes | peak MiB |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for (version, list) in &samples {
         println!(

@@ -159,7 +159,8 @@ fn recover(event: Event, rack: &TwinRack, running: &TwinRunning) -> Result<()> {
                 for host in 1..=2 {
                     machine.link_up(&format!("port{host}"))?;
                     // With the link the kernel drops its IPv6 addresses.
-                    machine.run(&format!("ip -6 address replace 2001:db8:{s}:{host}::1/64 dev port{host}"))?;
+                    machine
+                        .run(&format!("ip -6 address replace 2001:db8:{s}:{host}::1/64 dev port{host}"))?;
                 }
             }
         }

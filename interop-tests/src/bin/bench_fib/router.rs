@@ -83,7 +83,8 @@ impl Running {
     pub(super) fn memory_kib(&self, key: &str) -> Result<u64> {
         let mut sum = 0;
         for status in self.proc("status")? {
-            let line = status.lines().find(|line| line.starts_with(key)).with_context(|| format!("no {key}"))?;
+            let line =
+                status.lines().find(|line| line.starts_with(key)).with_context(|| format!("no {key}"))?;
             sum += line.split_ascii_whitespace().nth(1).unwrap_or("0").parse::<u64>()?;
         }
         Ok(sum)
@@ -103,9 +104,11 @@ impl Running {
             Self::Agent(agent) => {
                 Ok(vec![agent.machine().read(&format!("/proc/{}/{file}", agent.process().pid()))?])
             }
-            Self::Router(router, machine) => {
-                router.processes().iter().map(|p| machine.read(&format!("/proc/{}/{file}", p.pid()))).collect()
-            }
+            Self::Router(router, machine) => router
+                .processes()
+                .iter()
+                .map(|p| machine.read(&format!("/proc/{}/{file}", p.pid())))
+                .collect(),
             Self::Container(container) => {
                 let path = format!("/proc/{}/{file}", container.pid);
                 Ok(vec![fs::read_to_string(&path).with_context(|| path)?])

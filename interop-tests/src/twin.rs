@@ -63,7 +63,7 @@ impl TwinRack {
     }
 
     /// The configuration of a host's agent: four sessions, BFD on each.
-    pub fn agent_config(host: usize) -> String {
+    pub fn agent_config(host: usize) -> Result<String> {
         let mut config = format!(
             "[bgp]\nasn = {}\n[bgp.group.switch]\nasn = 65000\nhold_time = 9\nkeepalive = 3\nidentity = 'accept'\n\
              bfd = {{ interval_ms = 100, multiplier = 3 }}\n",
@@ -72,16 +72,18 @@ impl TwinRack {
         for switch in 0..2 {
             let (four, six) = (&ends4(switch, host)[0], &ends6(switch, host)[0]);
             for (address, family) in [(four, "ipv4"), (six, "ipv6")] {
-                config += &format!(
-                    "[[bgp.peer]]\naddress = '{address}'\ngroup = 'switch'\nfamilies = ['{family}']\n"
-                );
+                writeln!(
+                    config,
+                    "[[bgp.peer]]\naddress = '{address}'\ngroup = 'switch'\nfamilies = ['{family}']"
+                )?;
             }
         }
-        config
-            + &format!(
-                "[[ipam.pool]]\ncidr = '10.32.0.0/16'\nblock = '10.32.{host}.0/24'\n\
-                 [[ipam.pool]]\ncidr = 'fd00:32::/48'\nblock = 'fd00:32:0:{host}::/64'\n"
-            )
+        write!(
+            config,
+            "[[ipam.pool]]\ncidr = '10.32.0.0/16'\nblock = '10.32.{host}.0/24'\n\
+             [[ipam.pool]]\ncidr = 'fd00:32::/48'\nblock = 'fd00:32:0:{host}::/64'\n"
+        )?;
+        Ok(config)
     }
 
     /// The configuration of a switch. BFD ends a session as a restart would, so that a host whose agent restarts keeps
@@ -114,7 +116,8 @@ impl TwinRack {
         let switches =
             [Router::bird(zero, &Self::switch_config(0)?)?, Router::bird(one, &Self::switch_config(1)?)?];
         let [one, two] = &self.hosts;
-        let agents = [Agent::start(one, &Self::agent_config(1))?, Agent::start(two, &Self::agent_config(2))?];
+        let agents =
+            [Agent::start(one, &Self::agent_config(1)?)?, Agent::start(two, &Self::agent_config(2)?)?];
         for agent in &agents {
             agent.wait_established(4)?;
         }

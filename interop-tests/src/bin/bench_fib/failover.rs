@@ -100,7 +100,7 @@ fn measure(kind: Kind, death: Death, routes: u32) -> Result<Sample> {
         )?;
         switches.push(Router::bird(&switch, &switch_config(&theirs, &ours, routes)?)?);
     }
-    let running = kind.start(&host, &configs())?;
+    let running = kind.start(&host, &configs()?)?;
     let mut watch =
         Watch::open(&Netns::of_process(host.host_pid().cast_unsigned())?, Duration::from_secs(60))?;
     watch.present(routes)?;
@@ -126,14 +126,6 @@ fn measure(kind: Kind, death: Death, routes: u32) -> Result<Sample> {
     let end = watch.left(routes, DEAD)?;
     std::thread::sleep(Duration::from_millis(300));
     let log = running.log();
-    if std::env::var_os("SHOW_LOG").is_some() {
-        eprintln!(
-            "event at {:?}, end after {:?}\n{}",
-            wall.duration_since(UNIX_EPOCH)?,
-            end - event,
-            &log[logged..]
-        );
-    }
     let detected = match death {
         Death::Bfd => Some(detection(&log[logged..], wall)?),
         Death::Link => None,
@@ -178,9 +170,9 @@ fn switch_config(ours: &str, host: &str, routes: u32) -> Result<String> {
     Ok(config)
 }
 
-fn configs() -> Configs {
+fn configs() -> Result<Configs> {
     let mut slash32 = String::from(
-        "[agent]\nlog = 'debug'\n[bgp]\nasn = 65001\nrouter_id = '192.0.2.1'\n[policy]\nenabled = false\n[bgp.group.switch]\nasn = 65000\n\
+        "[agent]\nlog = 'info'\n[bgp]\nasn = 65001\nrouter_id = '192.0.2.1'\n[policy]\nenabled = false\n[bgp.group.switch]\nasn = 65000\n\
          families = ['ipv4']\nbfd = { interval_ms = 100, multiplier = 3 }\n",
     );
     let mut bird = String::from(
@@ -190,11 +182,12 @@ fn configs() -> Configs {
     );
     for n in 0..2 {
         let (theirs, ours) = (format!("192.0.2.{}", 2 * n), format!("192.0.2.{}", 2 * n + 1));
-        slash32 += &format!("[[bgp.peer]]\naddress = '{theirs}'\ngroup = 'switch'\n");
-        bird += &format!(
+        writeln!(slash32, "[[bgp.peer]]\naddress = '{theirs}'\ngroup = 'switch'")?;
+        writeln!(
+            bird,
             "protocol bgp switch{n} {{ local {ours} as 65001; neighbor {theirs} as 65000; bfd on;\n\
-             ipv4 {{ import all; export none; }}; }}\n"
-        );
+             ipv4 {{ import all; export none; }}; }}"
+        )?;
     }
-    Configs { slash32, bird, frr: String::new() }
+    Ok(Configs { slash32, bird, frr: String::new() })
 }

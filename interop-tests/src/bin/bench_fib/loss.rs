@@ -117,7 +117,7 @@ fn happen(event: Event, rack: &TwinRack, running: &mut TwinRunning, run: u32) ->
         }
         Event::Reload => {
             let more = "[[bgp.peer]]\naddress = '203.0.113.1'\nasn = 64999\npassive = true\nimport = [ { action = 'accept' } ]\n";
-            let config = TwinRack::agent_config(1);
+            let config = TwinRack::agent_config(1)?;
             let (with, without) = (format!("{config}{more}"), config);
             agent.reconfigure(&with)?;
             std::thread::sleep(Duration::from_millis(500));

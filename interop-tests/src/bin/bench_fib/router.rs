@@ -94,7 +94,9 @@ impl Running {
     pub(super) fn log(&self) -> String {
         match self {
             Self::Agent(agent) => agent.process().log(),
-            Self::Router(router, _) => router.processes().last().map(|p| p.log()).unwrap_or_default(),
+            Self::Router(router, _) => {
+                router.processes().last().map(interop_tests::Process::log).unwrap_or_default()
+            }
             Self::Container(container) => container.log(),
         }
     }

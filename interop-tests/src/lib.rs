@@ -29,6 +29,7 @@ mod containerd;
 mod cri;
 mod eventually;
 mod image;
+mod inject;
 mod lab;
 mod link;
 mod machine;
@@ -39,6 +40,7 @@ mod programs;
 mod rack;
 mod reach;
 mod router;
+mod router_image;
 mod timed;
 #[doc(hidden)]
 pub mod tool;
@@ -50,6 +52,7 @@ pub use cni::{CniError, Container, Network};
 pub use containerd::{Containerd, CtrContainer};
 pub use cri::{Cri, Pod, PodSpec};
 pub use eventually::{PATIENCE, check, eventually, steadily};
+pub use inject::{Feed, Heard, Injector};
 pub use lab::Lab;
 pub use link::Port;
 #[doc(hidden)]
@@ -61,6 +64,7 @@ pub use programs::slash32;
 pub use rack::{Rack, Running, Switch, example};
 pub use reach::{forgotten, labelled, reach, reach_each_other, unreachable};
 pub use router::Router;
+pub use router_image::{Image, ImageRun};
 pub use timed::{Floor, TimedPlugin};
 pub use twin::{TwinRack, TwinRunning};
 

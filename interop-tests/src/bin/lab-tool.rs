@@ -1,10 +1,10 @@
 //! What the lab runs inside its machines: process 1, echo servers, probes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::Parser;
-use interop_tests::tool::{cni_call, connect, echo, first_answer, floor, flow, hold, probe};
+use interop_tests::tool::{cni_call, connect, echo, feed, first_answer, floor, flow, hold, inject, probe};
 
 /// Helpers that the interop-tests library runs inside its machines.
 #[derive(Parser)]
@@ -25,6 +25,10 @@ enum Tool {
     CniCall,
     /// Times what the kernel and the start of a process cost by themselves, for each line of stdin.
     Floor,
+    /// One BGP connection driven by lines on stdin.
+    Inject,
+    /// A BGP session that announces many /32s.
+    Feed { local: Ipv4Addr, to: Ipv4Addr, asn: u32, routes: u32 },
     /// Makes a lab in which a process sleeps for SECONDS, and waits to be killed.
     Hold { seconds: String },
 }
@@ -39,6 +43,8 @@ fn main() -> anyhow::Result<()> {
         Tool::FirstAnswer => first_answer::run(),
         Tool::CniCall => cni_call::run(),
         Tool::Floor => floor::run(),
+        Tool::Inject => inject::run(),
+        Tool::Feed { local, to, asn, routes } => feed::run(local, to, asn, routes),
         Tool::Hold { seconds } => hold::run(&seconds),
     }
 }

@@ -3,10 +3,12 @@
 pub mod cni_call;
 pub mod connect;
 pub mod echo;
+pub mod feed;
 pub mod first_answer;
 pub mod floor;
 pub mod flow;
 pub mod hold;
+pub mod inject;
 pub mod probe;
 
 use std::io::Read;

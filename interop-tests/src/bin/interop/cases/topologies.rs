@@ -1,0 +1,393 @@
+//! More than one rack.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use interop_tests::{
+    Agent, Capture, Container, Image, ImageRun, Lab, Machine, Network, PATIENCE, eventually,
+};
+
+use super::{Case, case};
+use crate::flavors::Flavor;
+use crate::runner::remark;
+use crate::site::{Plan, Sessions, pools, reach};
+use crate::spec::{Family, Neighbor, Remote, RouterSpec, unsupported};
+
+pub(super) const CASES: &[Case] = &[
+    case!("clos", "two racks of two switches and two spines (RFC 7938): every path is used", clos).heavy(),
+    case!(
+        "clos-rolling-restart",
+        "every box of the Clos restarts in turn under traffic; lost packets are counted",
+        rolling
+    )
+    .heavy(),
+    case!("two-reflectors", "hosts are clients of two reflectors; one dies", two_reflectors),
+    case!("full-mesh-5", "an iBGP full mesh of five: three hosts and two routers", full_mesh),
+    case!(
+        "two-uplinks-unnumbered",
+        "a host with two uplinks and no address on them; one switch dies",
+        two_uplinks
+    ),
+];
+
+/// Two racks: leaves 1 and 2 in rack 1, 3 and 4 in rack 2, spines 5 and 6. A link between the leaf L and the spine S is
+/// 198.18.1LS.0/31, between leaf L and its rack's host 198.18.L.0/31, the upper box first; IPv6 accordingly. Each leaf has an AS
+/// number of its own, the spines share one, each host has its own.
+struct Clos {
+    flavor: &'static dyn Flavor,
+    boxes: Vec<(Machine, RouterSpec, ImageRun)>,
+    hosts: Vec<(Machine, Agent, Container)>,
+    _captures: Vec<Capture>,
+}
+
+const SPINE_AS: u32 = 65200;
+
+fn leaf_as(leaf: usize) -> u32 {
+    65100 + leaf as u32
+}
+
+fn host_as(rack: usize) -> u32 {
+    65000 + rack as u32
+}
+
+/// Both ends of a numbered link: IPv4 and IPv6 of the upper, then of the lower box.
+fn ends(number: usize) -> [[String; 2]; 2] {
+    [0, 1].map(|end| [format!("198.18.{number}.{end}"), format!("2001:db8:{number}::{}", end + 1)])
+}
+
+fn port(machine: &Machine, name: &str, end: &[String; 2]) -> interop_tests::Port {
+    machine.port(name).address(&format!("{}/31", end[0])).address(&format!("{}/64", end[1]))
+}
+
+/// The two sessions of a link, as the box at `local` has them.
+fn sessions(name: &str, local: &[String; 2], remote: &[String; 2], asn: u32) -> [Neighbor; 2] {
+    [0, 1].map(|n| {
+        let name = format!("{name}{}", Family::BOTH[n].word());
+        let mut neighbor = Neighbor::new(&name, Remote::Address(remote[n].clone()), &local[n], asn);
+        (neighbor.four, neighbor.six) = (n == 0, n == 1);
+        neighbor.timers = Some((9, 3));
+        neighbor
+    })
+}
+
+impl Clos {
+    fn start(lab: &Lab, flavor: &'static dyn Flavor) -> Result<Self> {
+        if !flavor.forwards() {
+            return unsupported("writes no kernel routes: it cannot be a switch of several tiers");
+        }
+        let image = Image::find(flavor.image().unwrap_or_default())?;
+        let names = ["leaf1", "leaf2", "leaf3", "leaf4", "spine1", "spine2"];
+        let machines = names.iter().map(|name| lab.forwarder(name)).collect::<Result<Vec<_>>>()?;
+        let mut specs: Vec<RouterSpec> = (1..=6)
+            .map(|n| RouterSpec {
+                asn: if n <= 4 { leaf_as(n) } else { SPINE_AS },
+                router_id: format!("198.19.1.{n}"),
+                networks: vec![format!("10.99.0.{n}/32"), format!("fd00:99::{n}/128")],
+                multipath: true,
+                graceful_restart: Some(60),
+                ..RouterSpec::default()
+            })
+            .collect();
+        for (n, machine) in (1..).zip(&machines) {
+            // Hosts of one flow take one path; different flows take all of them.
+            machine.sysctl("net.ipv4.fib_multipath_hash_policy", "1")?;
+            machine.run(&format!("ip address add 10.99.0.{n}/32 dev lo"))?;
+            machine.run(&format!("ip address add fd00:99::{n}/128 dev lo"))?;
+        }
+        for leaf in 1..=4 {
+            for spine in 1..=2 {
+                let [upper, lower] = ends(100 + 10 * leaf + spine);
+                let (top, bottom) = (&machines[3 + spine], &machines[leaf - 1]);
+                lab.link(
+                    port(top, &format!("leaf{leaf}"), &upper),
+                    port(bottom, &format!("spine{spine}"), &lower),
+                )?;
+                specs[3 + spine].neighbors.extend(sessions(
+                    &format!("leaf{leaf}"),
+                    &upper,
+                    &lower,
+                    leaf_as(leaf),
+                ));
+                specs[leaf - 1].neighbors.extend(sessions(
+                    &format!("spine{spine}"),
+                    &lower,
+                    &upper,
+                    SPINE_AS,
+                ));
+            }
+        }
+        let mut host_machines = Vec::new();
+        for rack in 1..=2 {
+            let host = lab.machine(&format!("host{rack}"))?;
+            host.sysctl("net.ipv4.fib_multipath_hash_policy", "1")?;
+            for side in 1..=2 {
+                let leaf = 2 * rack - 2 + side;
+                let [upper, lower] = ends(leaf);
+                lab.link(
+                    port(&machines[leaf - 1], "host", &upper),
+                    port(&host, &format!("up{side}"), &lower),
+                )?;
+                specs[leaf - 1].neighbors.extend(sessions("host", &upper, &lower, host_as(rack)));
+            }
+            host_machines.push(host);
+        }
+        let captures = vec![
+            machines[4].capture("any", "tcp port 179")?,
+            host_machines[0].capture("any", "tcp port 179")?,
+        ];
+        let mut boxes = Vec::new();
+        for (machine, spec) in machines.into_iter().zip(specs) {
+            let run = ImageRun::start(&machine, &image, &flavor.config(&spec)?, flavor.env())?;
+            boxes.push((machine, spec, run));
+        }
+        for (_, spec, run) in &boxes {
+            ready(flavor, spec, run)?;
+        }
+        let mut hosts = Vec::new();
+        for (rack, machine) in (1..).zip(host_machines) {
+            let agent = Agent::start(&machine, &clos_host(rack))?;
+            let container = machine.container(&format!("c{rack}"), &Network::slash32()?)?;
+            hosts.push((machine, agent, container));
+        }
+        let clos = Self { flavor, boxes, hosts, _captures: captures };
+        clos.wait_up()?;
+        Ok(clos)
+    }
+
+    fn wait_up(&self) -> Result<()> {
+        for (machine, spec, run) in &self.boxes {
+            eventually(&format!("all sessions of {} are up", machine.name()), PATIENCE * 2, || {
+                run.check()?;
+                let up = self.flavor.established(run)?;
+                ensure!(up == spec.neighbors.len(), "{up} of {}", spec.neighbors.len());
+                Ok(())
+            })?;
+        }
+        for (_, agent, _) in &self.hosts {
+            agent.wait_established(4)?;
+        }
+        Ok(())
+    }
+
+    fn traffic(&self) -> Result<()> {
+        let (one, two) = (&self.hosts[0].2, &self.hosts[1].2);
+        for (from, to) in [(one, two), (two, one)] {
+            reach(from, &to.ipv4()?)?;
+            reach(from, &to.ipv6()?)?;
+        }
+        Ok(())
+    }
+}
+
+fn ready(flavor: &dyn Flavor, spec: &RouterSpec, run: &ImageRun) -> Result<()> {
+    eventually(&format!("{} answers", flavor.name()), PATIENCE, || {
+        run.check()?;
+        flavor.ready(run)
+    })?;
+    flavor.started(run, spec)
+}
+
+fn clos_host(rack: usize) -> String {
+    let mut text = format!(
+        "[bgp]\nasn = {}\nrouter_id = \"198.19.0.{rack}\"\n[bgp.group.leaf]\nhold_time = 9\nkeepalive = 3\n\
+         connect_retry = 1\nidentity = \"accept\"\n",
+        host_as(rack)
+    );
+    for side in 1..=2 {
+        let leaf = 2 * rack - 2 + side;
+        let [upper, _] = ends(leaf);
+        for (address, family) in upper.iter().zip(Family::BOTH) {
+            text += &format!(
+                "[[bgp.peer]]\naddress = \"{address}\"\nasn = {}\ngroup = \"leaf\"\nfamilies = [\"{}\"]\n",
+                leaf_as(leaf),
+                family.word()
+            );
+        }
+    }
+    text + &pools(rack)
+}
+
+fn clos(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
+    let clos = Clos::start(lab, flavor)?;
+    clos.traffic()?;
+    // Both leaves of the rack lead to the other rack.
+    let prefix = format!("{}/32", clos.hosts[1].2.ipv4()?);
+    let agent = &clos.hosts[0].1;
+    eventually("two next hops to the other rack", PATIENCE, || {
+        let rows: Vec<serde_json::Value> = agent.cli(&format!("--json bgp rib {prefix}")).json()?;
+        let used = rows.iter().filter(|row| row["best"] == true || row["multipath"] == true).count();
+        ensure!(used == 2, "{rows:?}");
+        Ok(())
+    })?;
+    // A spine and a leaf go; what is left carries everything.
+    clos.boxes[4].2.kill()?;
+    clos.boxes[0].2.kill()?;
+    for dead in [&clos.boxes[4].0, &clos.boxes[0].0] {
+        let links = dead.run("ip -o link show")?;
+        for name in links.lines().filter_map(|line| line.split_whitespace().nth(1)) {
+            let name = name.trim_end_matches(':').split('@').next().unwrap_or_default();
+            if name != "lo" {
+                dead.link_down(name)?;
+            }
+        }
+    }
+    clos.traffic()
+}
+
+fn rolling(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
+    let mut clos = Clos::start(lab, flavor)?;
+    clos.traffic()?;
+    let _echo = clos.hosts[1].2.echo()?;
+    let probes = [
+        clos.hosts[0].2.probe(&clos.hosts[1].2.ipv4()?, 200)?,
+        clos.hosts[0].2.probe(&clos.hosts[1].2.ipv6()?, 200)?,
+    ];
+    let start = Instant::now();
+    for n in 0..clos.boxes.len() {
+        let (_, spec, run) = &mut clos.boxes[n];
+        flavor.planned_restart(run)?;
+        ready(flavor, spec, run)?;
+        clos.wait_up()?;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    for n in 0..clos.hosts.len() {
+        let agent = &mut clos.hosts[n].1;
+        agent.cli("stop --restart").run()?;
+        agent.process().wait(PATIENCE)?;
+        agent.start_again()?;
+        clos.wait_up()?;
+    }
+    clos.traffic()?;
+    let mut text = Vec::new();
+    for (probe, family) in probes.into_iter().zip(["IPv4", "IPv6"]) {
+        let report = probe.stop()?;
+        text.push(format!("{family}: {} of {} packets lost", report.lost(), report.sent));
+        // However a router restarts, the other paths are there: most packets of the whole time must have arrived.
+        ensure!(report.received * 2 > report.sent, "{report:?}");
+    }
+    let took = start.elapsed().as_secs();
+    remark(format!("{}, 8 restarts in {took} s", text.join(", ")));
+    Ok(())
+}
+
+fn two_reflectors(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
+    if !flavor.passes_on() {
+        return unsupported("passes nothing on from one host to another");
+    }
+    let plan = Plan::new(flavor).internal().switches(2);
+    let plan =
+        if flavor.forwards() { plan.neighbor(|_, neighbor| neighbor.next_hop_self = true) } else { plan };
+    let site = plan.start(lab)?;
+    site.traffic()?;
+    let prefix = site.hosts[1].prefix(Family::Four)?;
+    eventually("a path by each reflector", PATIENCE, || {
+        let rows = site.hosts[0].rib(&prefix)?;
+        ensure!(rows.len() == 2, "{rows:?}");
+        Ok(())
+    })?;
+    site.switches[0].power_off()?;
+    site.containers_reach_each_other()
+}
+
+fn full_mesh(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
+    const ASN: u32 = 65100;
+    let hub = lab.machine("hub")?;
+    hub.bridge("br0", &[])?;
+    let image = Image::find(flavor.image().unwrap_or_default())?;
+    let address = |n: usize| [format!("198.18.1.{n}"), format!("2001:db8:1::{n}")];
+    let cable = |machine: &Machine, n: usize| {
+        let [four, six] = address(n);
+        let port = machine.port("eth0").address(&format!("{four}/24")).address(&format!("{six}/64"));
+        lab.link(port, hub.port(&format!("port{n}")).on_bridge("br0"))
+    };
+    // Members 1 and 2 are routers, 3 to 5 are hosts. One session a pair, both families over it.
+    let mut routers = Vec::new();
+    for n in 1..=2 {
+        let machine = lab.forwarder(&format!("router{n}"))?;
+        cable(&machine, n)?;
+        let networks = vec![format!("10.99.0.{n}/32"), format!("fd00:99::{n}/128")];
+        for network in &networks {
+            machine.run(&format!("ip address add {network} dev lo"))?;
+        }
+        if !flavor.forwards() {
+            for host in 3..=5 {
+                let [four, six] = address(host);
+                machine.run(&format!("ip route add 10.32.{host}.0/24 via {four}"))?;
+                machine.run(&format!("ip route add fd00:32:0:{host}::/64 via {six}"))?;
+            }
+        }
+        let others = (1..=5).filter(|other| *other != n).map(|other| {
+            Neighbor::new(
+                &format!("m{other}"),
+                Remote::Address(address(other)[0].clone()),
+                &address(n)[0],
+                ASN,
+            )
+        });
+        let spec = RouterSpec {
+            asn: ASN,
+            router_id: address(n)[0].clone(),
+            neighbors: others.collect(),
+            networks,
+            ..RouterSpec::default()
+        };
+        let run = ImageRun::start(&machine, &image, &flavor.config(&spec)?, flavor.env())?;
+        ready(flavor, &spec, &run)?;
+        routers.push(run);
+    }
+    let _capture = hub.capture("br0", "tcp port 179 or icmp or icmp6")?;
+    let mut hosts = Vec::new();
+    for n in 3..=5 {
+        let machine = lab.machine(&format!("host{n}"))?;
+        cable(&machine, n)?;
+        let mut config = format!("[bgp]\nasn = {ASN}\nrouter_id = \"198.19.0.{n}\"\n");
+        for other in (1..=5).filter(|other| *other != n) {
+            config += &format!(
+                "[[bgp.peer]]\naddress = \"{}\"\nasn = {ASN}\nconnect_retry = 1\n",
+                address(other)[0]
+            );
+        }
+        let agent = Agent::start(&machine, &(config + &pools(n)))?;
+        let container = machine.container(&format!("c{n}"), &Network::slash32()?)?;
+        hosts.push((agent, container));
+    }
+    for (agent, _) in &hosts {
+        agent.wait_established(4)?;
+    }
+    for run in &routers {
+        eventually("all sessions of the router are up", PATIENCE, || {
+            let up = flavor.established(run)?;
+            ensure!(up == 4, "{up} of 4");
+            Ok(())
+        })?;
+    }
+    let containers: Vec<&Container> = hosts.iter().map(|(_, container)| container).collect();
+    interop_tests::reach_each_other(&containers)?;
+    for container in containers {
+        for n in 1..=2 {
+            reach(container, &format!("10.99.0.{n}"))?;
+            reach(container, &format!("fd00:99::{n}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn two_uplinks(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
+    if !flavor.forwards() {
+        return unsupported("writes no kernel routes: with no addresses there is no segment to share");
+    }
+    let anycast = ["10.99.1.1", "fd00:99:1::1"];
+    let plan = Plan::new(flavor).sessions(Sessions::Unnumbered).switches(2).hosts(1).anycast(&anycast);
+    let site = plan.start(lab)?;
+    let host = &site.hosts[0];
+    host.wait_kernel_paths("10.99.1.1/32", 2)?;
+    host.wait_kernel_paths("fd00:99:1::1/128", 2)?;
+    site.traffic()?;
+    site.switches[0].power_off()?;
+    host.wait_kernel_paths("10.99.1.1/32", 1)?;
+    host.wait_kernel_paths("fd00:99:1::1/128", 1)?;
+    for address in anycast {
+        reach(&host.container, address)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! Other people's routers: runs the cases of the interoperation table and compares with `interop-tests/RESULTS.md`.
+
+mod cases;
+mod flavors;
+mod results;
+mod runner;
+mod site;
+mod spec;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use interop_tests::Image;
+
+use cases::Case;
+
+use results::{Outcome, Results};
+use runner::Cell;
+
+/// Runs cases of the interoperation table in containers with other people's routers.
+#[derive(Parser)]
+struct Options {
+    /// Only these routers, by name or its beginning, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    router: Vec<String>,
+    /// Only these cases, by name or its beginning, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    case: Vec<String>,
+    /// Only the cases that make up the fast subset.
+    #[arg(long)]
+    fast: bool,
+    /// How many labs at once; by default as many as there are processors.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Writes what was seen into RESULTS.md, the rest of it as it was. A run of everything writes it in any case.
+    #[arg(long)]
+    write: bool,
+    /// Lists routers and cases.
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    if options.list {
+        list();
+        return Ok(ExitCode::SUCCESS);
+    }
+    let flavors = choose(&flavors::ALL, &options.router, |flavor| flavor.name(), "router")?;
+    let cases: Vec<&'static Case> = choose(&cases::all(), &options.case, |case| case.name, "case")?;
+    let cells: Vec<Cell> = cases
+        .iter()
+        .filter(|case| !options.fast || case.fast)
+        .flat_map(|case| flavors.iter().map(|flavor| Cell { case, flavor: *flavor }))
+        .filter(|cell| cell.case.concerns(cell.flavor.name()))
+        .collect();
+    if cells.is_empty() {
+        bail!("nothing to run: --list shows routers and cases");
+    }
+
+    let mut seen = Results::default();
+    let mut images: Vec<&str> = cells.iter().filter_map(|cell| cell.flavor.image()).collect();
+    images.sort_unstable();
+    images.dedup();
+    println!("images: {}", images.join(", "));
+    Image::build(&images)?;
+    interop_tests::slash32()?;
+    for flavor in &flavors {
+        let version = match flavor.image() {
+            Some(image) => Image::version(image)?,
+            None => env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        println!("{} {version}", flavor.name());
+        seen.versions.insert(flavor.name().to_owned(), version);
+    }
+
+    let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    for done in runner::run(&cells, options.jobs.unwrap_or(processors)) {
+        seen.cells.insert((done.cell.case.name.to_owned(), done.cell.flavor.name().to_owned()), done.outcome);
+    }
+    let all = options.router.is_empty() && options.case.is_empty() && !options.fast;
+    conclude(&seen, all, options.write)
+}
+
+/// Compares with the table, writes it if wanted, and says how it went.
+fn conclude(seen: &Results, all: bool, write: bool) -> Result<ExitCode> {
+    let path = file();
+    let before = std::fs::read_to_string(&path).map(|text| Results::parse(&text)).unwrap_or_default();
+    let regressions = before.regressions(seen);
+    // What got worse must not become the measure of the next run by itself.
+    if write || (all && regressions.is_empty()) {
+        let mut results = if all { Results::default() } else { before };
+        results.merge(seen);
+        let routers: Vec<&str> = flavors::ALL.iter().map(|flavor| flavor.name()).collect();
+        std::fs::write(&path, results.render(&cases::all(), &routers))
+            .with_context(|| format!("write {}", path.display()))?;
+        println!("wrote {}", path.display());
+    }
+    let count = |of: fn(&Outcome) -> bool| seen.cells.values().filter(|outcome| of(outcome)).count();
+    println!(
+        "{} pass, {} unsupported by the router, {} fail",
+        count(|outcome| matches!(outcome, Outcome::Pass(_))),
+        count(|outcome| matches!(outcome, Outcome::Unsupported(_))),
+        count(|outcome| matches!(outcome, Outcome::Fail(_))),
+    );
+    if regressions.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("worse than {} (--write takes it over):", path.display());
+    for regression in regressions {
+        println!("  {regression}");
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md")
+}
+
+/// Those named, by whole name where one is, else by its beginning; all when none is.
+fn choose<T: Copy>(
+    all: &[T],
+    wanted: &[String],
+    name: impl Fn(&T) -> &'static str,
+    what: &str,
+) -> Result<Vec<T>> {
+    if wanted.is_empty() {
+        return Ok(all.to_vec());
+    }
+    let mut chosen = Vec::new();
+    for word in wanted {
+        let exact: Vec<T> = all.iter().filter(|item| name(item) == word).copied().collect();
+        let begins = || all.iter().filter(|item| name(item).starts_with(word.as_str())).copied().collect();
+        let found: Vec<T> = if exact.is_empty() { begins() } else { exact };
+        if found.is_empty() {
+            bail!("no {what} {word}: --list shows them");
+        }
+        chosen.extend(found);
+    }
+    Ok(chosen)
+}
+
+fn list() {
+    println!("routers:");
+    for flavor in flavors::ALL {
+        println!("  {}", flavor.name());
+    }
+    println!("cases (* in the fast subset):");
+    for case in cases::all() {
+        println!("  {:24}{} {}", case.name, if case.fast { "*" } else { " " }, case.what);
+    }
+}

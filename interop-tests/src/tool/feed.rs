@@ -1,0 +1,125 @@
+//! `lab-tool feed LOCAL TO ASN ROUTES`: a session that announces many /32s and then only keeps itself alive.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use bytes::BytesMut;
+use slash32::bgp::wire::{
+    AsPath, AsSegment, AsSegmentKind, Capability, EncodeContext, EncodedAttributes, Message, Nlri, Open,
+    Origin, PathAttributes, UpdatePacker, WireNextHop, encode,
+};
+use slash32::model::{Family, Prefix};
+use socket2::{Domain, Socket, Type};
+
+use super::stop_at_end_of_stdin;
+
+const PORT: u16 = 179;
+const HEADER: usize = 19;
+const NOTIFICATION: u8 = 3;
+const KEEPALIVE: u8 = 4;
+/// First address of what is announced.
+const FIRST: u32 = 20 << 24;
+/// Different AS paths among the routes, as a table of the Internet has many.
+const PATHS: u32 = 500;
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Announces, prints "ready" once everything is written, and stays until stdin ends.
+pub fn run(local: Ipv4Addr, to: Ipv4Addr, asn: u32, routes: u32) -> Result<()> {
+    let start = Instant::now();
+    let mut stream = loop {
+        match establish(local, to, asn) {
+            Ok(stream) => break stream,
+            Err(error) if start.elapsed() > LIMIT => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+        }
+    };
+    // The router talks too, and must not be made to wait.
+    let mut reader = stream.try_clone().context("clone the stream")?;
+    reader.set_read_timeout(None)?;
+    let read = std::thread::spawn(move || {
+        let mut bytes = vec![0; 1 << 16];
+        while matches!(reader.read(&mut bytes), Ok(1..)) {}
+    });
+    stream.write_all(&updates(local, asn, routes)).context("send the routes")?;
+    println!("ready");
+    let stop = stop_at_end_of_stdin();
+    let mut keepalive = BytesMut::new();
+    encode(&EncodeContext::default(), &Message::Keepalive, &mut keepalive)?;
+    let mut last = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        if read.is_finished() {
+            bail!("the router ended the session");
+        }
+        if last.elapsed() > Duration::from_secs(10) {
+            stream.write_all(&keepalive).context("send a keepalive")?;
+            last = Instant::now();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+fn establish(local: Ipv4Addr, to: Ipv4Addr, asn: u32) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((local, 0)).into()).context("bind")?;
+    socket.connect(&SocketAddr::from((to, PORT)).into()).context("connect")?;
+    let mut stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let open = Open {
+        version: 4,
+        my_as: u16::try_from(asn).unwrap_or(23456),
+        hold_time: 90,
+        router_id: local,
+        capabilities: vec![
+            Capability::Multiprotocol { afi: 1, safi: 1 },
+            Capability::RouteRefresh,
+            Capability::FourOctetAs(asn),
+        ],
+    };
+    let mut out = BytesMut::new();
+    encode(&EncodeContext::default(), &Message::Open(open), &mut out)?;
+    encode(&EncodeContext::default(), &Message::Keepalive, &mut out)?;
+    stream.write_all(&out)?;
+    loop {
+        let mut header = [0; HEADER];
+        stream.read_exact(&mut header).context("read a message")?;
+        let length = usize::from(u16::from_be_bytes([header[16], header[17]]));
+        let mut body = vec![0; length.saturating_sub(HEADER)];
+        stream.read_exact(&mut body).context("read a message")?;
+        match header[18] {
+            KEEPALIVE => return Ok(stream),
+            NOTIFICATION => bail!("the router refused: {}", hex::encode(&body)),
+            _ => {}
+        }
+    }
+}
+
+fn updates(next_hop: Ipv4Addr, asn: u32, routes: u32) -> BytesMut {
+    let mut out = BytesMut::with_capacity(routes as usize * 8);
+    let context = EncodeContext::default();
+    let paths = PATHS.min(routes.max(1));
+    for path in 0..paths {
+        let segments = vec![AsSegment {
+            kind: AsSegmentKind::Sequence,
+            asns: vec![asn, 64_600 + path % 100, 100_000 + path],
+        }];
+        let attributes = PathAttributes {
+            origin: Some(Origin::Igp),
+            as_path: AsPath { segments },
+            ..PathAttributes::default()
+        };
+        let encoded = EncodedAttributes::new(&context, &attributes, Family::Ipv4, WireNextHop::V4(next_hop));
+        let mut packer = UpdatePacker::announce(&context, &encoded, &mut out);
+        for n in (path..routes).step_by(paths as usize) {
+            let prefix = Prefix::host(Ipv4Addr::from_bits(FIRST + n).into());
+            packer.push(&Nlri { prefix, path_id: 0 }).expect("one prefix always fits into an UPDATE");
+        }
+        packer.finish();
+    }
+    out
+}

@@ -279,10 +279,12 @@ fn run(machine: &Machine, image: &Image, args: &[&str]) -> Result<(Process, i32)
         .args(["run", "--bundle", BUNDLE, "--pid-file", &pid_file, ID])
         .spawn("router")?;
     let pid = eventually(&format!("{} has started", image.name), PATIENCE, || {
-        // A router that refuses its configuration has ended by now, perhaps with its pid file written.
-        process.check()?;
-        machine.read(&pid_file)?.trim().parse::<i32>().context("the pid file")
-    })?;
+        // A router that refuses its configuration has ended by now: no use in waiting for it.
+        match process.check() {
+            Err(error) => Ok(Err(error)),
+            Ok(()) => Ok(Ok(machine.read(&pid_file)?.trim().parse::<i32>().context("the pid file")?)),
+        }
+    })??;
     Ok((process, pid))
 }
 

@@ -76,8 +76,10 @@ pub struct SessionStatus {
     /// The neighbour's, or 0.
     pub remote_discriminator: u32,
     /// The interval at which we send now, before jitter.
+    #[serde(rename = "interval_ms", serialize_with = "milliseconds")]
     pub transmit_interval: Duration,
     /// How long a silence is tolerated; zero before the first packet.
+    #[serde(rename = "detection_ms", serialize_with = "milliseconds")]
     pub detection_time: Duration,
     /// The neighbour's detection multiplier.
     pub remote_multiplier: u8,
@@ -87,6 +89,11 @@ pub struct SessionStatus {
     pub sent: u64,
     /// Packets taken in.
     pub received: u64,
+}
+
+/// As the command line shows it.
+fn milliseconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// What must outlive the process, so that a restart within the detection time goes unnoticed by the neighbour.

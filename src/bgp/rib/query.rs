@@ -163,6 +163,10 @@ impl View<'_> {
     /// The nodes of a filter, in order of prefix.
     fn nodes(&self, filter: &RouteFilter) -> Vec<(Prefix, NodeId)> {
         let exact = |prefix: Prefix| {
+            // Who reads on after it has seen it all.
+            if filter.after.is_some_and(|after| prefix <= after) {
+                return None;
+            }
             let node = self.store.tables[prefix.family()].find(prefix)?;
             self.has(prefix.family(), node, filter.source).then_some((prefix, node))
         };

@@ -275,7 +275,13 @@ impl Manager {
     fn act(&self, id: PeerId, action: PeerAction) {
         let Some(peer) = self.peers.get(&id) else { return };
         match action {
-            PeerAction::Reset => peer.tell(PeerCommand::Stop(Stop::Reset(String::new()))),
+            PeerAction::Reset => {
+                peer.tell(PeerCommand::Stop(Stop::Reset(String::new())));
+                // A session that a prefix limit has stopped comes back only so.
+                if peer.config.settings.shutdown.is_none() {
+                    peer.tell(PeerCommand::Start);
+                }
+            }
             PeerAction::Disable => peer.tell(PeerCommand::Stop(Stop::Shutdown(String::new()))),
             PeerAction::Enable => peer.tell(PeerCommand::Start),
             PeerAction::RefreshIn => {

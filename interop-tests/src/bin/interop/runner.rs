@@ -90,7 +90,7 @@ fn run_one(cell: Cell) -> (Outcome, String) {
 /// Fit for a cell's note: one line, no table marks, not too long.
 fn one_line(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "/");
-    text.chars().take(400).collect()
+    text.chars().take(1500).collect()
 }
 
 fn print(cell: Cell, outcome: &Outcome, report: &str, took: Duration, number: usize, total: usize) {

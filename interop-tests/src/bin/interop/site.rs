@@ -198,7 +198,12 @@ impl Plan {
             let ranges =
                 [(Family::Four, format!("198.18.{s}.0/24")), (Family::Six, format!("2001:db8:{s}::/48"))];
             for (family, range) in ranges {
-                let mut neighbor = Neighbor::new(family.word(), Remote::Range(range), "", (self.host_as)(1));
+                let mut neighbor = Neighbor::new(
+                    &format!("range_{}", family.word()),
+                    Remote::Range(range),
+                    "",
+                    (self.host_as)(1),
+                );
                 (neighbor.four, neighbor.six) = (family == Family::Four, family == Family::Six);
                 neighbor.passive = true;
                 spec.neighbors.push(neighbor);

@@ -332,3 +332,19 @@ fn paths_by_identifier() {
     lab.update(1, gone);
     assert_eq!(received(&mut lab, 1)[0].path_id, 2);
 }
+
+/// Who reads a RIB piece by piece goes on after the last prefix seen until nothing comes.
+#[test]
+fn reading_on_ends_for_every_filter() {
+    let mut lab = Lab::new(config());
+    lab.up(1, ebgp(1));
+    lab.update(1, announce(1, from(1), &[P]));
+    for (exact, address) in [(Some(prefix(P)), None), (None, Some("10.1.2.3".parse().unwrap())), (None, None)]
+    {
+        let mut filter = RouteFilter { prefix: exact, address, ..RouteFilter::default() };
+        let rows = lab.rib.routes(&filter);
+        assert_eq!(rows.len(), 1);
+        filter.after = rows.last().map(|row| row.prefix);
+        assert_eq!(lab.rib.routes(&filter).len(), 0, "{exact:?} {address:?}");
+    }
+}

@@ -55,7 +55,7 @@ fn enhanced_refresh(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
     let site = Plan::new(flavor).neighbor(|_, neighbor| neighbor.enhanced_refresh = true).start(lab)?;
     let name = site.neighbor(1, 1, Family::Four);
     let capabilities = site.hosts[0].peer(&name)?["capabilities"].to_string();
-    if !capabilities.contains("enhanced") {
+    if !capabilities.to_lowercase().contains("enhanced") {
         return unsupported("does not offer enhanced route refresh");
     }
     let before = updates(&site, "updates_received")?;

@@ -31,7 +31,7 @@ impl Flavor for Bird {
 
     fn config(&self, spec: &RouterSpec) -> Result<String> {
         let mut text = format!(
-            "log stderr all;\nrouter id {};\nprotocol device {{ }}\nprotocol direct {{ ipv4; ipv6; }}\n",
+            "log stderr all;\nrouter id {};\nprotocol device {{ }}\nprotocol direct {{ ipv4; ipv6; interface \"-lo\", \"*\"; }}\n",
             spec.router_id
         );
         for family in Family::BOTH {
@@ -100,7 +100,12 @@ impl Flavor for Bird {
     }
 
     fn refresh(&self, run: &ImageRun, neighbor: &str) -> Result<()> {
-        run.command("birdc").args(["reload", "in", neighbor]).run().map(drop)
+        // BIRD 3 has another word order.
+        let line: &[&str] =
+            if self.image == "bird3" { &["reload", "filters", "in"] } else { &["reload", "in"] };
+        let said = run.command("birdc").args(line).arg(neighbor).run()?;
+        ensure!(said.contains("eloading"), "{said}");
+        Ok(())
     }
 
     fn planned_restart(&self, run: &mut ImageRun) -> Result<()> {

@@ -91,7 +91,7 @@ impl Flavor for Frr {
                     writeln!(text, "  neighbor {name} route-reflector-client")?;
                 }
                 if neighbor.next_hop_self {
-                    writeln!(text, "  neighbor {name} next-hop-self")?;
+                    writeln!(text, "  neighbor {name} next-hop-self force")?;
                 }
                 if neighbor.add_path == AddPath::Send {
                     writeln!(text, "  neighbor {name} addpath-tx-all-paths")?;

@@ -57,8 +57,11 @@ impl Flavor for Gobgp {
         for network in &spec.networks {
             let family = Family::of(network);
             // The router's own address of that family on the segment.
-            let local =
-                spec.neighbors.iter().find(|n| Family::of(&n.local) == family).map(|n| n.local.clone());
+            let local = spec
+                .neighbors
+                .iter()
+                .find(|n| !n.local.is_empty() && Family::of(&n.local) == family)
+                .map(|n| n.local.clone());
             let next_hop = local.unwrap_or_else(|| segment_address(spec, family));
             let mut command =
                 run.command("gobgp").args(["global", "rib", "add", "-a", family.word(), network]);
@@ -110,8 +113,8 @@ impl Flavor for Gobgp {
         run.command("gobgp").args(["neighbor", neighbor, "enable"]).run().map(drop)
     }
 
-    fn refresh(&self, run: &ImageRun, neighbor: &str) -> Result<()> {
-        run.command("gobgp").args(["neighbor", neighbor, "softresetin"]).run().map(drop)
+    fn refresh(&self, _run: &ImageRun, _neighbor: &str) -> Result<()> {
+        unsupported("softresetin reads what it has kept instead of asking the neighbour")
     }
 
     fn start_after_end(&self, run: &mut ImageRun) -> Result<()> {

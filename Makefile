@@ -24,9 +24,15 @@ test:                ## everything: format, lints, unit tests, other people's ro
 test-unit:           ## the tests of the crate alone
 	cargo test --locked --package slash32
 
-interop:             ## the tests in interop-tests alone; TEST=name for one
+interop:             ## routers x cases in containers, into RESULTS.md; ROUTER=frr CASE=bfd for some, TEST=name for a Rust test
 	@scripts/deps.sh test
-	cargo test --locked --package interop-tests $(if $(TEST),-- $(TEST))
+ifdef TEST
+	cargo test --locked --package interop-tests -- $(TEST)
+else
+	@scripts/release.sh
+	@cargo build --release --locked --package interop-tests --bin interop --bin lab-tool
+	@target/release/interop $(if $(ROUTER),--router $(ROUTER)) $(if $(CASE),--case $(CASE)) $(if $(WRITE),--write)
+endif
 
 bench-cni:           ## ADD and DEL beside ptp + host-local, packets beside other paths; memory; size
 	@scripts/deps.sh build demo bench

@@ -16,7 +16,7 @@ gobgp="gobgpd:gobgpd gobgp:gobgpd"
 containerd="containerd:containerd ctr:containerd runc:runc"
 podman="podman:podman runc:runc"
 bench="/usr/lib/cni/ptp:containernetworking-plugins /usr/lib/cni/host-local:containernetworking-plugins iperf3:iperf3"
-test="$build $demo tcpdump:tcpdump $bird $frr $gobgp $containerd $podman $bench iptables:iptables"
+test="$build $demo tcpdump:tcpdump $bird $frr $gobgp $containerd $podman $bench iptables:iptables ps:procps"
 
 say() { printf 'deps: %s\n' "$*" >&2; }
 

@@ -206,7 +206,7 @@ fn header(lab: &Lab, _: &'static dyn Flavor) -> Result<()> {
         let mut bytes = vec![0xff; 16];
         bytes.extend(length.to_be_bytes());
         bytes.push(kind);
-        bytes.resize(usize::from(length.clamp(19, 64)), 0);
+        bytes.resize(usize::from(length.max(19)), 0);
         bytes
     };
     let mut marker = message(KEEPALIVE, &[]);
@@ -214,7 +214,8 @@ fn header(lab: &Lab, _: &'static dyn Flavor) -> Result<()> {
     for (what, bytes, code) in [
         ("a marker that is not all ones", marker, (1, 1)),
         ("a length of 18", with_length(18, KEEPALIVE), (1, 2)),
-        ("a length of 4097", with_length(4097, UPDATE), (1, 2)),
+        // We offer RFC 8654, so an UPDATE may be longer than 4096 bytes; a KEEPALIVE never is.
+        ("a KEEPALIVE of 4097 bytes", with_length(4097, KEEPALIVE), (1, 2)),
         ("a KEEPALIVE of 20 bytes", with_length(20, KEEPALIVE), (1, 2)),
         ("an UPDATE of 22 bytes", with_length(22, UPDATE), (1, 2)),
         ("a type of 9", message(9, &[]), (1, 3)),

@@ -178,7 +178,7 @@ impl ImageRun {
                 "--mount",
                 "--pid",
                 "--root",
-                "--wd=/",
+                "--wd",
                 "--",
                 "env",
                 "-i",

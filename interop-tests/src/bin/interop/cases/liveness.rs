@@ -46,7 +46,9 @@ fn wait_bfd(site: &Site) -> Result<()> {
     for host in &site.hosts {
         eventually("BFD is up", PATIENCE, || {
             let sessions: Vec<serde_json::Value> = host.agent.cli("--json bfd").json()?;
-            let up = |s: &&serde_json::Value| s["state"] == "up" && s["detection_ms"] == 900;
+            let up = |s: &&serde_json::Value| {
+                s["state"].to_string().to_lowercase().contains("up") && s["detection_ms"] == 900
+            };
             ensure!(sessions.len() == 2 && sessions.iter().filter(up).count() == 2, "{sessions:?}");
             Ok(())
         })?;
@@ -116,7 +118,10 @@ fn bfd_admin_down(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
     eventually("the router's BFD is down on purpose", PATIENCE, || {
         let sessions: Vec<serde_json::Value> = site.hosts[0].agent.cli("--json bfd").json()?;
         let session = sessions.iter().find(|session| session["peer"] == first.as_str());
-        ensure!(session.is_none_or(|session| session["state"] != "up"), "{sessions:?}");
+        ensure!(
+            session.is_none_or(|session| !session["state"].to_string().to_lowercase().contains("up")),
+            "{sessions:?}"
+        );
         Ok(())
     })?;
     let before = counts(&site)?;

@@ -24,7 +24,7 @@ fn with_password(flavor: &'static dyn Flavor, ours: &str, theirs: &'static str) 
 }
 
 fn right(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
-    with_password(flavor, "correct horse", "correct horse").start(lab)?.traffic()
+    with_password(flavor, "correct-horse", "correct-horse").start(lab)?.traffic()
 }
 
 fn wrong(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {

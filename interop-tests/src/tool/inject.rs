@@ -62,7 +62,7 @@ fn accept() -> Result<TcpStream> {
                 return Ok(stream);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                std::thread::sleep(Duration::from_millis(5))
+                std::thread::sleep(Duration::from_millis(5));
             }
             Err(error) => return Err(error).context("accept"),
         }

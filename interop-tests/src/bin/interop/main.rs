@@ -1,5 +1,7 @@
 //! Other people's routers: runs the cases of the interoperation table and compares with `interop-tests/RESULTS.md`.
 
+#![expect(clippy::format_push_string, reason = "configurations are short texts")]
+
 mod cases;
 mod flavors;
 mod results;

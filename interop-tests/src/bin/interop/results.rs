@@ -41,7 +41,7 @@ impl Results {
             let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
             match cells.as_slice() {
                 ["case", "what", names @ ..] => {
-                    routers = names.iter().map(|name| (*name).to_owned()).collect()
+                    routers = names.iter().map(|name| (*name).to_owned()).collect();
                 }
                 ["version", _, versions @ ..] => {
                     for (router, version) in routers.iter().zip(versions) {
@@ -108,8 +108,8 @@ impl Results {
         );
         let notes: BTreeSet<&String> = self
             .cells
-            .iter()
-            .filter_map(|(_, outcome)| match outcome {
+            .values()
+            .filter_map(|outcome| match outcome {
                 Outcome::Unsupported(why) | Outcome::Fail(why) => Some(why),
                 Outcome::Pass(_) => None,
             })

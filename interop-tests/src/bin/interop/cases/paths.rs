@@ -79,7 +79,7 @@ fn add_path_send(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
         .hosts(1)
         .sessions(Sessions::OnlyFour)
         .bgp("route_reflector = true")
-        .group("add_path = \"send\"\nroute_reflector_client = true")
+        .group("add_path = \"send\"\nroute_reflector_client = true\nnext_hop_self = true")
         .neighbor(|_, neighbor| {
             neighbor.add_path = AddPath::Receive;
             neighbor.reflector_client = false;

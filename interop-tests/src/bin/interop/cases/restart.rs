@@ -204,7 +204,7 @@ fn drain(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
     let marked = |want: bool| {
         eventually("GRACEFUL_SHUTDOWN is there or gone", PATIENCE, || {
             let shown = flavor.paths(&site.switches[0].run, &prefix)?.to_lowercase().replace('_', "-");
-            let marks = ["65535:0", "65535,0", "65535, 0", "graceful-shutdown"];
+            let marks = ["65535:0", "65535,0", "65535, 0", "graceful-shutdown", "planned-shut"];
             let seen = marks.iter().any(|mark| shown.contains(mark));
             ensure!(seen == want && !shown.is_empty(), "{shown}");
             Ok(())

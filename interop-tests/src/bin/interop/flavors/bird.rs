@@ -142,10 +142,14 @@ fn protocol(text: &mut String, spec: &RouterSpec, neighbor: &Neighbor) -> Result
     writeln!(text, "  local as {};", spec.asn)?;
     match &neighbor.remote {
         Remote::Address(address) => {
-            writeln!(text, "  neighbor {address} as {};\n  source address {};", neighbor.asn, neighbor.local)?
+            writeln!(
+                text,
+                "  neighbor {address} as {};\n  source address {};",
+                neighbor.asn, neighbor.local
+            )?;
         }
         Remote::Range(range) => {
-            writeln!(text, "  neighbor range {range} external;\n  dynamic name \"{}_\";", neighbor.name)?
+            writeln!(text, "  neighbor range {range} external;\n  dynamic name \"{}_\";", neighbor.name)?;
         }
         Remote::Interface(port) => {
             writeln!(

@@ -204,7 +204,7 @@ fn peer(text: &mut String, neighbor: &Neighbor) -> Result<()> {
     match &neighbor.remote {
         Remote::Address(_) => writeln!(text, " neighbor {name} remote-as {}", neighbor.asn)?,
         Remote::Range(_) => {
-            writeln!(text, " neighbor {name} peer-group\n neighbor {name} remote-as external")?
+            writeln!(text, " neighbor {name} peer-group\n neighbor {name} remote-as external")?;
         }
         Remote::Interface(_) => writeln!(text, " neighbor {name} interface remote-as external")?,
     }

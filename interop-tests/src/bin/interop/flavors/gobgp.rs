@@ -47,6 +47,9 @@ impl Flavor for Gobgp {
              [policy-definitions.statements.actions]\nroute-disposition = \"accept-route\"\n\
              [policy-definitions.statements.actions.bgp-actions]\nset-next-hop = \"unchanged\"\n",
         );
+        if spec.link_bandwidth.is_some() {
+            return unsupported("its command line refuses a link bandwidth on routes of its own");
+        }
         for neighbor in &spec.neighbors {
             peer(&mut text, spec, neighbor)?;
         }
@@ -68,9 +71,6 @@ impl Flavor for Gobgp {
             command = command.args(["nexthop", &next_hop]);
             if !spec.network_communities.is_empty() {
                 command = command.args(["community", &spec.network_communities.join(",")]);
-            }
-            if let Some(bandwidth) = spec.link_bandwidth {
-                command = command.args(["extcommunity", "lb", &format!("{}:{bandwidth}", spec.asn)]);
             }
             command.run()?;
         }

@@ -3,7 +3,7 @@
 SWITCH ?= slash32
 export SWITCH
 
-.PHONY: help build demo test test-unit interop sim bench-cni bench-bgp bench-fib format
+.PHONY: help build demo test test-unit interop sim bench-cni bench-bgp bench-fib bench-policy soak format
 
 help:                ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -56,6 +56,14 @@ bench-fib:           ## routes into the kernel beside BIRD and FRR, a dying swit
 	@target/release/bench_fib load --routes 1000000 --runs 3
 	@target/release/bench_fib failover
 	@target/release/bench_fib loss
+
+bench-policy:        ## what policies cost: packets, changes, loading; beside no rules and nft -f
+	@scripts/deps.sh build test
+	@cargo bench --locked --package slash32 --bench policy $(if $(PART),-- $(PART))
+
+soak:                ## 10,000 changes of policy under traffic: nothing wrongly passed or dropped; CHANGES=n
+	@scripts/deps.sh build test
+	SLASH32_SOAK=$(or $(CHANGES),10000) cargo test --locked --package slash32 --lib policy::packet_tests::soak -- --nocapture
 
 format:              ## rustfmt
 	cargo fmt --all

@@ -32,11 +32,11 @@ use self::{
     lower::{Class, CompiledChain, SetUse},
     nat::PortMaps,
     sets::{Content, SetDef, family_index},
-    skeleton::{EP_IN, EP_OUT, SRC, Skeleton},
+    skeleton::{EP_IN, EP_OUT, FREE_IN, FREE_OUT, SRC, Skeleton},
 };
 use super::{
     Direction, PolicySet,
-    ir::{Chain, Data, Delta, Element, Key, Name, Ruleset},
+    ir::{Chain, Data, Delta, Element, Key, Name, Ruleset, Verdict},
 };
 use crate::model::{EndpointId, Identity, LabelHash, Labels, Prefix};
 
@@ -253,9 +253,9 @@ impl Engine {
         self.drop_local(&id);
         let identity = Arc::new(Identity::in_full(&endpoint.labels));
         let classes = self.classes_of(&endpoint.labels);
-        for (key, map) in classes.iter().zip([EP_IN, EP_OUT]) {
+        for key in &classes {
             let entry = self.use_class(key);
-            self.put(map, Key::interface(id.as_str()), None, Some(entry));
+            self.dispatch(key.0, &id, None, Some(entry));
         }
         for addr in &endpoint.addresses {
             self.put(SRC[usize::from(addr.is_ipv6())], source_key(&id, *addr), None, Some(Data::None));
@@ -330,10 +330,11 @@ impl Engine {
     pub fn compiled(&self) -> Ruleset {
         let mut rules = self.skeleton.clone();
         for (id, local) in &self.locals {
-            for (key, map) in local.classes.iter().zip([EP_IN, EP_OUT]) {
-                if let (Some(class), Some(set)) = (self.classes.get(key), rules.sets.get_mut(map)) {
-                    let entry = Data::Verdict(class.value.entry.clone());
-                    set.elements.insert(Key::interface(id.as_str()), entry);
+            for key in &local.classes {
+                let Some(entry) = entry_of(&self.classes, key) else { continue };
+                let (name, data) = place(key.0, entry);
+                if let Some(set) = rules.sets.get_mut(name) {
+                    set.elements.insert(Key::interface(id.as_str()), data);
                 }
             }
             for addr in &local.endpoint.addresses {
@@ -494,9 +495,9 @@ impl Engine {
             let Some(local) = self.locals.get(&id) else { continue };
             let before = local.classes.each_ref().map(|key| entry_of(&old_classes, key));
             let classes = self.classes_of(&local.endpoint.labels);
-            for ((key, map), before) in classes.iter().zip([EP_IN, EP_OUT]).zip(before) {
+            for (key, before) in classes.iter().zip(before) {
                 let after = self.use_class(key);
-                self.put(map, Key::interface(id.as_str()), before, Some(after));
+                self.dispatch(key.0, &id, before, Some(after));
             }
             if let Some(local) = self.locals.get_mut(&id) {
                 local.classes = classes;
@@ -524,9 +525,9 @@ impl Engine {
         for addr in &addresses {
             self.put(SRC[usize::from(addr.is_ipv6())], source_key(id, *addr), Some(Data::None), None);
         }
-        for (key, map) in local.classes.iter().zip([EP_IN, EP_OUT]) {
+        for key in &local.classes {
             let before = entry_of(&self.classes, key);
-            self.put(map, Key::interface(id.as_str()), before, None);
+            self.dispatch(key.0, id, before, None);
             self.release_class(key);
         }
         // Its address may be another's soon, for which old connections must not count.
@@ -719,6 +720,24 @@ impl Engine {
         }
     }
 
+    /// Notes that an endpoint's class in a direction changes.
+    fn dispatch(&mut self, direction: Direction, id: &EndpointId, before: Option<Data>, after: Option<Data>) {
+        self.revokes |= before.is_some() && after.is_some() && before != after;
+        let key = Key::interface(id.as_str());
+        let [before, after] = [before, after].map(|entry| entry.map(|entry| place(direction, entry)));
+        match (before, after) {
+            (Some((from, old)), Some((to, new))) if from == to => self.put(to, key, Some(old), Some(new)),
+            (before, after) => {
+                if let Some((set, data)) = before {
+                    self.put(set, key.clone(), Some(data), None);
+                }
+                if let Some((set, data)) = after {
+                    self.put(set, key, None, Some(data));
+                }
+            }
+        }
+    }
+
     /// Notes that an element changes from one value to another.
     fn put(&mut self, set: &str, key: Key, before: Option<Data>, after: Option<Data>) {
         self.revokes |= before.is_some() && after.is_some() && before != after;
@@ -756,6 +775,15 @@ impl Engine {
 
 fn entry_of(classes: &FxHashMap<ClassKey, Live<Class>>, key: &ClassKey) -> Option<Data> {
     classes.get(key).map(|live| Data::Verdict(live.value.entry.clone()))
+}
+
+/// Where the endpoints of a class are, and with what.
+fn place(direction: Direction, entry: Data) -> (&'static str, Data) {
+    let (map, free) = match direction {
+        Direction::Ingress => (EP_IN, FREE_IN),
+        Direction::Egress => (EP_OUT, FREE_OUT),
+    };
+    if entry == Data::Verdict(Verdict::Return) { (free, Data::None) } else { (map, entry) }
 }
 
 fn element((key, data): (&Key, &Data)) -> Element {

@@ -35,6 +35,10 @@ pub(super) const REFUSE: &str = "refuse";
 /// Verdict maps by interface, for traffic from and to endpoints.
 pub(super) const EP_OUT: &str = "ep_out";
 pub(super) const EP_IN: &str = "ep_in";
+/// Endpoints that no policy selects in a direction and that may do as they please. Not in the verdict maps, as the
+/// kernel goes through all elements of those whenever one is added.
+pub(super) const FREE_OUT: &str = "free_out";
+pub(super) const FREE_IN: &str = "free_in";
 /// Allowed sources by interface.
 pub(super) const SRC: [&str; 2] = ["src4", "src6"];
 
@@ -121,6 +125,9 @@ impl Builder {
         for map in [EP_OUT, EP_IN] {
             self.set(map, &[KeyType::Interface], Some(DataType::Verdict), Vec::new());
         }
+        for set in [FREE_OUT, FREE_IN] {
+            self.set(set, &[KeyType::Interface], None, Vec::new());
+        }
         for family in Family::ALL {
             let name = format!("src{}", family_digit(family));
             self.set(&name, &[KeyType::Interface, address_type(family)], None, Vec::new());
@@ -204,14 +211,17 @@ impl Builder {
                 Rule::new([verdict(goto("pass"))]),
             ],
         );
-        for (chain, field, map) in [
-            ("from_ep", Field::IifName, EP_OUT),
-            ("to_ep", Field::OifName, EP_IN),
-            ("from_ep_reply", Field::OifName, EP_OUT),
-            ("to_ep_reply", Field::IifName, EP_IN),
+        for (chain, field, map, free) in [
+            ("from_ep", Field::IifName, EP_OUT, FREE_OUT),
+            ("to_ep", Field::OifName, EP_IN, FREE_IN),
+            ("from_ep_reply", Field::OifName, EP_OUT, FREE_OUT),
+            ("to_ep_reply", Field::IifName, EP_IN, FREE_IN),
         ] {
             let dispatch = Rule::new([Statement::Vmap(vec![field], map.into())]);
-            self.chain(chain, vec![dispatch, dropped("unknown interface")]);
+            // Asked before and after: an endpoint that moves from the map to the set or back while a packet is here is
+            // found in one of them.
+            let is_free = || Rule::new([Statement::lookup([field], &free.into()), verdict(Verdict::Return)]);
+            self.chain(chain, vec![is_free(), dispatch, is_free(), dropped("unknown interface")]);
         }
         self.chain(
             "established",

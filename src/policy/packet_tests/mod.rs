@@ -4,6 +4,8 @@ mod calico;
 mod lab;
 mod nat;
 mod profiles;
+mod soak;
+mod suite;
 mod trace;
 
 use self::lab::{

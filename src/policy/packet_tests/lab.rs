@@ -61,6 +61,15 @@ const PORTS: [u16; 5] = [53, 80, 179, 443, 8080];
 impl Lab {
     /// A lab with so many containers, all attached but not known to policy yet.
     pub(super) fn new(containers: u8) -> Self {
+        let lab = Self::silent(containers);
+        for ns in lab.containers.iter().map(|c| &c.ns).chain([&lab.host, &lab.outside]) {
+            serve(ns);
+        }
+        lab
+    }
+
+    /// The same with nobody who answers.
+    pub(super) fn silent(containers: u8) -> Self {
         let host = NamedNetns::create("s32pol-h").unwrap();
         let outside = NamedNetns::create("s32pol-o").unwrap();
         host.connect("eth0", &outside, "eth0").unwrap();
@@ -77,9 +86,6 @@ impl Lab {
         ip(&outside, "route add fd00:32::/48 via 2001:db8::1");
         let containers: Vec<_> = (0..containers).map(|number| Container::attach(&host, number)).collect();
         let enforcer = host.run(|| Enforcer::open(config(), Settings::default())).unwrap();
-        for ns in containers.iter().map(|c| &c.ns).chain([&host, &outside]) {
-            serve(ns);
-        }
         Self { host, outside, containers, enforcer }
     }
 
@@ -184,7 +190,8 @@ impl Container {
     pub(super) fn addr(&self, v6: bool) -> IpAddr {
         let n = self.number;
         if v6 {
-            Ipv6Addr::new(0xfd00, 0x32, 0, 0, 0, 0, 0, u16::from(n) + 2).into()
+            // The last part reads like that of the IPv4 address.
+            format!("fd00:32::{}", n + 2).parse().unwrap()
         } else {
             Ipv4Addr::new(10, 32, 4, n + 2).into()
         }

@@ -62,7 +62,7 @@ fn labels(application: u32) -> Labels {
 pub(crate) fn policies(count: u32, rules: u32) -> String {
     let mut out = String::new();
     for p in 0..count {
-        let _ = write!(out, "[[policy]]\nname='p{p}'\nselect='app == \"app{p}\"'\ningress=[\n");
+        let _ = writeln!(out, "[[policy]]\nname='p{p}'\nselect='app == \"app{p}\"'\ningress=[");
         for r in 0..rules {
             let peer = (p + count - 1 + r) % count;
             let _ = writeln!(
@@ -74,9 +74,9 @@ pub(crate) fn policies(count: u32, rules: u32) -> String {
         }
         // Small packets are measured with UDP.
         let before = (p + count - 1) % count;
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "{{action='allow',from={{selector='app == \"app{before}\"'}},protocol='udp',ports=8000}}]\n"
+            "{{action='allow',from={{selector='app == \"app{before}\"'}},protocol='udp',ports=8000}}]"
         );
     }
     out

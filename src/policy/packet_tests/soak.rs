@@ -120,7 +120,7 @@ fn ask(lab: &Lab, v6: bool, counts: &Arc<Counts>) -> thread::JoinHandle<()> {
         let mut number = 0u32;
         while !counts.stop.load(Ordering::Relaxed) {
             number += 1;
-            if number % 32 == 0 {
+            if number.is_multiple_of(32) {
                 socket = open();
             }
             let asked = number.to_be_bytes();
@@ -228,7 +228,7 @@ fn changes_without_end_pass_and_drop_nothing_wrongly() {
             }
         }
         // What only some states allow is as the present one says.
-        if change % 50 == 0 {
+        if change.is_multiple_of(50) {
             lab.expect(C(STRANGER), C(SERVER), Udp, SOMETIMES, sometimes);
         }
         if change % 1000 == 999 {

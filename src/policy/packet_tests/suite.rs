@@ -144,7 +144,7 @@ fn the_kernel_agrees_with_the_suite() {
             assert!(Instant::now() < until, "refused: {}", told(*missing.first().unwrap()));
             thread::sleep(Duration::from_millis(1));
         }
-        if number % TCP_EVERY == 0 {
+        if number.is_multiple_of(TCP_EVERY) {
             tcp(&lab, &suite, questions, &case.name, step.yaml.contains("ipBlock"));
         }
         if number % 100 == 99 {

@@ -135,7 +135,7 @@ fn load(rules: Rules) -> Option<Enforcer> {
         Rules::None => None,
         Rules::Tracking => {
             scale::nft(
-                "table inet t { chain f { type filter hook forward priority 0; ct state established accept; } }",
+                "table inet t {\n chain f {\n type filter hook forward priority 0;\n ct state established accept\n }\n}\n",
             );
             None
         }

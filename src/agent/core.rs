@@ -11,7 +11,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{actor::State, announce::Announcer, cni_stats::CniStats, config::Config, policies::Policies};
+use super::{
+    actor::State, announce::Announcer, cni_stats::CniStats, config::Config, flows::Flows, policies::Policies,
+};
 use crate::{
     api::{CniAnswer, CniRequest, Failure},
     bgp::{rib::LocalRoute, speaker::SpeakerHandle},
@@ -44,6 +46,7 @@ pub(super) struct Outside {
     pub(super) policies: Policies,
     pub(super) announcer: Announcer,
     pub(super) fib: FibHandle,
+    pub(super) flows: Flows,
 }
 
 /// A change of what is known of a remote endpoint.
@@ -335,13 +338,17 @@ impl Host for Outside {
         self.policies.enforce(attachment).map_err(|error| {
             CniError::new(code::POLICY_FAILED, "the endpoint's policy could not be put in force")
                 .details(error)
-        })
+        })?;
+        self.flows.mapped(attachment);
+        Ok(())
     }
 
     fn unenforce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
         self.policies.unenforce(attachment).map_err(|error| {
             CniError::new(code::POLICY_FAILED, "the endpoint's policy could not be removed").details(error)
-        })
+        })?;
+        self.flows.unmapped(attachment);
+        Ok(())
     }
 
     fn announce(&mut self, attachment: &Attachment) -> Result<(), CniError> {

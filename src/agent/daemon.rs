@@ -16,6 +16,7 @@ use super::{
     control::Control,
     core::{Core, Elsewhere, Outside, RemoteChange},
     files::{self, Fingerprint},
+    flows::Flows,
     load,
     logging::{self, FilterHandle},
     metrics,
@@ -239,7 +240,8 @@ async fn start_core(config: Arc<Config>, fib: FibHandle) -> anyhow::Result<Actor
     let start = move || {
         let policies = Policies::start(&config)?;
         let expand = config.policy.expand.clone();
-        let outside = Outside { policies, announcer: Announcer::new(runtime, expand), fib };
+        let outside =
+            Outside { policies, announcer: Announcer::new(runtime, expand), fib, flows: Flows::default() };
         Core::start(&config, outside)
     };
     let started = tokio::task::spawn_blocking(move || Actor::start("core", start)).await??;

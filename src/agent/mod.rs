@@ -10,6 +10,7 @@ mod daemon;
 mod describe;
 mod doctor;
 mod files;
+mod flows;
 mod host;
 mod identities;
 mod logging;

@@ -198,12 +198,7 @@ impl Policies {
 
     pub(super) fn enforce(&mut self, attachment: &Attachment) -> Result<(), String> {
         let mut local = LocalEndpoint::from(&attachment.endpoint);
-        for prefix in &attachment.allow_spoofing {
-            if !prefix.is_host() {
-                return Err(format!("allow_spoofing: {prefix} is not a single address"));
-            }
-            local.addresses.push(prefix.addr());
-        }
+        local.addresses.extend(attachment.spoofed());
         self.engine.upsert_local(local);
         if let Err(error) = self.engine.set_port_maps(&attachment.endpoint.id, port_maps(attachment)) {
             self.engine.remove_local(&attachment.endpoint.id);

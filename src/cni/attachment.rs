@@ -80,6 +80,17 @@ impl Attachment {
         moved.then(|| u32::try_from(self.sequence / 1_000_000).unwrap_or(u32::MAX))
     }
 
+    /// Every single address of `allow_spoofing`; the configuration has kept the prefixes small.
+    pub fn spoofed(&self) -> impl Iterator<Item = IpAddr> + use<'_> {
+        self.allow_spoofing.iter().flat_map(|prefix| {
+            let count = 1u32 << (prefix.family().bits() - prefix.len()).min(16);
+            (0..count).map(|offset| match prefix.addr() {
+                IpAddr::V4(first) => IpAddr::V4((first.to_bits() + offset).into()),
+                IpAddr::V6(first) => IpAddr::V6((first.to_bits() + u128::from(offset)).into()),
+            })
+        })
+    }
+
     /// The IPv6 gateway inside the container: the host end's link-local address.
     pub fn gateway6() -> Ipv6Addr {
         Mac::HOST_END.link_local()
@@ -184,6 +195,15 @@ pub(super) mod tests {
         assert_eq!(attachment.container_routes().len(), 1);
         attachment.routes = Some(vec![]);
         assert!(attachment.container_routes().is_empty());
+    }
+
+    #[test]
+    fn spoofed_addresses_are_listed() {
+        let mut attachment = sample("c", 1);
+        attachment.allow_spoofing =
+            ["10.9.9.9/32", "255.255.255.254/31", "fd00::fffe/127"].map(|p| p.parse().unwrap()).to_vec();
+        let list: Vec<String> = attachment.spoofed().map(|a| a.to_string()).collect();
+        assert_eq!(list, ["10.9.9.9", "255.255.255.254", "255.255.255.255", "fd00::fffe", "fd00::ffff"]);
     }
 
     #[test]

@@ -137,6 +137,16 @@ impl Store {
         write(&self.endpoints, &format!("{}.json", attachment.endpoint.id), attachment)
     }
 
+    /// The endpoints that have a file, whatever is in it.
+    pub fn ids(&self) -> Result<Vec<EndpointId>, StoreError> {
+        let names = list(&self.endpoints)?.into_iter().map(|path| file_name(&path));
+        Ok(names
+            .filter_map(|name| name.strip_suffix(".json").map(str::to_owned))
+            .filter(|name| name.starts_with(EndpointId::PREFIX))
+            .map(EndpointId)
+            .collect())
+    }
+
     /// Removes an attachment and remembers that its addresses rest. No error when there is none.
     pub fn release(&self, attachment: &Attachment) -> Result<(), StoreError> {
         let id = &attachment.endpoint.id;

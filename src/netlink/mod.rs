@@ -6,6 +6,7 @@
 //! - [`Writer`] and [`Attrs`]: hand encoding and decoding of messages and nested attributes, without unchecked
 //!   lengths. Messages of `netlink-packet-route` can be mixed in with [`Batch::push_route`].
 //! - [`link`], [`addr`], [`route`], [`nexthop`], [`neigh`]: typed lists and messages for the kernel's objects.
+//! - [`conntrack`]: tracked UDP connections.
 //! - [`watch`]: the kernel's notifications as typed events.
 //! - [`NfLog`]: packets that nftables' rules log.
 //! - [`feature`]: what the running kernel can do.
@@ -19,6 +20,7 @@
 pub mod addr;
 mod attr;
 mod batch;
+pub mod conntrack;
 mod error;
 pub mod feature;
 pub mod link;

@@ -32,18 +32,24 @@ pub enum ProblemKind {
     StrayLink,
     /// A lease without an endpoint. Repair: release it.
     StrayLease,
+    /// A living endpoint without its file, which a restart would have to guess. Repair: write it.
+    MissingFile,
+    /// A file without an endpoint. Repair: remove it.
+    StrayFile,
 }
 
 impl Handler {
     /// Compares everything that should agree. With `fix`, repairs what can be repaired without harm.
     pub fn audit(&mut self, host: &mut impl Host, fix: bool, now: Now) -> Result<Vec<Problem>, CniError> {
         let mut problems = Vec::new();
+        let mut files: HashSet<EndpointId> = self.store.ids()?.into_iter().collect();
         let ends = self.attacher.list_ours()?;
         let mut note = |kind, endpoint: &EndpointId, text: String, fixed: bool| {
             problems.push(Problem { kind, endpoint: endpoint.clone(), text, fixed });
         };
         for attachment in self.attachments.values().cloned().collect::<Vec<_>>() {
             let endpoint = &attachment.endpoint;
+            let has_file = files.remove(&endpoint.id);
             let lives = ends.iter().any(|e| e.id == endpoint.id && !e.retired);
             if !lives {
                 let fixed = fix && self.remove(host, &attachment, now).is_ok();
@@ -54,6 +60,11 @@ impl Handler {
                     fixed,
                 );
                 continue;
+            }
+            if !has_file {
+                let fixed = fix && self.store.put(&attachment).is_ok();
+                let text = format!("{}: its file is missing", endpoint.key);
+                note(ProblemKind::MissingFile, &endpoint.id, text, fixed);
             }
             for addr in endpoint.addresses() {
                 if self.ipam.owner(addr) != Some(&endpoint.id) {
@@ -89,6 +100,10 @@ impl Handler {
                 self.ipam.release(&owner, now.mono);
             }
             note(ProblemKind::StrayLease, &owner, "a lease without an endpoint".to_owned(), fix);
+        }
+        for id in files {
+            let fixed = fix && self.store.forget(&id).is_ok();
+            note(ProblemKind::StrayFile, &id, "a file without an endpoint".to_owned(), fixed);
         }
         Ok(problems)
     }

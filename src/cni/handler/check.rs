@@ -3,7 +3,7 @@
 use super::{Handler, Host, Now, add::ipam_error, needs};
 use crate::{
     api::CniRequest,
-    cni::types::{CniError, NetConf, SpecVersion, code, names},
+    cni::types::{CniError, Interface, NetConf, SpecVersion, code, names},
     model::{EndpointId, EndpointKey},
 };
 
@@ -32,6 +32,11 @@ impl Handler {
             if !previous.ips.iter().any(|ip| ip.address.0 == addr) {
                 return Err(failed(format!("prevResult lacks the address {addr}")));
             }
+        }
+        let is_ours = |i: &Interface| i.name == request.ifname && !i.sandbox.is_empty();
+        // A result before 0.3.0 has no interfaces.
+        if !previous.interfaces.is_empty() && !previous.interfaces.iter().any(is_ours) {
+            return Err(failed(format!("prevResult lacks the interface {}", request.ifname)));
         }
         if !request.netns.is_empty() && self.attacher.open(&request.netns)?.id() != attachment.netns_id {
             return Err(failed(format!("{} is another namespace than at ADD", request.netns)));

@@ -21,6 +21,8 @@ pub(crate) const LABELS_KEY: &str = "slash32.io/labels";
 pub(crate) const IPAM_RESULT_KEY: &str = "slash32.io/ipam-result";
 /// The smallest MTU with IPv6 (RFC 8200 section 5), and the largest of a veth.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 1280..=65535;
+/// The most host bits a prefix of `allow_spoofing` may have: 256 addresses.
+const SPOOFED_BITS: u8 = 8;
 
 /// A parsed and checked network configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,8 +172,8 @@ impl NetConf {
             labels: root.read("labels", read_labels)?.unwrap_or_default(),
             ipam: ipam_object.map_or_else(|| Ok(IpamConf::default()), |o| IpamConf::read(&o))?,
             routes,
-            sysctls: root.read("sysctls", Node::text_map)?.unwrap_or_default(),
-            allow_spoofing: root.read("allow_spoofing", read_prefixes)?.unwrap_or_default(),
+            sysctls: root.read("sysctls", read_sysctls)?.unwrap_or_default(),
+            allow_spoofing: root.read("allow_spoofing", read_spoofed)?.unwrap_or_default(),
             forwarding: root.read("forwarding", Node::bool)?.unwrap_or(false),
             anycast: root.read("anycast", Node::bool)?.unwrap_or(false),
             dns,
@@ -334,8 +336,33 @@ fn read_ips(node: &Node<'_>) -> Result<Vec<IpAddr>, CniError> {
     node.list()?.iter().map(|n| n.address().map(|(ip, _)| ip)).collect()
 }
 
-fn read_prefixes(node: &Node<'_>) -> Result<Vec<Prefix>, CniError> {
-    node.list()?.iter().map(|n| n.str()?.parse().map_err(|e| n.place.invalid(e))).collect()
+/// Prefixes of a few addresses: each becomes an element of the table that checks sources.
+fn read_spoofed(node: &Node<'_>) -> Result<Vec<Prefix>, CniError> {
+    let read = |n: &Node<'_>| {
+        let prefix: Prefix = n.str()?.parse().map_err(|e| n.place.invalid(e))?;
+        if prefix.family().bits() - prefix.len() > SPOOFED_BITS {
+            let (four, six) = (32 - SPOOFED_BITS, 128 - SPOOFED_BITS);
+            return Err(n.place.invalid(format!("{prefix} is too large (at most a /{four} or a /{six})")));
+        }
+        Ok(prefix)
+    };
+    node.list()?.iter().map(read).collect()
+}
+
+/// Settings of the container's network namespace and nothing else: whatever is not below `net` belongs to the whole
+/// host, or to a namespace that we are not in.
+fn read_sysctls(node: &Node<'_>) -> Result<BTreeMap<String, String>, CniError> {
+    let settings = node.text_map()?;
+    for name in settings.keys() {
+        let parts: Vec<&str> = name.split(if name.contains('/') { '/' } else { '.' }).collect();
+        let whole = parts.len() > 1 && parts.iter().all(|part| !matches!(*part, "" | "." | ".."));
+        if !whole || parts[0] != "net" || name.contains('\0') {
+            return Err(node
+                .place
+                .invalid(format!("{name:?} is not a setting of a network namespace (net.…)")));
+        }
+    }
+    Ok(settings)
 }
 
 /// Labels as an object, as text `a=b,c=d`, or as the list of `{key, value}` of the CNI conventions.
@@ -470,6 +497,30 @@ mod tests {
         assert!(message(json!({"ipam": {"type": "../evil"}})).contains("ipam.type"));
         assert!(message(json!({"ipam": {"families": "ipv5"}})).contains("ipv5"));
         assert!(message(json!({"allow_spoofing": ["10.0.0.1/8"]})).contains("did you mean 10.0.0.0/8"));
+        assert!(message(json!({"allow_spoofing": ["10.0.0.0/23"]})).contains("too large"));
+        assert!(message(json!({"allow_spoofing": ["fd00::/119"]})).contains("too large"));
+        assert_eq!(
+            parse(json!({"allow_spoofing": ["10.0.0.0/24", "fd00::/120"]})).unwrap().allow_spoofing.len(),
+            2
+        );
+        // Only what belongs to the container's own namespace, however it is written.
+        for bad in [
+            "kernel.hostname",
+            "vm/overcommit_memory",
+            "net",
+            "net/../kernel/hostname",
+            "net//x",
+            "",
+            "/net/x",
+        ] {
+            assert!(
+                message(json!({"sysctls": {bad: "1"}})).contains("not a setting of a network namespace"),
+                "{bad}"
+            );
+        }
+        assert!(
+            parse(json!({"sysctls": {"net.core.somaxconn": 1, "net/ipv4/conf/a.b/rp_filter": "2"}})).is_ok()
+        );
     }
 
     #[test]

@@ -132,7 +132,7 @@ mod tests {
         private(|| {
             // Nothing is tracked until something asks for it.
             let rules =
-                "table inet t { chain c { type filter hook output priority 0; ct state new accept; } }";
+                "table inet t { chain c { type filter hook output priority 0; ct state new accept; }\n}";
             assert!(Command::new("nft").arg(rules).status().unwrap().success());
             let mut socket = Socket::netfilter().unwrap();
             for (ipv4, address) in [(true, "127.0.0.1:0"), (false, "[::1]:0")] {

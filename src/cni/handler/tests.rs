@@ -649,6 +649,16 @@ fn audit_finds_and_repairs() {
         let problems = world.handler.audit(&mut world.host, true, now).unwrap();
         assert!(problems.iter().all(|p| p.fixed), "{problems:?}");
         assert_eq!(world.handler.audit(&mut world.host, false, now).unwrap(), []);
+        // Files: one lost, one left over.
+        let kept = world.handler.attachments().next().unwrap().endpoint.id.clone();
+        let file = |id: &EndpointId| world.dir.path().join(format!("endpoints/{id}.json"));
+        let stray = EndpointId("s32ffffffffffff".to_owned());
+        std::fs::rename(file(&kept), file(&stray)).unwrap();
+        let problems = world.handler.audit(&mut world.host, true, now).unwrap();
+        let kinds: Vec<_> = problems.iter().map(|p| p.kind).collect();
+        assert_eq!(kinds, [ProblemKind::MissingFile, ProblemKind::StrayFile]);
+        assert!(file(&kept).exists() && !file(&stray).exists());
+        assert_eq!(world.handler.audit(&mut world.host, false, now).unwrap(), []);
         assert_eq!(world.handler.attacher.check(&b0).unwrap(), []);
     });
 }

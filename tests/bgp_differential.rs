@@ -455,7 +455,7 @@ fn monitoring_streams() {
     for part in [
         |o: &mut BytesMut, _: &Parts<'_>| bmp::initiation(o, "host1", "slash32"),
         |o: &mut BytesMut, p: &Parts<'_>| {
-            bmp::peer_up(o, p.peer, IpAddr::from([192, 0, 2, 2]), (179, 40000), p.open, p.open);
+            bmp::peer_up(o, p.peer, IpAddr::from([192, 0, 2, 2]), (179, 40000), p.open, p.open, None);
         },
         |o: &mut BytesMut, p: &Parts<'_>| bmp::route_monitoring(o, p.peer, p.update),
         |o: &mut BytesMut, p: &Parts<'_>| bmp::statistics(o, p.peer, &[bmp::Statistic::AdjRibIn(5)]),

@@ -13,6 +13,7 @@ pub(super) fn reconfigured(report: &ReconfigureReport) -> Vec<String> {
     for (peer, settings) in &report.changed {
         lines.push(format!("neighbour {peer} changed without a reset: {}", settings.join(", ")));
     }
+    lines.extend(report.collectors.iter().map(|(address, what)| format!("BMP collector {address} {what}")));
     lines.extend(
         report
             .needs_restart
@@ -33,10 +34,11 @@ mod tests {
             removed: vec!["b".into()],
             reset: vec![("c".into(), vec!["families", "password"])],
             changed: vec![("d".into(), vec!["description"])],
+            collectors: vec![("e:1".into(), "added")],
             needs_restart: vec!["asn"],
         };
         let lines = reconfigured(&report);
-        assert_eq!(lines.len(), 5);
+        assert_eq!(lines.len(), 6);
         assert_eq!(lines[2], "neighbour c was reset for its changed families, password");
     }
 }

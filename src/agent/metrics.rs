@@ -74,7 +74,7 @@ pub(super) fn addresses(page: &mut Page, usage: &[BlockUse]) {
 
 /// What every neighbour counts.
 pub(super) fn peers(page: &mut Page, peers: &[Value]) {
-    const COUNTERS: [(&str, &str, &str, &str); 8] = [
+    const COUNTERS: [(&str, &str, &str, &str); 11] = [
         (
             "slash32_bgp_peer_prefixes_received",
             "gauge",
@@ -92,6 +92,24 @@ pub(super) fn peers(page: &mut Page, peers: &[Value]) {
         ("slash32_bgp_peer_messages_sent_total", "counter", "messages_sent", "Messages sent."),
         ("slash32_bgp_peer_updates_received_total", "counter", "updates_received", "UPDATEs received."),
         ("slash32_bgp_peer_updates_sent_total", "counter", "updates_sent", "UPDATEs sent."),
+        (
+            "slash32_bgp_peer_updates_withdrawn_total",
+            "counter",
+            "updates_withdrawn",
+            "UPDATEs with an error for which their routes were withdrawn.",
+        ),
+        (
+            "slash32_bgp_peer_updates_discarded_total",
+            "counter",
+            "updates_discarded",
+            "UPDATEs that lost an attribute for an error.",
+        ),
+        (
+            "slash32_bgp_peer_identities_stripped_total",
+            "counter",
+            "identities_stripped",
+            "Identity communities that were not believed.",
+        ),
         ("slash32_bgp_peer_established_total", "counter", "established_count", "Times the session came up."),
     ];
     let name = |peer: &Value| peer["peer"].as_str().unwrap_or_default().to_owned();
@@ -142,6 +160,65 @@ pub(super) fn routes(page: &mut Page, fib: &Summary) {
     for (name, help, value) in totals {
         let name = format!("slash32_routes_{name}_total");
         page.metric(&name, "counter", help).sample(&name, &[], value);
+    }
+}
+
+/// What is missing of each neighbour's routes, by reason.
+pub(super) fn refusals(page: &mut Page, peers: &[Value]) {
+    const REFUSALS: [(&str, &str, &str, &str); 2] = [
+        (
+            "slash32_bgp_peer_prefixes_rejected_total",
+            "counter",
+            "rejected",
+            "Prefixes received and not accepted, by reason.",
+        ),
+        (
+            "slash32_bgp_peer_routes_not_installed",
+            "gauge",
+            "not_installed",
+            "Best routes of the neighbour that are not in the kernel, by reason.",
+        ),
+    ];
+    for (metric, kind, field, help) in REFUSALS {
+        page.metric(metric, kind, help);
+        for peer in peers {
+            let name = peer["peer"].as_str().unwrap_or_default();
+            for (reason, count) in peer[field].as_object().into_iter().flatten() {
+                page.sample(metric, &[("peer", name), ("reason", reason)], count.as_u64().unwrap_or(0));
+            }
+        }
+    }
+}
+
+/// What every BMP collector counts.
+pub(super) fn collectors(page: &mut Page, collectors: &[Value]) {
+    const FIGURES: [(&str, &str, &str, &str); 5] = [
+        ("slash32_bmp_connects_total", "counter", "connects", "Times the collector was connected to."),
+        (
+            "slash32_bmp_overflows_total",
+            "counter",
+            "overflows",
+            "Times the connection was given up as the collector was too slow.",
+        ),
+        ("slash32_bmp_messages_sent_total", "counter", "messages_sent", "BMP messages handed out."),
+        ("slash32_bmp_bytes_sent_total", "counter", "bytes_sent", "Bytes written to the collector."),
+        ("slash32_bmp_bytes_waiting", "gauge", "bytes_waiting", "Bytes that wait for the collector."),
+    ];
+    if collectors.is_empty() {
+        return;
+    }
+    let name = |collector: &Value| collector["collector"].as_str().unwrap_or_default().to_owned();
+    page.metric("slash32_bmp_up", "gauge", "1 while the collector is connected.");
+    for collector in collectors {
+        let up = collector["state"] == "connected";
+        page.sample("slash32_bmp_up", &[("collector", &name(collector))], up.into());
+    }
+    for (metric, kind, field, help) in FIGURES {
+        page.metric(metric, kind, help);
+        for collector in collectors {
+            let value = collector[field].as_u64().unwrap_or(0);
+            page.sample(metric, &[("collector", &name(collector))], value);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Answers requests: each goes to the owner of what it asks about.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -20,10 +21,14 @@ use super::{
 };
 use crate::{
     api::{Answer, CniRequest, Failure, Request, ShutdownMode},
-    bgp::speaker::{PeerAction, SpeakerError, SpeakerHandle},
+    bgp::{
+        PeerId,
+        rib::Rib,
+        speaker::{PeerAction, PeerStatus, SpeakerError, SpeakerHandle},
+    },
     model::Prefix,
     routes::{
-        Difference, RouteFilter,
+        Difference, Reason, RouteFilter,
         thread::{FibHandle, FibStopped},
     },
 };
@@ -148,6 +153,7 @@ impl Service {
                 self.speaker()?.drain(on).await?;
                 Ok(json!({ "draining": on }))
             }
+            Request::Collectors => value(self.collectors().await?),
             Request::Bfd => value(self.speaker()?.bfd().await?),
             Request::Routes => value(self.inner.fib.routes(RouteFilter::default()).await?),
             Request::RoutesVerify => value(self.verify().await?),
@@ -214,7 +220,53 @@ impl Service {
 
     async fn peers(&self) -> Result<Vec<Value>, Failure> {
         let Some(speaker) = &self.inner.speaker else { return Ok(Vec::new()) };
-        speaker.peers().await?.iter().map(value).collect()
+        let peers = speaker.peers().await?;
+        let kept_out = self.kept_out(speaker).await?;
+        let with_kept_out = |peer: &PeerStatus| {
+            let mut row = value(peer)?;
+            row["not_installed"] = value(kept_out.get(&peer.id).cloned().unwrap_or_default())?;
+            Ok(row)
+        };
+        peers.iter().map(with_kept_out).collect()
+    }
+
+    /// How many best routes of each neighbour are not in the kernel, by reason.
+    async fn kept_out(
+        &self,
+        speaker: &SpeakerHandle,
+    ) -> Result<HashMap<PeerId, BTreeMap<Reason, u64>>, Failure> {
+        let mut counts: HashMap<PeerId, BTreeMap<Reason, u64>> = HashMap::new();
+        let summary = self.inner.fib.summary().await?;
+        if summary.unresolved + summary.rejected + summary.conflicts + summary.refused == 0 {
+            return Ok(counts);
+        }
+        let filter = RouteFilter { problems: true, ..RouteFilter::default() };
+        let list: Vec<_> = self
+            .inner
+            .fib
+            .routes(filter)
+            .await?
+            .into_iter()
+            .filter_map(|r| Some((r.prefix, r.reason?)))
+            .collect();
+        // Piece by piece, so that the RIB never stops for long.
+        for piece in list.chunks(2000) {
+            let piece = piece.to_vec();
+            let from = move |rib: &mut Rib| {
+                piece.iter().map(|(prefix, reason)| (rib.best_from(*prefix), *reason)).collect::<Vec<_>>()
+            };
+            for (peer, reason) in speaker.query(from).await? {
+                if let Some(peer) = peer {
+                    *counts.entry(peer).or_default().entry(reason).or_default() += 1;
+                }
+            }
+        }
+        Ok(counts)
+    }
+
+    async fn collectors(&self) -> Result<Vec<Value>, Failure> {
+        let Some(speaker) = &self.inner.speaker else { return Ok(Vec::new()) };
+        speaker.collectors().await?.iter().map(value).collect()
     }
 
     /// Resets one session, or all of them, or refreshes the routes in both directions.
@@ -275,6 +327,12 @@ impl Service {
             }
         }
         let bgp = config.bgp.as_ref();
+        let collectors = self.collectors().await?;
+        for collector in collectors.iter().filter(|c| c["state"] != "connected") {
+            let error = collector["last_error"].as_str().map_or_else(String::new, |e| format!(": {e}"));
+            let address = collector["collector"].as_str().unwrap_or("?");
+            problems.push(format!("BMP collector {address} is not connected{error}"));
+        }
         Ok(json!({
             "ready": true,
             "version": env!("CARGO_PKG_VERSION"),
@@ -287,6 +345,7 @@ impl Service {
             "router_id": bgp.map(|b| b.router_id.to_string()),
             "peers": peers.len(),
             "peers_established": established,
+            "bmp": collectors,
             "endpoints": endpoints,
             "policies": policies,
             "routes_learned": fib.ipv4 + fib.ipv6,
@@ -350,6 +409,8 @@ impl Service {
         page.sample("slash32_uptime_seconds", &[], self.inner.started.elapsed().as_secs());
         let peers = self.peers().await.unwrap_or_default();
         metrics::peers(&mut page, &peers);
+        metrics::refusals(&mut page, &peers);
+        metrics::collectors(&mut page, &self.collectors().await.unwrap_or_default());
         if let Ok(fib) = self.inner.fib.summary().await {
             metrics::routes(&mut page, &fib);
         }

@@ -98,6 +98,8 @@ pub enum Request {
     },
     /// BFD sessions.
     Bfd,
+    /// BMP collectors.
+    Collectors,
     /// Read configuration and policies again.
     Reload,
     /// Everything that looks wrong.

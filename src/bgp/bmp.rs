@@ -12,6 +12,8 @@ use std::{
 
 use bytes::{BufMut, BytesMut};
 
+use crate::model::Family;
+
 /// The protocol's version.
 const VERSION: u8 = 3;
 
@@ -75,14 +77,24 @@ pub enum PeerDown<'a> {
 pub enum Statistic {
     /// Type 0: prefixes rejected by import policy.
     RejectedPrefixes(u32),
-    /// Type 4: updates dropped for an AS path loop.
+    /// Type 3: prefixes refused for a loop in CLUSTER_LIST.
+    ClusterLoops(u32),
+    /// Type 4: prefixes refused for an AS path loop.
     AsPathLoops(u32),
+    /// Type 5: prefixes refused as ORIGINATOR_ID is ours.
+    OriginatorLoops(u32),
     /// Type 7: routes in Adj-RIB-In.
     AdjRibIn(u64),
     /// Type 8: routes in Loc-RIB.
     LocRib(u64),
+    /// Type 9: routes in Adj-RIB-In of one family.
+    AdjRibInFamily(Family, u64),
+    /// Type 10: routes in Loc-RIB of one family.
+    LocRibFamily(Family, u64),
     /// Type 11: UPDATEs that were treated as withdrawals (RFC 7606).
     TreatedAsWithdraw(u32),
+    /// Type 12: prefixes that were.
+    PrefixesTreatedAsWithdraw(u32),
 }
 
 /// Appends the first message of a stream: system name and description.
@@ -101,7 +113,7 @@ pub fn termination(out: &mut BytesMut, why: &str) {
     });
 }
 
-/// Appends a peer up: our end, ports, and both OPENs with their headers.
+/// Appends a peer up: our end, ports, and both OPENs with their headers. A Loc-RIB has a name (RFC 9069 section 4.4).
 pub fn peer_up(
     out: &mut BytesMut,
     peer: &PeerHeader,
@@ -109,6 +121,7 @@ pub fn peer_up(
     ports: (u16, u16),
     sent_open: &[u8],
     received_open: &[u8],
+    table: Option<&str>,
 ) {
     framed(out, kind::PEER_UP, |out| {
         peer_header(out, peer);
@@ -117,6 +130,9 @@ pub fn peer_up(
         out.put_u16(ports.1);
         out.put_slice(sent_open);
         out.put_slice(received_open);
+        if let Some(name) = table {
+            tlv(out, 3, name.as_bytes());
+        }
     });
 }
 
@@ -159,10 +175,15 @@ pub fn statistics(out: &mut BytesMut, peer: &PeerHeader, statistics: &[Statistic
         for one in statistics {
             match *one {
                 Statistic::RejectedPrefixes(n) => tlv(out, 0, &n.to_be_bytes()),
+                Statistic::ClusterLoops(n) => tlv(out, 3, &n.to_be_bytes()),
                 Statistic::AsPathLoops(n) => tlv(out, 4, &n.to_be_bytes()),
+                Statistic::OriginatorLoops(n) => tlv(out, 5, &n.to_be_bytes()),
                 Statistic::AdjRibIn(n) => tlv(out, 7, &n.to_be_bytes()),
                 Statistic::LocRib(n) => tlv(out, 8, &n.to_be_bytes()),
+                Statistic::AdjRibInFamily(family, n) => family_tlv(out, 9, family, n),
+                Statistic::LocRibFamily(family, n) => family_tlv(out, 10, family, n),
                 Statistic::TreatedAsWithdraw(n) => tlv(out, 11, &n.to_be_bytes()),
+                Statistic::PrefixesTreatedAsWithdraw(n) => tlv(out, 12, &n.to_be_bytes()),
             }
         }
     });
@@ -209,6 +230,17 @@ fn tlv(out: &mut BytesMut, kind: u16, value: &[u8]) {
     out.put_slice(value);
 }
 
+/// AFI, SAFI unicast, and a gauge.
+fn family_tlv(out: &mut BytesMut, kind: u16, family: Family, value: u64) {
+    let afi: u8 = match family {
+        Family::Ipv4 => 1,
+        Family::Ipv6 => 2,
+    };
+    let mut octets = [0, afi, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    octets[3..].copy_from_slice(&value.to_be_bytes());
+    tlv(out, kind, &octets);
+}
+
 fn framed(out: &mut BytesMut, kind: u8, body: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_u8(VERSION);
@@ -252,7 +284,9 @@ mod tests {
             (hex_of(|o| termination(o, "")), "03 00000010 05 0000 0000 0001 0002 0000".to_owned()),
             (hex_of(|o| route_monitoring(o, &header(), &[1, 2])), format!("03 00000032 00 {peer} 0102")),
             (
-                hex_of(|o| peer_up(o, &header(), "10.0.0.2".parse().unwrap(), (179, 40000), &[1], &[2])),
+                hex_of(|o| {
+                    peer_up(o, &header(), "10.0.0.2".parse().unwrap(), (179, 40000), &[1], &[2], None)
+                }),
                 format!("03 00000046 03 {peer} 0000000000000000000000000a000002 00b3 9c40 01 02"),
             ),
             (

@@ -53,6 +53,8 @@ pub struct SpeakerConfig {
     pub peers: Vec<PeerConfig>,
     /// Ranges from which neighbours may connect without being listed.
     pub listen_ranges: Vec<ListenRange>,
+    /// BMP collectors; addresses with ports are unique.
+    pub bmp: Vec<BmpCollector>,
 }
 
 impl SpeakerConfig {
@@ -83,6 +85,50 @@ impl SpeakerConfig {
             originate: Vec::new(),
             peers: Vec::new(),
             listen_ranges: Vec::new(),
+            bmp: Vec::new(),
+        }
+    }
+}
+
+/// Who is told of sessions and routes by BMP (RFC 7854). We dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BmpCollector {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The source address of our connection.
+    pub local_address: Option<IpAddr>,
+    /// The neighbours that it hears of, as configured or by address; all when empty.
+    pub peers: Vec<String>,
+    /// Whether it gets what neighbours send, before import rules.
+    pub pre_policy: bool,
+    /// Whether it gets what import rules leave of it.
+    pub post_policy: bool,
+    /// Whether it gets our best paths (RFC 9069).
+    pub loc_rib: bool,
+    /// Between statistics reports; zero: none.
+    pub statistics: Duration,
+    /// The first wait after a failure; it doubles with every one up to two minutes.
+    pub reconnect: Duration,
+    /// The most octets that wait for it. One that is slower is cut off, and gets the tables again later.
+    pub buffer: usize,
+}
+
+impl BmpCollector {
+    /// The port registered for BMP.
+    pub const PORT: u16 = 11019;
+
+    /// One that gets what all neighbours send, and statistics once a minute.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            local_address: None,
+            peers: Vec::new(),
+            pre_policy: true,
+            post_policy: false,
+            loc_rib: false,
+            statistics: Duration::from_secs(60),
+            reconnect: Duration::from_secs(5),
+            buffer: 64 << 20,
         }
     }
 }

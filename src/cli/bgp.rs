@@ -5,7 +5,7 @@ use std::{fmt::Write, process::ExitCode};
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::{Global, bgp_decode, print};
+use super::{Global, bgp_decode, bgp_peer, print};
 use crate::{
     api::{Request, RibQuery},
     model::Prefix,
@@ -14,7 +14,12 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(super) enum BgpCommand {
     /// Neighbours and their sessions.
-    Peers,
+    Peers {
+        /// Everything about this one: its session, and why routes of it are missing.
+        peer: Option<String>,
+    },
+    /// BMP collectors and their connections.
+    Collectors,
     /// Routes of the RIB; `*>` marks the best path, `*=` further paths of a multipath.
     Rib {
         /// Only this prefix.
@@ -51,7 +56,8 @@ pub(super) enum BgpCommand {
 
 pub(super) fn run(global: &Global, command: BgpCommand) -> anyhow::Result<ExitCode> {
     match command {
-        BgpCommand::Peers => peers(global)?,
+        BgpCommand::Peers { peer } => return peers(global, peer.as_deref()),
+        BgpCommand::Collectors => collectors(global)?,
         BgpCommand::Rib { prefix, longer, received, advertised, limit } => {
             let query = RibQuery { prefix, longer, received, advertised, limit };
             global.show(&Request::Rib(query), rib)?;
@@ -71,30 +77,59 @@ pub(super) fn run(global: &Global, command: BgpCommand) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn peers(global: &Global) -> anyhow::Result<()> {
-    global.show(&Request::Peers, |peers| {
+pub(super) fn peers(global: &Global, peer: Option<&str>) -> anyhow::Result<ExitCode> {
+    let peers = global.call(&Request::Peers)?;
+    let Some(name) = peer else {
+        global.print(&peers, peer_table);
+        return Ok(ExitCode::SUCCESS);
+    };
+    let found = (peers.as_array().into_iter().flatten()).find(|p| p["peer"] == name || p["address"] == name);
+    let Some(found) = found else {
+        anyhow::bail!("there is no neighbour {name}\n`slash32 peers` lists them");
+    };
+    global.print(found, bgp_peer::page);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn collectors(global: &Global) -> anyhow::Result<()> {
+    global.show(&Request::Collectors, |collectors| {
         print::table(
-            peers,
+            collectors,
             &[
-                ("NEIGHBOR", |p| print::field(p, "peer")),
-                ("AS", |p| print::field(p, "asn")),
-                ("UP/DOWN", |p| {
-                    p["uptime_seconds"].as_u64().map_or_else(|| "never".to_owned(), print::duration)
-                }),
-                ("STATE/PFXRCD", |p| {
-                    if p["state"] == "Established" {
-                        print::field(p, "prefixes_received")
-                    } else {
-                        print::field(p, "state")
-                    }
-                }),
-                ("PFXSNT", |p| print::field(p, "prefixes_sent")),
-                ("DESCRIPTION", |p| print::field(p, "description")),
-                ("LAST ERROR", |p| print::field(p, "last_error")),
+                ("COLLECTOR", |c| print::field(c, "collector")),
+                ("STATE", |c| print::field(c, "state")),
+                ("UP", |c| c["uptime_seconds"].as_u64().map_or_else(|| "-".to_owned(), print::duration)),
+                ("TABLES", |c| print::field(c, "tables")),
+                ("MESSAGES", |c| print::field(c, "messages_sent")),
+                ("BYTES", |c| print::field(c, "bytes_sent")),
+                ("WAITING", |c| print::field(c, "bytes_waiting")),
+                ("LAST ERROR", |c| print::field(c, "last_error")),
             ],
-            "no neighbours: add [[bgp.peer]] to the configuration",
+            "no collectors: add [[bgp.bmp]] to the configuration",
         )
     })
+}
+
+fn peer_table(peers: &Value) -> String {
+    print::table(
+        peers,
+        &[
+            ("NEIGHBOR", |p| print::field(p, "peer")),
+            ("AS", |p| print::field(p, "asn")),
+            ("UP/DOWN", |p| p["uptime_seconds"].as_u64().map_or_else(|| "never".to_owned(), print::duration)),
+            ("STATE/PFXRCD", |p| {
+                if p["state"] == "Established" {
+                    print::field(p, "prefixes_received")
+                } else {
+                    print::field(p, "state")
+                }
+            }),
+            ("PFXSNT", |p| print::field(p, "prefixes_sent")),
+            ("DESCRIPTION", |p| print::field(p, "description")),
+            ("LAST ERROR", |p| print::field(p, "last_error")),
+        ],
+        "no neighbours: add [[bgp.peer]] to the configuration",
+    )
 }
 
 pub(super) fn bfd(global: &Global) -> anyhow::Result<()> {

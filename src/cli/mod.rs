@@ -7,6 +7,7 @@
 mod agent;
 mod bgp;
 mod bgp_decode;
+mod bgp_peer;
 mod cni;
 mod config;
 mod doctor;
@@ -58,7 +59,10 @@ enum Command {
     /// Readiness, sessions, endpoints and anything that needs attention, on one page.
     Status,
     /// BGP neighbours (short for `bgp peers`).
-    Peers,
+    Peers {
+        /// Everything about this one: its session, and why routes of it are missing.
+        peer: Option<String>,
+    },
     /// The BGP speaker: peers, RIB, explain, decode.
     #[command(subcommand)]
     Bgp(bgp::BgpCommand),
@@ -127,7 +131,7 @@ fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Status => return status::run(global),
         Command::Doctor => return doctor::run(global),
         Command::Routes(args) => return routes::run(global, &args),
-        Command::Peers => bgp::peers(global)?,
+        Command::Peers { peer } => return bgp::peers(global, peer.as_deref()),
         Command::Bfd => bgp::bfd(global)?,
         Command::Endpoints(args) => endpoints::run(global, args)?,
         Command::Ipam(command) => return ipam::run(global, &command),

@@ -131,10 +131,11 @@ pub(super) fn speaker(
             config.listen_ranges.push(range);
         }
     }
+    super::monitoring::collectors(table.bmp, &mut config, errors);
     Some(config)
 }
 
-fn with<'a>(place: &[Step<'a>], key: &'a str) -> Vec<Step<'a>> {
+pub(super) fn with<'a>(place: &[Step<'a>], key: &'a str) -> Vec<Step<'a>> {
     place.iter().copied().chain([Step::Key(key)]).collect()
 }
 

@@ -72,6 +72,25 @@ pub(super) struct Bgp {
     pub(super) peer: Vec<Peer>,
     #[serde(default)]
     pub(super) listen_range: Vec<ListenRange>,
+    #[serde(default)]
+    pub(super) bmp: Vec<Bmp>,
+}
+
+/// `[[bgp.bmp]]`: a BMP collector.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bmp {
+    pub(super) address: IpAddr,
+    pub(super) port: Option<u16>,
+    pub(super) local_address: Option<IpAddr>,
+    #[serde(default)]
+    pub(super) peers: Vec<String>,
+    pub(super) pre_policy: Option<bool>,
+    pub(super) post_policy: Option<bool>,
+    pub(super) loc_rib: Option<bool>,
+    pub(super) statistics_seconds: Option<u32>,
+    pub(super) reconnect: Option<u16>,
+    pub(super) buffer_mb: Option<u32>,
 }
 
 /// `[[bgp.peer]]` and `[bgp.group.NAME]`: the same keys; a peer's own win over its group's.

@@ -7,6 +7,7 @@ mod bgp;
 mod file;
 mod ipam;
 mod locate;
+mod monitoring;
 mod resolve;
 
 use std::{

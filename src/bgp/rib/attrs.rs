@@ -94,6 +94,10 @@ impl AttrSet {
         self.flags & flags != 0
     }
 
+    pub(super) fn is_external(&self) -> bool {
+        self.has(flag::EBGP)
+    }
+
     pub(super) fn is_local(&self) -> bool {
         self.peer == LOCAL
     }

@@ -16,6 +16,8 @@ use crate::{bgp::wire::PerFamily, model::Family};
 pub(super) struct BestQueue {
     dirty: PerFamily<Bits>,
     cursor: PerFamily<u32>,
+    /// The same for those who watch, who learn of changes that mean nothing for forwarding too.
+    watched: Option<PerFamily<Bits>>,
 }
 
 impl BestQueue {
@@ -25,6 +27,29 @@ impl BestQueue {
 
     pub(super) fn contains(&self, family: Family, node: NodeId) -> bool {
         self.dirty[family].contains(node)
+            || self.watched.as_ref().is_some_and(|watched| watched[family].contains(node))
+    }
+
+    /// Whether [`Self::take_watched`] is to have anything.
+    pub(super) fn watch(&mut self, on: bool) {
+        if !on {
+            self.watched = None;
+        } else if self.watched.is_none() {
+            self.watched = Some(PerFamily::default());
+        }
+    }
+
+    pub(super) fn mark_watched(&mut self, family: Family, node: NodeId) {
+        if let Some(watched) = &mut self.watched {
+            watched[family].insert(node);
+        }
+    }
+
+    /// The nodes whose best path has changed since the last call.
+    pub(super) fn take_watched(&mut self, family: Family) -> impl Iterator<Item = NodeId> + use<> {
+        let taken =
+            self.watched.as_mut().map(|watched| std::mem::take(&mut watched[family])).unwrap_or_default();
+        taken.iter().collect::<Vec<_>>().into_iter()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -29,6 +29,7 @@ mod import;
 mod limit;
 mod local;
 mod member;
+mod monitor;
 mod output;
 mod peer;
 mod query;
@@ -51,6 +52,7 @@ pub use community_match::{AnyCommunity, CommunityError, CommunityMatch};
 pub use config::*;
 pub use decision::Step;
 pub use explain::{ExplainedPath, Explanation, Loss};
+pub use monitor::{Change, DumpedRoute, View};
 pub use output::*;
 pub use query::{RouteFilter, RouteRow, RouteSource};
 pub use stats::{FamilyStats, PeerStats, RibStats};
@@ -422,6 +424,9 @@ impl Rib {
 fn mark(groups: &mut Groups, best: &mut BestQueue, family: Family, node: NodeId, effect: Effect) {
     if effect.used {
         best.mark(family, node);
+    }
+    if effect.used || effect.best {
+        best.mark_watched(family, node);
     }
     if effect.best || effect.any {
         groups.mark(family, node, effect);

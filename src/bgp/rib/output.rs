@@ -111,11 +111,13 @@ pub enum Rejection {
     MaxPrefix,
     /// The family was not negotiated.
     Family,
+    /// Announced with an error for which RFC 7606 withdraws it.
+    Malformed,
 }
 
 impl Rejection {
     /// Every reason, in the order of the variants.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AsLoop,
         Self::FirstAs,
         Self::OriginatorLoop,
@@ -126,5 +128,6 @@ impl Rejection {
         Self::Policy,
         Self::MaxPrefix,
         Self::Family,
+        Self::Malformed,
     ];
 }

@@ -29,6 +29,8 @@ pub(super) struct PeerFamily {
     pub(super) refreshing: bool,
     /// Rules have rejected something in this session: other rules may want it.
     pub(super) rejected_by_rules: bool,
+    /// Something was not kept in this session: it can be had again by a refresh only.
+    pub(super) rejected: bool,
     /// Identities were stripped in this session: another mode may want them.
     pub(super) stripped: bool,
     pub(super) limit: MaxPrefixState,
@@ -73,6 +75,7 @@ impl PeerFamily {
         self.end_of_rib = false;
         self.refreshing = false;
         self.rejected_by_rules = false;
+        self.rejected = false;
         self.stripped = false;
         self.limit = MaxPrefixState::default();
     }

@@ -115,8 +115,19 @@ impl Rib {
             state.counters.announced += 1;
             state.counters.reject(reason);
             state.rejected_by_rules |= reason == Rejection::Policy;
+            state.rejected = true;
         }
         self.remove_path(peer, nlri);
+    }
+
+    /// Counts the prefixes of an UPDATE that the decoder made a withdrawal for its errors (RFC 7606 section 2); call it
+    /// before [`Rib::update`].
+    pub fn count_malformed(&mut self, peer: PeerId, update: &Update) {
+        let Some(entry) = self.store.peers.get_mut(&peer) else { return };
+        for unreach in &update.unreach {
+            let state = &mut entry.families[unreach.family];
+            state.counters.rejected[Rejection::Malformed as usize] += unreach.nlri.len() as u64;
+        }
     }
 
     fn withdraw_path(&mut self, peer: PeerId, nlri: &Nlri) {

@@ -103,6 +103,28 @@ impl Rib {
         Some(stats_of(peer, entry, group, counts.as_ref()))
     }
 
+    /// What has come from a peer that is up, by family. Cheap: what is sent is not counted.
+    pub fn received_stats(&mut self, peer: PeerId) -> Option<Vec<(Family, FamilyStats)>> {
+        self.settle();
+        let entry = self.store.peers.get(&peer).filter(|entry| entry.up)?;
+        Some(stats_of(peer, entry, None, None).families.into_iter().collect())
+    }
+
+    /// The peer that the best path of a prefix came from.
+    pub fn best_from(&mut self, prefix: crate::model::Prefix) -> Option<PeerId> {
+        self.settle();
+        let table = &self.store.tables[prefix.family()];
+        let path = table.paths[table.best(table.find(prefix)?)?];
+        Some(self.store.attrs[path.attrs].peer).filter(|peer| *peer != LOCAL)
+    }
+
+    /// How many prefixes have a best path.
+    pub fn best_counts(&mut self) -> [(Family, u64); 2] {
+        self.settle();
+        let tables = &self.store.tables;
+        Family::ALL.map(|f| (f, tables[f].with_best(0, u32::MAX).count() as u64))
+    }
+
     /// Figures of every peer, in order of id; the walk is made once a group.
     pub fn all_peer_stats(&mut self) -> Vec<(PeerId, PeerStats)> {
         self.settle();

@@ -13,6 +13,7 @@ use super::{
     attrs::{AttrId, Attrs, LOCAL},
     config::RibConfig,
     decision::{self, Candidate, Choice, Rules, Step},
+    monitor::Change,
     peer::Peer,
     table::{NodeId, Path, PathId, Table, node_flag, path_flag},
 };
@@ -28,6 +29,17 @@ pub(super) struct Store {
     pub(super) attrs: Attrs,
     pub(super) tables: PerFamily<Table>,
     pub(super) peers: HashMap<PeerId, Peer, FxBuildHasher>,
+    /// Changes of paths for those who watch; `None` when nobody does.
+    pub(super) journal: Option<Vec<Change>>,
+}
+
+/// Why a path goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The peer said so, or rules refuse it now.
+    Said,
+    /// The peer did not speak of it any more.
+    Swept,
 }
 
 /// What a change of a node's paths means for others.
@@ -50,6 +62,7 @@ impl Store {
             config: Arc::new(config),
             tables: PerFamily { ipv4: Table::new(Family::Ipv4), ipv6: Table::new(Family::Ipv6) },
             peers: HashMap::default(),
+            journal: None,
         }
     }
 
@@ -70,6 +83,7 @@ impl Store {
         seconds: u32,
     ) -> Effect {
         let Some(path) = known else {
+            self.note(family, node, peer, rx_id, Cause::Said);
             let path = self.tables[family].add_path(node, Path::new(set, rx_id, seconds));
             self.count(peer, family, 1);
             return self.decide(family, node, Some(path), false);
@@ -79,6 +93,8 @@ impl Store {
         entry.set(path_flag::UNCONFIRMED, false);
         if entry.attrs == set {
             self.attrs.release(set);
+            // Told again, as the watcher may not know that it was kept through a restart.
+            self.note(family, node, peer, rx_id, Cause::Said);
             return Effect::default();
         }
         self.replace(family, node, path, set, Some(seconds))
@@ -98,7 +114,8 @@ impl Store {
         if let Some(seconds) = seconds {
             entry.touch(seconds);
         }
-        let local = self.attrs[before].is_local();
+        let (local, peer, rx_id) = (self.attrs[before].is_local(), self.attrs[before].peer, entry.rx_id);
+        self.note(family, node, peer, rx_id, Cause::Said);
         let mut effect = self.decide(family, node, Some(path), true);
         effect.local |= local;
         self.attrs.release(before);
@@ -110,16 +127,27 @@ impl Store {
         let family = prefix.family();
         let node = self.tables[family].find(prefix)?;
         let path = self.path_of(family, node, peer, rx_id)?;
-        Some((node, self.remove(family, node, path)))
+        Some((node, self.remove(family, node, path, Cause::Said)))
+    }
+
+    /// Writes down that a path has changed, if anybody watches.
+    fn note(&mut self, family: Family, node: NodeId, peer: PeerId, path_id: u32, cause: Cause) {
+        let Some(journal) = &mut self.journal else { return };
+        // What happens to the routes of a peer that is down is no news of it.
+        if self.peers.get(&peer).is_some_and(|peer| peer.up) {
+            let (prefix, swept) = (self.tables[family].prefix(node), cause == Cause::Swept);
+            journal.push(Change::Path { peer, prefix, path_id, swept });
+        }
     }
 
     /// Takes a path away.
-    pub(super) fn remove(&mut self, family: Family, node: NodeId, path: PathId) -> Effect {
+    pub(super) fn remove(&mut self, family: Family, node: NodeId, path: PathId, cause: Cause) -> Effect {
         let table = &mut self.tables[family];
         let was_best = table.best(node) == Some(path);
         let entry = table.paths[path];
         let (peer, local) = (self.attrs[entry.attrs].peer, self.attrs[entry.attrs].is_local());
         table.remove_path(node, path);
+        self.note(family, node, peer, entry.rx_id, cause);
         self.count(peer, family, -1);
         let mut effect = self.decide(family, node, None, false);
         effect.any = true;

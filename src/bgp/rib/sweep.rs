@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::{
     attrs::{AttrId, flag},
     import::Announcement,
-    store::{Effect, Store},
+    store::{Cause, Effect, Store},
     table::{NodeId, PathId, path_flag},
 };
 use crate::{
@@ -117,7 +117,11 @@ impl Sweep {
                         Outcome::Keep => continue,
                         Outcome::Remove => {
                             *removed.entry((peer, family)).or_default() += 1;
-                            store.remove(family, node, id)
+                            let cause = match operation {
+                                Operation::Reimport => Cause::Said,
+                                _ => Cause::Swept,
+                            };
+                            store.remove(family, node, id, cause)
                         }
                         Outcome::Replace(set) => store.replace(family, node, id, set, None),
                     };
@@ -227,6 +231,7 @@ fn reimport(store: &mut Store, family: Family, node: NodeId, id: AttrId) -> Outc
     if let Err(reason) = imported {
         let counters = &mut peer.families[family];
         counters.rejected_by_rules = true;
+        counters.rejected = true;
         counters.counters.reject(reason);
     }
     outcome

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{ConnId, Negotiated, State};
+use super::{ConnId, Negotiated, Opens, State};
 use crate::bgp::wire::FrameReader;
 
 /// Who opened it.
@@ -37,6 +37,8 @@ pub(super) struct Connection {
     pub(super) opened: Instant,
     /// The driver does not read, so silence means nothing.
     pub(super) read_paused: bool,
+    /// The OPENs so far, for those who watch.
+    pub(super) opens: Opens,
 }
 
 impl Connection {
@@ -48,6 +50,7 @@ impl Connection {
             reader: FrameReader::new(),
             opened: now,
             read_paused: false,
+            opens: Opens::default(),
         }
     }
 

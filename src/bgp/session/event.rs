@@ -150,6 +150,8 @@ pub enum Event {
         conn: ConnId,
         /// What both sides agreed on.
         negotiated: Box<Negotiated>,
+        /// The OPENs that led to it.
+        opens: Box<Opens>,
     },
     /// Routes. Errors that do not end the session are given for the log; the update has been dealt with accordingly.
     Update {
@@ -157,6 +159,8 @@ pub enum Event {
         update: Update,
         /// What was wrong with it (RFC 7606).
         errors: Vec<WireError>,
+        /// The message as it came, header included.
+        raw: Bytes,
     },
     /// The peer wants our routes again, or tells where its own refresh begins and ends (RFC 7313).
     Refresh(Family, Refresh),
@@ -171,6 +175,15 @@ pub enum Event {
     ForwardingLost,
     /// An attempt to establish a session failed.
     Failed(Failure),
+}
+
+/// Both OPENs of a session as they were on the wire, headers included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opens {
+    /// Ours.
+    pub sent: Bytes,
+    /// The peer's.
+    pub received: Bytes,
 }
 
 /// The kinds of ROUTE-REFRESH.
@@ -219,6 +232,9 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The text of [`Failure::Lost`] when BFD ends a session without a NOTIFICATION.
+    pub const BFD_DOWN: &'static str = "BFD down";
+
     /// Whether the way a session ended tells that the neighbour forwards nothing any more: BFD, or silence.
     pub fn neighbour_is_gone(&self) -> bool {
         match self {

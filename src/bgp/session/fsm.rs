@@ -207,16 +207,22 @@ fn send_open(session: &mut Session, now: Instant, slot: Slot) {
     let id = connection.id;
     session.timers.stop(Timer::DelayOpen(slot));
     session.timers.set(Timer::Hold(slot), now + session.config.timers.open_hold);
-    send(session, id, &Message::Open(open));
+    let sent = send(session, id, &Message::Open(open));
+    if let Some(connection) = session.connection_mut(slot) {
+        connection.opens.sent = sent;
+    }
 }
 
 /// Encodes and queues. Nothing that the session itself sends can fail to encode, except an OPEN whose host name is
-/// too long; the peer then gets nothing and its own timers decide.
-fn send(session: &mut Session, id: ConnId, message: &Message) {
+/// too long; the peer then gets nothing and its own timers decide. Returns what was queued.
+fn send(session: &mut Session, id: ConnId, message: &Message) -> Bytes {
     let mut bytes = BytesMut::new();
-    if wire::encode(&EncodeContext::default(), message, &mut bytes).is_ok() {
-        session.transmit(id, bytes.freeze());
+    if wire::encode(&EncodeContext::default(), message, &mut bytes).is_err() {
+        return Bytes::new();
     }
+    let bytes = bytes.freeze();
+    session.transmit(id, bytes.clone());
+    bytes
 }
 
 fn bytes_in(session: &mut Session, now: Instant, slot: Slot, bytes: &Bytes) {
@@ -242,7 +248,7 @@ fn bytes_in(session: &mut Session, now: Instant, slot: Slot, bytes: &Bytes) {
         };
         session.counters.messages_received += 1;
         match wire::decode(&context, &frame).into_result() {
-            Ok((message, errors)) => self::message(session, now, slot, message, errors),
+            Ok((message, errors)) => self::message(session, now, slot, message, errors, frame),
             Err(error) => return wire_error(session, now, slot, &error),
         }
     }
@@ -259,14 +265,27 @@ fn wire_error(session: &mut Session, now: Instant, slot: Slot, error: &WireError
     fail(session, now, slot, error.notification(), error.reason.to_string());
 }
 
-fn message(session: &mut Session, now: Instant, slot: Slot, message: Message, errors: Vec<WireError>) {
-    let Some(connection) = session.connection(slot) else { return };
+fn message(
+    session: &mut Session,
+    now: Instant,
+    slot: Slot,
+    message: Message,
+    errors: Vec<WireError>,
+    raw: Bytes,
+) {
+    let Some(connection) = session.connection_mut(slot) else { return };
+    if matches!(message, Message::Open(_)) {
+        // A copy: the frame is a piece of a larger buffer.
+        connection.opens.received = Bytes::copy_from_slice(&raw);
+    }
     match (&connection.stage, message) {
         (_, Message::Notification(notification)) => notified(session, now, slot, notification),
         (Stage::DelayOpen | Stage::OpenSent, Message::Open(open)) => open_in(session, now, slot, &open),
         (Stage::OpenConfirm(_), Message::Keepalive) => establish(session, now, slot),
         (Stage::Established { .. }, Message::Keepalive) => restart_hold(session, now, slot),
-        (Stage::Established { .. }, Message::Update(update)) => update_in(session, now, slot, update, errors),
+        (Stage::Established { .. }, Message::Update(update)) => {
+            update_in(session, now, slot, update, errors, raw);
+        }
         (Stage::Established { .. }, Message::RouteRefresh(refresh)) => {
             refresh_in(session, now, slot, refresh);
         }
@@ -336,6 +355,7 @@ fn establish(session: &mut Session, now: Instant, slot: Slot) {
         return;
     };
     connection.stage = Stage::Established { negotiated: negotiated.clone(), since: now };
+    let opens = Box::new(std::mem::take(&mut connection.opens));
     let other = slot.other();
     // What has not sent OPEN yet is dropped; an OPEN on its way is answered by the collision rules when it comes.
     if session.connection(other).is_some_and(|c| !c.is_open_sent()) {
@@ -346,7 +366,7 @@ fn establish(session: &mut Session, now: Instant, slot: Slot) {
     session.counters.established += 1;
     session.restarting = false;
     session.forwarding = true;
-    session.events.push_back(Event::Established { conn: id, negotiated });
+    session.events.push_back(Event::Established { conn: id, negotiated, opens });
 }
 
 fn restart_hold(session: &mut Session, now: Instant, slot: Slot) {
@@ -357,10 +377,22 @@ fn restart_hold(session: &mut Session, now: Instant, slot: Slot) {
     }
 }
 
-fn update_in(session: &mut Session, now: Instant, slot: Slot, update: Update, errors: Vec<WireError>) {
+fn update_in(
+    session: &mut Session,
+    now: Instant,
+    slot: Slot,
+    update: Update,
+    errors: Vec<WireError>,
+    raw: Bytes,
+) {
     session.counters.updates_received += 1;
+    match errors.iter().map(|error| error.action).max() {
+        Some(Action::Withdraw | Action::Reset) => session.counters.updates_withdrawn += 1,
+        Some(Action::Discard) => session.counters.updates_discarded += 1,
+        None => {}
+    }
     restart_hold(session, now, slot);
-    session.events.push_back(Event::Update { update, errors });
+    session.events.push_back(Event::Update { update, errors, raw });
 }
 
 fn refresh_in(session: &mut Session, now: Instant, slot: Slot, refresh: RouteRefresh) {

@@ -27,7 +27,7 @@ use std::{
 use bytes::Bytes;
 
 pub use config::SessionConfig;
-pub use event::{ConnId, Event, Failure, Input, Refresh, State, Stop, Transmit};
+pub use event::{ConnId, Event, Failure, Input, Opens, Refresh, State, Stop, Transmit};
 pub use negotiate::{Negotiated, PeerRestart};
 
 use self::{
@@ -76,6 +76,10 @@ pub struct Counters {
     pub messages_received: u64,
     /// UPDATEs received.
     pub updates_received: u64,
+    /// Of these, the ones with an error for which their routes were withdrawn (RFC 7606 section 2).
+    pub updates_withdrawn: u64,
+    /// Of these, the ones that lost an attribute, or routes of a family that is not in use, for an error.
+    pub updates_discarded: u64,
     /// Messages sent, of any type.
     pub messages_sent: u64,
     /// UPDATEs sent.

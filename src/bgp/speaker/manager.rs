@@ -17,6 +17,10 @@ use tokio::{
 use super::{
     PeerAction, PeerStatus, ReconfigureReport, Shutdown, SpeakerError, SpeakerEvent, change,
     liveness::{Liveness, state_of},
+    monitor::{
+        self, CollectorCommand, CollectorContext, CollectorId, CollectorShared, CollectorStatus,
+        collector_status,
+    },
     params::{self, HostAddresses},
     peer::{self, FromTask, PeerCommand, PeerContext},
     rib_thread::{Control, RibSender},
@@ -31,7 +35,7 @@ use crate::{
             self,
             driver::{BfdHandle, BfdStatus},
         },
-        config::{ListenRange, PeerAddress, PeerConfig, SpeakerConfig},
+        config::{BmpCollector, ListenRange, PeerAddress, PeerConfig, SpeakerConfig},
         rib,
         session::{State, Stop},
     },
@@ -66,6 +70,9 @@ pub(super) enum Request {
     Find {
         peer: String,
         done: oneshot::Sender<Result<PeerId, SpeakerError>>,
+    },
+    Collectors {
+        done: oneshot::Sender<Vec<CollectorStatus>>,
     },
     Bfd {
         done: oneshot::Sender<Vec<BfdStatus>>,
@@ -111,6 +118,14 @@ struct Peer {
     neighbour: Option<IpAddr>,
 }
 
+#[derive(Debug)]
+struct Collector {
+    config: Arc<BmpCollector>,
+    commands: mpsc::UnboundedSender<CollectorCommand>,
+    status: CollectorShared,
+    task: JoinHandle<()>,
+}
+
 /// A task that ends with its owner.
 #[derive(Debug)]
 struct AbortOnDrop(JoinHandle<()>);
@@ -147,6 +162,8 @@ pub(super) struct Manager {
     thread: Option<thread::JoinHandle<()>>,
     peers: BTreeMap<PeerId, Peer>,
     next_id: u32,
+    collectors: Vec<Collector>,
+    next_collector: u32,
     listeners: Vec<Listener>,
     own: Own,
     inbox: Inbox,
@@ -174,6 +191,8 @@ impl Manager {
             thread: Some(thread),
             peers: BTreeMap::new(),
             next_id: 0,
+            collectors: Vec::new(),
+            next_collector: 0,
             listeners: Vec::new(),
             own: Own { accepted, tasks, expired },
             inbox: Inbox { accepted: from_listeners, tasks: from_tasks, expired: from_waits },
@@ -183,6 +202,9 @@ impl Manager {
         manager.listen()?;
         for peer in manager.config.peers.clone() {
             manager.add(peer, None);
+        }
+        for collector in manager.config.bmp.clone() {
+            manager.add_collector(collector);
         }
         Ok(manager)
     }
@@ -246,6 +268,10 @@ impl Manager {
             }
             Request::Find { peer, done } => {
                 let _ = done.send(self.find(&peer));
+            }
+            Request::Collectors { done } => {
+                let _ = done
+                    .send(self.collectors.iter().map(|c| collector_status(&c.config, &c.status)).collect());
             }
             Request::Bfd { done } => {
                 let handle = self.liveness.handle();
@@ -324,7 +350,7 @@ impl Manager {
             let bfd = tokio::task::spawn_blocking(move || bfd_sessions(handle.as_ref())).await;
             let bfd = bfd.unwrap_or_default();
             let status = |(id, config, dynamic, status): (PeerId, Arc<PeerConfig>, bool, SharedStatus)| {
-                let counts = counts.get(&id).copied().unwrap_or_default();
+                let counts = counts.get(&id).cloned().unwrap_or_default();
                 let bfd = keys.get(&id).and_then(|key| state_of(&bfd, key));
                 peer_status(id, &config, asn, dynamic, &status.read(), counts, bfd)
             };
@@ -541,6 +567,7 @@ impl Manager {
         let rib = params::rib_config(&new, &self.host, false);
         let _ = self.rib.control.send(Control::Reconfigure(Box::new(rib)));
         self.originate_configured(&old.originate);
+        self.reconfigure_collectors(&mut report);
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
             self.reconfigure_peer(id, &old, &mut report);
@@ -599,6 +626,51 @@ impl Manager {
         }
     }
 
+    fn add_collector(&mut self, config: BmpCollector) {
+        let (config, status) = (Arc::new(config), CollectorShared::default());
+        let (commands, task) = monitor::spawn(CollectorContext {
+            id: CollectorId(self.next_collector),
+            config: config.clone(),
+            name: self.config.hostname.clone().unwrap_or_default(),
+            rib: self.rib.clone(),
+            status: status.clone(),
+        });
+        self.next_collector += 1;
+        self.collectors.push(Collector { config, commands, status, task });
+    }
+
+    /// A collector whose settings have changed is connected to anew: it must hear all of what it is to hear.
+    fn reconfigure_collectors(&mut self, report: &mut ReconfigureReport) {
+        let new = self.config.clone();
+        for collector in std::mem::take(&mut self.collectors) {
+            let (address, wanted) =
+                (collector.config.address, |c: &&BmpCollector| c.address == collector.config.address);
+            match new.bmp.iter().find(wanted) {
+                Some(config) if *config == *collector.config => self.collectors.push(collector),
+                found => {
+                    // A task that has ended needs no command.
+                    let _ = collector.commands.send(CollectorCommand::Stop("configuration changed"));
+                    if found.is_none() {
+                        report.collectors.push((address.to_string(), "removed"));
+                    } else {
+                        report.collectors.push((address.to_string(), "changed: connecting again"));
+                    }
+                }
+            }
+        }
+        for config in &new.bmp {
+            if !self.collectors.iter().any(|c| c.config.address == config.address) {
+                let address = config.address.to_string();
+                if !report.collectors.iter().any(|(known, _)| *known == address) {
+                    report.collectors.push((address, "added"));
+                }
+                self.add_collector(config.clone());
+            }
+        }
+        let place = |c: &Collector| new.bmp.iter().position(|config| config.address == c.config.address);
+        self.collectors.sort_by_key(place);
+    }
+
     /// Originates the configured prefixes, and no longer those that were.
     fn originate_configured(&self, before: &[Prefix]) {
         let now = &self.config.originate;
@@ -629,6 +701,11 @@ impl Manager {
         for (_, peer) in std::mem::take(&mut self.peers) {
             peer.tell(PeerCommand::Terminate { stop: stop.clone(), quiet: true });
             tasks.push(peer.task);
+        }
+        for collector in std::mem::take(&mut self.collectors) {
+            // A task that has ended needs no command.
+            let _ = collector.commands.send(CollectorCommand::Stop("the speaker ends"));
+            tasks.push(collector.task);
         }
         let all = async {
             for task in tasks {

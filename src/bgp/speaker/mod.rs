@@ -13,6 +13,7 @@
 mod change;
 mod liveness;
 mod manager;
+mod monitor;
 mod outbox;
 mod params;
 mod peer;
@@ -45,6 +46,7 @@ use super::{
 };
 use crate::model::Prefix;
 
+pub use monitor::CollectorStatus;
 pub use params::{HostAddresses, peer_params, rib_config};
 pub use status::PeerStatus;
 
@@ -183,6 +185,8 @@ pub struct ReconfigureReport {
     pub reset: Vec<(String, Vec<&'static str>)>,
     /// Peers whose new settings took effect with no reset.
     pub changed: Vec<(String, Vec<&'static str>)>,
+    /// BMP collectors that are new, gone, or connected to again for their changed settings, and which of these.
+    pub collectors: Vec<(String, &'static str)>,
     /// Settings of the speaker that need a restart of the process.
     pub needs_restart: Vec<&'static str>,
 }
@@ -289,6 +293,11 @@ impl SpeakerHandle {
     pub async fn find(&self, peer: &str) -> Result<PeerId, SpeakerError> {
         let peer = peer.to_owned();
         self.request(|done| Request::Find { peer, done }).await?
+    }
+
+    /// The BMP collectors, in the order of the configuration.
+    pub async fn collectors(&self) -> Result<Vec<CollectorStatus>, SpeakerError> {
+        self.request(|done| Request::Collectors { done }).await
     }
 
     /// All BFD sessions.

@@ -73,6 +73,11 @@ impl Outbox {
         taken
     }
 
+    /// Bytes that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Resolves when something may have been pushed since the last call.
     pub(super) async fn filled(&self) {
         self.filled.notified().await;

@@ -22,9 +22,10 @@ use tokio::{
 
 use super::{
     SpeakerEvent,
+    monitor::WatchedSession,
     outbox::Outbox,
     params::{HostAddresses, peer_params},
-    rib_thread::{Control, FromPeer, News, RibSender},
+    rib_thread::{Control, FromPeer, News, Received, RibSender},
     socket::{self, canonical},
     status::SharedStatus,
     wire_out::WireOut,
@@ -34,8 +35,10 @@ use crate::{
         PeerId,
         config::{PeerAddress, PeerConfig, SpeakerConfig},
         rib::{self, DownReason},
-        session::{ConnId, Event, Failure, Input, Negotiated, Refresh, Session, SessionConfig, State, Stop},
-        wire::{Update, code},
+        session::{
+            ConnId, Event, Failure, Input, Negotiated, Opens, Refresh, Session, SessionConfig, State, Stop,
+        },
+        wire::{Action, code},
     },
     model::Family,
     netlink::ns::ifindex,
@@ -514,12 +517,13 @@ impl PeerTask {
                 }
             }
             let Some(event) = self.session.poll_event() else { break };
-            if let Event::Update { update, errors } = event {
+            if let Event::Update { update, errors, raw } = event {
                 if let Some(error) = errors.first() {
                     let peer = &self.context.config.address;
                     tracing::warn!(%peer, %error, action = %error.action, errors = errors.len(), "UPDATE in error");
                 }
-                updates.push(update);
+                let malformed = errors.iter().any(|error| error.action >= Action::Withdraw);
+                updates.push(Received { update, malformed, raw });
             } else {
                 // The order of what the RIB hears is the order in which it happened.
                 self.pass_on(&mut updates);
@@ -529,7 +533,7 @@ impl PeerTask {
         self.pass_on(&mut updates);
     }
 
-    fn pass_on(&mut self, updates: &mut Vec<Update>) {
+    fn pass_on(&mut self, updates: &mut Vec<Received>) {
         if !updates.is_empty() {
             let updates = std::mem::take(updates);
             self.tell_rib(News::Updates(updates));
@@ -554,7 +558,7 @@ impl PeerTask {
                 }
             }
             Event::Close { conn, abort } => self.close(conn, abort),
-            Event::Established { conn, negotiated } => self.up(conn, Arc::from(negotiated)),
+            Event::Established { conn, negotiated, opens } => self.up(conn, Arc::from(negotiated), *opens),
             // Taken out by `drain`.
             Event::Update { .. } => {}
             Event::Refresh(family, kind) => {
@@ -593,7 +597,7 @@ impl PeerTask {
         }
     }
 
-    fn up(&mut self, conn: ConnId, negotiated: Arc<Negotiated>) {
+    fn up(&mut self, conn: ConnId, negotiated: Arc<Negotiated>, opens: Opens) {
         let Some(connection) = self.connections.iter().find(|c| c.id == conn) else { return };
         let addresses = connection.stream.local_addr().and_then(|l| Ok((l, connection.stream.peer_addr()?)));
         let (local, peer) = match addresses {
@@ -611,11 +615,22 @@ impl PeerTask {
         self.established = Some(established);
         let id = self.context.id;
         self.sessions += 1;
+        let watched = Box::new(WatchedSession {
+            name: self.context.config.address.to_string(),
+            asn: negotiated.peer_asn.get(),
+            router_id: negotiated.peer_router_id.addr(),
+            two_octet: !negotiated.four_octet_as,
+            local,
+            peer,
+            opens,
+            status: self.context.status.clone(),
+        });
         self.tell_rib(News::Up {
             name: self.context.config.address.to_string(),
             params,
             outbox,
             commands: self.own.clone(),
+            watched,
         });
         tracing::info!(
             peer = %self.context.config.address, asn = %negotiated.peer_asn, hold = negotiated.hold_time.as_secs(),
@@ -635,7 +650,8 @@ impl PeerTask {
         let id = self.context.id;
         let rib_reason = if retain { DownReason::Restarting } else { DownReason::Flush };
         if !self.quiet {
-            let down = Control::Down { peer: id, session: self.sessions, reason: rib_reason };
+            let down =
+                Control::Down { peer: id, session: self.sessions, reason: rib_reason, why: reason.clone() };
             // A RIB that has ended has no routes.
             let _ = self.context.rib.control.send(down);
         }

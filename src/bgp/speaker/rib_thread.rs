@@ -4,15 +4,22 @@
 //! that goes first, so that a new container's prefix does not wait behind a table transfer. After each round of
 //! commands the output of every peer with room is fetched, then changed best paths are handed on.
 
+use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc, thread, time::Duration, time::Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{SpeakerEvent, outbox::Outbox, peer::PeerCommand};
+use super::{
+    SpeakerEvent,
+    monitor::{CollectorId, Monitors, NewFeed, WatchedSession},
+    outbox::Outbox,
+    peer::PeerCommand,
+};
 use crate::{
     bgp::{
         PeerId,
         rib::{self, DownReason, LocalRoute, PeerParams, Rib, RibConfig, RibEvent},
+        session::Failure,
         wire::Update,
     },
     model::{Family, Prefix},
@@ -45,13 +52,25 @@ pub(super) enum News {
         params: Box<PeerParams>,
         outbox: Arc<Outbox>,
         commands: mpsc::UnboundedSender<PeerCommand>,
+        /// For those who watch.
+        watched: Box<WatchedSession>,
     },
     /// Its settings have changed.
     Changed(Box<PeerParams>),
-    Updates(Vec<Update>),
+    Updates(Vec<Received>),
     Refresh(Family, rib::Refresh),
     /// The peer is no longer configured.
     Removed,
+}
+
+/// An UPDATE.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) update: Update,
+    /// It had an error for which its routes are withdrawn.
+    pub(super) malformed: bool,
+    /// As it came.
+    pub(super) raw: Bytes,
 }
 
 /// What goes before everything else.
@@ -61,6 +80,7 @@ pub(super) enum Control {
         peer: PeerId,
         session: u32,
         reason: DownReason,
+        why: Failure,
     },
     /// Answered when the prefixes are in every established peer's queue, or when the time is over.
     Originate {
@@ -79,6 +99,10 @@ pub(super) enum Control {
     Removed(PeerId),
     Reconfigure(Box<RibConfig>),
     Query(Box<dyn FnOnce(&mut Rib) + Send>),
+    /// A BMP collector has connected.
+    Collector(Box<NewFeed>),
+    /// Its connection is over.
+    CollectorGone(CollectorId),
 }
 
 /// Both queues to the thread. It ends when all of these are gone.
@@ -110,6 +134,7 @@ pub(super) fn start(
         hungry: hungry.clone(),
         best_waits: false,
         converged: false,
+        monitors: Monitors::new(),
     };
     let thread = thread::Builder::new()
         .name("rib".into())
@@ -145,6 +170,7 @@ struct Owner {
     best_waits: bool,
     /// Everybody has sent everything, and the agent has not been told yet.
     converged: bool,
+    monitors: Monitors,
 }
 
 impl Owner {
@@ -191,6 +217,8 @@ impl Owner {
                 }
             }
             self.rib.handle_timeout(Instant::now());
+            self.monitors.journal(&mut self.rib);
+            self.monitors.flush(&mut self.rib, Instant::now());
             self.events();
             self.output();
             self.settle();
@@ -200,16 +228,18 @@ impl Owner {
 
     fn deadline(&self) -> Option<Instant> {
         let waiting = self.waiters.iter().map(|w| w.deadline).min();
-        [self.rib.poll_timeout(), waiting].into_iter().flatten().min()
+        [self.rib.poll_timeout(), waiting, self.monitors.deadline()].into_iter().flatten().min()
     }
 
     fn control(&mut self, command: Control) {
         let now = Instant::now();
         match command {
-            Control::Down { peer, session, reason } => {
+            Control::Down { peer, session, reason, why } => {
                 self.ended.insert(peer, session);
                 if self.is_current(peer, session) {
                     self.members.remove(&peer);
+                    self.monitors.journal(&mut self.rib);
+                    self.monitors.session_down(peer, Some(&why));
                     self.rib.peer_down(peer, reason, now);
                 }
             }
@@ -230,6 +260,8 @@ impl Owner {
             Control::Removed(peer) => self.remove(peer, now),
             Control::Reconfigure(config) => self.rib.reconfigure(*config, now),
             Control::Query(query) => query(&mut self.rib),
+            Control::Collector(feed) => self.monitors.connected(*feed, &mut self.rib, now),
+            Control::CollectorGone(id) => self.monitors.gone(id, &mut self.rib),
         }
     }
 
@@ -237,9 +269,11 @@ impl Owner {
         let now = Instant::now();
         let FromPeer { peer, session, news } = message;
         match news {
-            News::Up { name, params, outbox, commands } => {
+            News::Up { name, params, outbox, commands, watched } => {
                 if self.ended.get(&peer).is_none_or(|ended| *ended < session) {
                     self.members.insert(peer, Member { name, session, outbox, commands });
+                    self.monitors.session_down(peer, None);
+                    self.monitors.session_up(peer, *watched);
                     self.rib.peer_up(peer, *params, now);
                 }
             }
@@ -247,8 +281,18 @@ impl Owner {
             _ if !self.is_current(peer, session) => {}
             News::Changed(params) => self.rib.peer_changed(peer, *params, now),
             News::Updates(updates) => {
-                for update in updates {
-                    self.rib.update(peer, update, now);
+                for Received { update, malformed, raw } in updates {
+                    if malformed {
+                        self.rib.count_malformed(peer, &update);
+                    }
+                    if self.monitors.is_idle() {
+                        self.rib.update(peer, update, now);
+                        continue;
+                    }
+                    // What was swept away before comes first.
+                    self.monitors.journal(&mut self.rib);
+                    self.rib.update(peer, update.clone(), now);
+                    self.monitors.received(peer, &update, malformed, &raw, &mut self.rib);
                 }
             }
             News::Refresh(family, kind) => self.rib.refresh(peer, family, kind, now),
@@ -258,6 +302,7 @@ impl Owner {
     fn remove(&mut self, peer: PeerId, now: Instant) {
         self.members.remove(&peer);
         self.ended.remove(&peer);
+        self.monitors.session_down(peer, None);
         self.rib.peer_removed(peer, now);
     }
 

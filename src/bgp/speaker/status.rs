@@ -1,6 +1,7 @@
 //! What can be asked about the neighbours.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -11,7 +12,7 @@ use crate::{
     bgp::{
         PeerId,
         config::{PeerConfig, RemoteAs},
-        rib::PeerStats,
+        rib::{PeerStats, Rejection},
         session::{Counters, Negotiated, State},
         wire::{Capability, PeerKind, code},
     },
@@ -46,6 +47,10 @@ pub struct PeerStatus {
     pub prefixes_accepted: u64,
     /// How many times a prefix was received and not accepted, since the peer was first up.
     pub prefixes_rejected: u64,
+    /// The same by reason; every reason is there.
+    pub rejected: BTreeMap<Rejection, u64>,
+    /// Identity communities that were not believed, and taken out of routes that were accepted.
+    pub identities_stripped: u64,
     /// Prefixes advertised to it.
     pub prefixes_sent: u64,
     /// Messages of any type, in.
@@ -56,6 +61,10 @@ pub struct PeerStatus {
     pub updates_received: u64,
     /// UPDATEs out.
     pub updates_sent: u64,
+    /// UPDATEs in with an error for which their routes were withdrawn (RFC 7606).
+    pub updates_withdrawn: u64,
+    /// UPDATEs in that lost an attribute for an error (RFC 7606).
+    pub updates_discarded: u64,
     /// How many times the session was established.
     pub established_count: u64,
     /// Why the last session or attempt ended, until the next one stays.
@@ -115,10 +124,11 @@ impl SharedStatus {
 }
 
 /// Prefix counts, from the RIB.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PrefixCounts {
     pub(super) accepted: u64,
-    pub(super) rejected: u64,
+    pub(super) rejected: BTreeMap<Rejection, u64>,
+    pub(super) identities_stripped: u64,
     pub(super) sent: u64,
 }
 
@@ -127,7 +137,10 @@ impl PrefixCounts {
         let mut counts = Self::default();
         for family in stats.families.values() {
             counts.accepted += u64::from(family.accepted);
-            counts.rejected += family.rejected.values().sum::<u64>();
+            for (reason, count) in &family.rejected {
+                *counts.rejected.entry(*reason).or_default() += count;
+            }
+            counts.identities_stripped += family.identities_stripped;
             counts.sent += family.sent as u64;
         }
         counts
@@ -170,12 +183,16 @@ pub(super) fn peer_status(
         uptime_seconds: task.established.map(|since| since.elapsed().as_secs()),
         prefixes_received: counts.accepted,
         prefixes_accepted: counts.accepted,
-        prefixes_rejected: counts.rejected,
+        prefixes_rejected: counts.rejected.values().sum(),
+        rejected: Rejection::ALL.map(|r| (r, counts.rejected.get(&r).copied().unwrap_or(0))).into(),
+        identities_stripped: counts.identities_stripped,
         prefixes_sent: counts.sent,
         messages_received: task.counters.messages_received,
         messages_sent: task.counters.messages_sent,
         updates_received: task.counters.updates_received,
         updates_sent: task.counters.updates_sent,
+        updates_withdrawn: task.counters.updates_withdrawn,
+        updates_discarded: task.counters.updates_discarded,
         established_count: task.counters.established,
         last_error: task.last_error.as_ref().map(|(text, _)| text.clone()),
         last_error_seconds: task.last_error.as_ref().map(|(_, at)| at.elapsed().as_secs()),

@@ -4,6 +4,7 @@ mod bird;
 mod harness;
 mod lab;
 mod liveness;
+mod monitor;
 mod reload;
 mod routes;
 mod sessions;

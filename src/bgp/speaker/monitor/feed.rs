@@ -1,0 +1,483 @@
+//! What collectors are told, by the RIB's thread.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+
+use super::{collector::CollectorCommand, status::CollectorShared};
+use crate::{
+    bgp::{
+        PeerId,
+        bmp::{self, PeerDown, PeerHeader, Statistic, Table},
+        config::BmpCollector,
+        rib::{Change, FamilyStats, Rejection, Rib, View},
+        session::{Failure, Opens},
+        speaker::{outbox::Outbox, socket::canonical, status::SharedStatus},
+        wire::{
+            Capability, EncodeContext, HEADER_LEN, Message, Notification, Open, Update, encode,
+            encode_end_of_rib,
+        },
+    },
+    model::Family,
+};
+
+/// Octets of a table dump that are put together at once.
+const PIECE: usize = 64 << 10;
+/// The name of our only table (RFC 9069 section 4.4.1).
+const TABLE: &str = "global";
+
+/// A collector's number; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::bgp::speaker) struct CollectorId(pub(in crate::bgp::speaker) u32);
+
+/// A session that has come up, for those who watch.
+#[derive(Debug)]
+pub(in crate::bgp::speaker) struct WatchedSession {
+    /// As configured.
+    pub(in crate::bgp::speaker) name: String,
+    pub(in crate::bgp::speaker) asn: u32,
+    pub(in crate::bgp::speaker) router_id: Ipv4Addr,
+    pub(in crate::bgp::speaker) two_octet: bool,
+    pub(in crate::bgp::speaker) local: SocketAddr,
+    pub(in crate::bgp::speaker) peer: SocketAddr,
+    pub(in crate::bgp::speaker) opens: Opens,
+    pub(in crate::bgp::speaker) status: SharedStatus,
+}
+
+impl WatchedSession {
+    fn header(&self, table: Table, time: SystemTime) -> PeerHeader {
+        PeerHeader {
+            table,
+            address: canonical(self.peer).ip(),
+            asn: self.asn,
+            router_id: self.router_id,
+            two_octet: self.two_octet,
+            time,
+        }
+    }
+
+    /// Whether a collector wants to hear of it.
+    fn concerns(&self, config: &BmpCollector) -> bool {
+        let address = canonical(self.peer).ip().to_string();
+        config.peers.is_empty() || config.peers.iter().any(|name| *name == self.name || *name == address)
+    }
+}
+
+/// A collector that has connected.
+#[derive(Debug)]
+pub(in crate::bgp::speaker) struct NewFeed {
+    pub(in crate::bgp::speaker) id: CollectorId,
+    pub(in crate::bgp::speaker) config: Arc<BmpCollector>,
+    pub(in crate::bgp::speaker) outbox: Arc<Outbox>,
+    pub(in crate::bgp::speaker) tell: mpsc::UnboundedSender<CollectorCommand>,
+    pub(in crate::bgp::speaker) status: CollectorShared,
+}
+
+/// A table of which a collector gets a copy.
+#[derive(Debug)]
+struct Dump {
+    view: View,
+    family: Family,
+    cursor: u32,
+}
+
+#[derive(Debug)]
+struct Feed {
+    new: NewFeed,
+    dumps: VecDeque<Dump>,
+    next_statistics: Option<Instant>,
+    /// What has been written in this round.
+    out: BytesMut,
+    messages: u64,
+    overflown: bool,
+}
+
+impl Feed {
+    fn wants(&self, view: View) -> bool {
+        match view {
+            View::PrePolicy(_) => self.new.config.pre_policy,
+            View::PostPolicy(_) => self.new.config.post_policy,
+            View::LocRib => self.new.config.loc_rib,
+        }
+    }
+
+    /// Hands out what was written, unless too much waits already.
+    fn flush(&mut self) {
+        if self.out.is_empty() {
+            return;
+        }
+        self.new.outbox.push(vec![self.out.split().freeze()]);
+        let waiting = self.new.outbox.waiting();
+        let messages = std::mem::take(&mut self.messages);
+        self.overflown = waiting > self.new.config.buffer;
+        self.new.status.update(|status| {
+            status.messages += messages;
+            status.waiting = waiting as u64;
+            status.overflows += u64::from(self.overflown);
+        });
+        if self.overflown {
+            // A task that has ended needs no command.
+            let _ = self.new.tell.send(CollectorCommand::Overflow);
+        }
+    }
+}
+
+/// All collectors, and the sessions that they hear of.
+#[derive(Debug)]
+pub(in crate::bgp::speaker) struct Monitors {
+    sessions: BTreeMap<PeerId, WatchedSession>,
+    feeds: Vec<Feed>,
+}
+
+impl Monitors {
+    pub(in crate::bgp::speaker) fn new() -> Self {
+        Self { sessions: BTreeMap::new(), feeds: Vec::new() }
+    }
+
+    /// Whether nobody watches.
+    pub(in crate::bgp::speaker) fn is_idle(&self) -> bool {
+        self.feeds.is_empty()
+    }
+
+    /// A collector has connected: it hears of every session, then gets the tables.
+    pub(in crate::bgp::speaker) fn connected(&mut self, new: NewFeed, rib: &mut Rib, now: Instant) {
+        let interval = new.config.statistics;
+        let mut feed = Feed {
+            next_statistics: (!interval.is_zero()).then(|| now + interval),
+            new,
+            dumps: VecDeque::new(),
+            out: BytesMut::new(),
+            messages: 0,
+            overflown: false,
+        };
+        let config = feed.new.config.clone();
+        let mut views = Vec::new();
+        for (id, session) in self.sessions.iter().filter(|(_, s)| s.concerns(&config)) {
+            put_peer_up(&mut feed, session);
+            views.extend([View::PrePolicy(*id), View::PostPolicy(*id)]);
+            if config.pre_policy {
+                // What was not kept comes again.
+                rib.refresh_rejected(*id);
+            }
+        }
+        if config.loc_rib {
+            put_loc_rib_up(&mut feed, rib);
+        }
+        views.push(View::LocRib);
+        for view in views {
+            if feed.wants(view) {
+                feed.dumps.extend(Family::ALL.map(|family| Dump { view, family, cursor: 0 }));
+            }
+        }
+        feed.flush();
+        self.feeds.push(feed);
+        rib.set_journal(true);
+    }
+
+    /// A collector's connection is over.
+    pub(in crate::bgp::speaker) fn gone(&mut self, id: CollectorId, rib: &mut Rib) {
+        self.feeds.retain(|feed| feed.new.id != id);
+        if self.feeds.is_empty() {
+            rib.set_journal(false);
+        }
+    }
+
+    pub(in crate::bgp::speaker) fn session_up(&mut self, id: PeerId, session: WatchedSession) {
+        for feed in self.feeds.iter_mut().filter(|feed| session.concerns(&feed.new.config)) {
+            put_peer_up(feed, &session);
+        }
+        self.sessions.insert(id, session);
+    }
+
+    /// A session is over; `None` when it is of no more interest why.
+    pub(in crate::bgp::speaker) fn session_down(&mut self, id: PeerId, why: Option<&Failure>) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        let header = session.header(Table::AdjRibInPre, SystemTime::now());
+        for feed in self.feeds.iter_mut().filter(|feed| session.concerns(&feed.new.config)) {
+            feed.dumps
+                .retain(|dump| !matches!(dump.view, View::PrePolicy(p) | View::PostPolicy(p) if p == id));
+            put_peer_down(&mut feed.out, &header, why);
+            feed.messages += 1;
+        }
+    }
+
+    /// A peer has sent an UPDATE, which the RIB knows already.
+    pub(in crate::bgp::speaker) fn received(
+        &mut self,
+        id: PeerId,
+        update: &Update,
+        malformed: bool,
+        raw: &Bytes,
+        rib: &mut Rib,
+    ) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let time = SystemTime::now();
+        let end_of_rib = update.end_of_rib();
+        let mut told = BytesMut::new();
+        if malformed {
+            // What the collector cannot read either is told as what it came to (RFC 7606 section 2): withdrawals.
+            for unreach in &update.unreach {
+                for nlri in &unreach.nlri {
+                    rib.tell(View::PrePolicy(id), nlri.prefix, nlri.path_id, &mut told);
+                }
+            }
+        }
+        let update = if malformed { &told[..] } else { raw };
+        let pre = session.header(Table::AdjRibInPre, time);
+        for feed in self.feeds.iter_mut().filter(|feed| session.concerns(&feed.new.config)) {
+            if feed.new.config.pre_policy {
+                put_updates(feed, &pre, update);
+            }
+        }
+        if let Some(family) = end_of_rib {
+            self.journal(rib);
+            self.end_of_rib(View::PostPolicy(id), family);
+        }
+    }
+
+    fn end_of_rib(&mut self, view: View, family: Family) {
+        let View::PostPolicy(id) = view else { return };
+        let Some(session) = self.sessions.get(&id) else { return };
+        let header = session.header(Table::AdjRibInPost, SystemTime::now());
+        let mut marker = BytesMut::new();
+        encode_end_of_rib(family, &mut marker);
+        for feed in &mut self.feeds {
+            // While the table is still on its way, its end is not there.
+            let dumping = feed.dumps.iter().any(|dump| dump.view == view && dump.family == family);
+            if feed.wants(view) && session.concerns(&feed.new.config) && !dumping {
+                put_updates(feed, &header, &marker);
+            }
+        }
+    }
+
+    /// Tells what has changed in the RIB.
+    pub(in crate::bgp::speaker) fn journal(&mut self, rib: &mut Rib) {
+        if self.feeds.is_empty() {
+            return;
+        }
+        let (time, loc_rib) = (SystemTime::now(), loc_rib_header(rib));
+        let mut update = BytesMut::new();
+        for change in rib.poll_journal() {
+            let (prefix, path_id, views) = match change {
+                Change::Path { peer, prefix, path_id, swept } => {
+                    let pre = swept.then_some(View::PrePolicy(peer));
+                    (prefix, path_id, [Some(View::PostPolicy(peer)), pre])
+                }
+                Change::Best(prefix) => (prefix, 0, [Some(View::LocRib), None]),
+            };
+            for view in views.into_iter().flatten() {
+                if !self.feeds.iter().any(|feed| feed.wants(view)) {
+                    continue;
+                }
+                let (header, session) = match view {
+                    View::LocRib => (PeerHeader { time, ..loc_rib }, None),
+                    View::PrePolicy(peer) | View::PostPolicy(peer) => {
+                        let Some(session) = self.sessions.get(&peer) else { continue };
+                        (session.header(table_of(view), time), Some(session))
+                    }
+                };
+                update.clear();
+                rib.tell(view, prefix, path_id, &mut update);
+                for feed in &mut self.feeds {
+                    if feed.wants(view) && session.is_none_or(|s| s.concerns(&feed.new.config)) {
+                        put_updates(feed, &header, &update);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes on in the tables that collectors are to have, as far as there is room; hands out everything.
+    pub(in crate::bgp::speaker) fn flush(&mut self, rib: &mut Rib, now: Instant) {
+        if self.feeds.is_empty() {
+            return;
+        }
+        for feed in &mut self.feeds {
+            feed.flush();
+            while !feed.overflown && !feed.dumps.is_empty() && feed.new.outbox.room() > 0 {
+                dump(feed, &self.sessions, rib);
+                feed.flush();
+            }
+            if feed.next_statistics.is_some_and(|at| at <= now) {
+                feed.next_statistics = Some(now + feed.new.config.statistics);
+                put_all_statistics(feed, &self.sessions, rib);
+                feed.flush();
+            }
+        }
+        self.feeds.retain(|feed| !feed.overflown);
+        if self.feeds.is_empty() {
+            rib.set_journal(false);
+        }
+    }
+
+    /// When statistics are due next.
+    pub(in crate::bgp::speaker) fn deadline(&self) -> Option<Instant> {
+        self.feeds.iter().filter_map(|feed| feed.next_statistics).min()
+    }
+}
+
+fn table_of(view: View) -> Table {
+    match view {
+        View::PrePolicy(_) => Table::AdjRibInPre,
+        View::PostPolicy(_) => Table::AdjRibInPost,
+        View::LocRib => Table::LocRib,
+    }
+}
+
+/// The peer that stands for our own table (RFC 9069 section 4.1).
+fn loc_rib_header(rib: &Rib) -> PeerHeader {
+    PeerHeader {
+        table: Table::LocRib,
+        address: Ipv4Addr::UNSPECIFIED.into(),
+        asn: rib.config().asn.get(),
+        router_id: rib.config().router_id.addr(),
+        two_octet: false,
+        time: SystemTime::UNIX_EPOCH,
+    }
+}
+
+fn dump(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>, rib: &mut Rib) {
+    let Some(dump) = feed.dumps.front_mut() else { return };
+    let header = match dump.view {
+        View::LocRib => loc_rib_header(rib),
+        // Zero: when the routes came is not told (RFC 7854 section 4.2), as one message has many.
+        View::PrePolicy(id) | View::PostPolicy(id) => match sessions.get(&id) {
+            Some(session) => session.header(table_of(dump.view), SystemTime::UNIX_EPOCH),
+            None => {
+                feed.dumps.pop_front();
+                return;
+            }
+        },
+    };
+    let mut updates = BytesMut::new();
+    let done = rib.dump(dump.view, dump.family, &mut dump.cursor, PIECE, &mut updates);
+    if done {
+        encode_end_of_rib(dump.family, &mut updates);
+        feed.dumps.pop_front();
+    }
+    put_updates(feed, &header, &updates);
+}
+
+/// One route monitoring message for each UPDATE (RFC 7854 section 4.6).
+fn put_updates(feed: &mut Feed, header: &PeerHeader, mut updates: &[u8]) {
+    while let Some(&[high, low]) = updates.get(HEADER_LEN - 3..HEADER_LEN - 1) {
+        let length = usize::from(u16::from_be_bytes([high, low])).clamp(HEADER_LEN, updates.len());
+        let (update, rest) = updates.split_at(length);
+        bmp::route_monitoring(&mut feed.out, header, update);
+        feed.messages += 1;
+        updates = rest;
+    }
+}
+
+fn put_peer_up(feed: &mut Feed, session: &WatchedSession) {
+    let header = session.header(Table::AdjRibInPre, SystemTime::now());
+    let (local, peer) = (canonical(session.local), canonical(session.peer));
+    let (sent, received) = (&session.opens.sent, &session.opens.received);
+    bmp::peer_up(&mut feed.out, &header, local.ip(), (local.port(), peer.port()), sent, received, None);
+    feed.messages += 1;
+}
+
+/// RFC 9069 section 4.4: both OPENs say what the table can hold.
+fn put_loc_rib_up(feed: &mut Feed, rib: &Rib) {
+    let asn = rib.config().asn.get();
+    let open = Open {
+        version: 4,
+        my_as: u16::try_from(asn).unwrap_or(23456),
+        hold_time: 0,
+        router_id: rib.config().router_id.addr(),
+        capabilities: vec![
+            Capability::Multiprotocol { afi: 1, safi: 1 },
+            Capability::Multiprotocol { afi: 2, safi: 1 },
+            Capability::FourOctetAs(asn),
+        ],
+    };
+    let mut bytes = BytesMut::new();
+    encode(&EncodeContext::default(), &Message::Open(open), &mut bytes)
+        .expect("an OPEN with three short capabilities fits");
+    let header = PeerHeader { time: SystemTime::now(), ..loc_rib_header(rib) };
+    let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    bmp::peer_up(&mut feed.out, &header, unspecified, (0, 0), &bytes, &bytes, Some(TABLE));
+    feed.messages += 1;
+}
+
+/// Events of RFC 4271 section 8.1 and RFC 9687.
+mod event {
+    pub(super) const NONE: u16 = 0;
+    pub(super) const AUTOMATIC_STOP: u16 = 8;
+    pub(super) const TCP_CONFIRMED: u16 = 17;
+    pub(super) const SEND_HOLD_EXPIRES: u16 = 29;
+}
+
+fn put_peer_down(out: &mut BytesMut, header: &PeerHeader, why: Option<&Failure>) {
+    let message = |notification: &Notification| {
+        let mut bytes = BytesMut::new();
+        // One that came or went has room in a message.
+        let ctx = EncodeContext { max_message: usize::from(u16::MAX), ..EncodeContext::default() };
+        let _ = encode(&ctx, &Message::Notification(notification.clone()), &mut bytes);
+        bytes
+    };
+    match why {
+        None => bmp::peer_down(out, header, PeerDown::Unmonitored),
+        Some(Failure::Sent { notification, .. }) => {
+            bmp::peer_down(out, header, PeerDown::LocalNotification(&message(notification)));
+        }
+        Some(Failure::Received(notification)) => {
+            bmp::peer_down(out, header, PeerDown::RemoteNotification(&message(notification)));
+        }
+        Some(Failure::Closed | Failure::Dial(_)) => bmp::peer_down(out, header, PeerDown::RemoteClosed),
+        Some(Failure::Lost(text)) if text == Failure::BFD_DOWN => {
+            bmp::peer_down(out, header, PeerDown::LocalEvent(event::NONE));
+        }
+        Some(Failure::Lost(_)) => bmp::peer_down(out, header, PeerDown::RemoteClosed),
+        Some(Failure::SendHold) => {
+            bmp::peer_down(out, header, PeerDown::LocalEvent(event::SEND_HOLD_EXPIRES));
+        }
+        Some(Failure::PlannedRestart) => {
+            bmp::peer_down(out, header, PeerDown::LocalEvent(event::AUTOMATIC_STOP));
+        }
+        Some(Failure::Replaced) => bmp::peer_down(out, header, PeerDown::LocalEvent(event::TCP_CONFIRMED)),
+    }
+}
+
+fn put_all_statistics(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>, rib: &mut Rib) {
+    let time = SystemTime::now();
+    for (id, session) in sessions.iter().filter(|(_, s)| s.concerns(&feed.new.config)) {
+        let Some(families) = rib.received_stats(*id) else { continue };
+        let withdrawn = session.status.read().counters.updates_withdrawn;
+        let header = session.header(Table::AdjRibInPre, time);
+        bmp::statistics(&mut feed.out, &header, &peer_statistics(&families, withdrawn));
+        feed.messages += 1;
+    }
+    if feed.new.config.loc_rib {
+        let counts = rib.best_counts();
+        let mut list = vec![Statistic::LocRib(counts.iter().map(|(_, n)| n).sum())];
+        list.extend(counts.map(|(family, count)| Statistic::LocRibFamily(family, count)));
+        bmp::statistics(&mut feed.out, &PeerHeader { time, ..loc_rib_header(rib) }, &list);
+        feed.messages += 1;
+    }
+}
+
+fn peer_statistics(families: &[(Family, FamilyStats)], withdrawn: u64) -> Vec<Statistic> {
+    // Counters wrap at 32 bits (RFC 7854 section 4.8).
+    let rejected = |wanted: &[Rejection]| {
+        let counts = families.iter().flat_map(|(_, stats)| &stats.rejected);
+        counts.filter(|(reason, _)| wanted.contains(reason)).map(|(_, count)| *count).sum::<u64>() as u32
+    };
+    let mut list = vec![
+        Statistic::RejectedPrefixes(rejected(&[Rejection::Policy])),
+        Statistic::ClusterLoops(rejected(&[Rejection::ClusterLoop])),
+        Statistic::AsPathLoops(rejected(&[Rejection::AsLoop])),
+        Statistic::OriginatorLoops(rejected(&[Rejection::OriginatorLoop])),
+        Statistic::AdjRibIn(families.iter().map(|(_, stats)| u64::from(stats.accepted)).sum()),
+    ];
+    list.extend(families.iter().map(|(f, stats)| Statistic::AdjRibInFamily(*f, stats.accepted.into())));
+    list.push(Statistic::TreatedAsWithdraw(withdrawn as u32));
+    list.push(Statistic::PrefixesTreatedAsWithdraw(rejected(&[Rejection::Malformed])));
+    list
+}

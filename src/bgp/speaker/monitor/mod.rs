@@ -1,0 +1,20 @@
+//! BMP collectors (RFC 7854): who is told of what happens, and how.
+//!
+//! ```text
+//!  rib thread: Monitors ── one Feed a connected collector ──▶ Outbox ──▶ collector task ──▶ TCP
+//!       ▲ what peers say, changes of the RIB, the pieces of a table dump as there is room
+//! ```
+//!
+//! Everything that a collector reads is written by the RIB's thread, so that it is told of changes in the order in which
+//! they take effect. The thread never waits: a collector for which more waits than its `buffer` is cut off, and gets the
+//! tables again when it comes back.
+
+mod collector;
+mod feed;
+mod status;
+
+pub(super) use collector::{CollectorCommand, CollectorContext, spawn};
+pub(super) use feed::{CollectorId, Monitors, NewFeed, WatchedSession};
+pub(super) use status::{CollectorShared, collector_status};
+
+pub use status::CollectorStatus;

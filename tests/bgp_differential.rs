@@ -388,7 +388,7 @@ fn table_dumps_and_update_logs() {
     };
     let mut message = BytesMut::new();
     encode(&EncodeContext::default(), &Message::Keepalive, &mut message).unwrap();
-    mrt::write::message(&mut file, time, &session, false, false, &message);
+    mrt::write::message(&mut file, time, &session, false, mrt::write::Encoding::default(), &message);
     mrt::write::state_change(&mut file, time, &session, 5, 6);
 
     let mut input = &file[..];

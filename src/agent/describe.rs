@@ -13,6 +13,9 @@ pub(super) fn reconfigured(report: &ReconfigureReport) -> Vec<String> {
     for (peer, settings) in &report.changed {
         lines.push(format!("neighbour {peer} changed without a reset: {}", settings.join(", ")));
     }
+    if report.update_log {
+        lines.push("the log of updates (bgp.mrt) changed".to_owned());
+    }
     lines.extend(report.collectors.iter().map(|(address, what)| format!("BMP collector {address} {what}")));
     lines.extend(
         report
@@ -35,10 +38,11 @@ mod tests {
             reset: vec![("c".into(), vec!["families", "password"])],
             changed: vec![("d".into(), vec!["description"])],
             collectors: vec![("e:1".into(), "added")],
+            update_log: true,
             needs_restart: vec!["asn"],
         };
         let lines = reconfigured(&report);
-        assert_eq!(lines.len(), 6);
+        assert_eq!(lines.len(), 7);
         assert_eq!(lines[2], "neighbour c was reset for its changed families, password");
     }
 }

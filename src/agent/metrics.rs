@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::service::Service;
-use crate::{cni::ipam::BlockUse, routes::Summary};
+use crate::{bgp::speaker::UpdateLogStatus, cni::ipam::BlockUse, routes::Summary};
 
 /// Builds the text: one `# TYPE` line a metric, then its samples.
 #[derive(Debug, Default)]
@@ -219,6 +219,17 @@ pub(super) fn collectors(page: &mut Page, collectors: &[Value]) {
             let value = collector[field].as_u64().unwrap_or(0);
             page.sample(metric, &[("collector", &name(collector))], value);
         }
+    }
+}
+
+/// What the log of updates counts.
+pub(super) fn update_log(page: &mut Page, log: &UpdateLogStatus) {
+    for (name, help, value) in [
+        ("slash32_mrt_records_total", "Records written to the log of updates.", log.records),
+        ("slash32_mrt_bytes_total", "Bytes written to the log of updates.", log.bytes),
+        ("slash32_mrt_dropped_total", "Records that the disk did not take in time.", log.dropped),
+    ] {
+        page.metric(name, "counter", help).sample(name, &[], value);
     }
 }
 

@@ -15,6 +15,7 @@ mod host;
 mod identities;
 mod logging;
 mod metrics;
+mod mrt_dump;
 mod policies;
 mod rib_queries;
 mod service;

@@ -17,7 +17,7 @@ use super::{
     actor::{Actor, Gone},
     config::{self, Config},
     core::Core,
-    doctor, metrics, rib_queries, sysctls,
+    doctor, metrics, mrt_dump, rib_queries, sysctls,
 };
 use crate::{
     api::{Answer, CniRequest, Failure, Request, ShutdownMode},
@@ -152,6 +152,13 @@ impl Service {
             Request::Drain { on } => {
                 self.speaker()?.drain(on).await?;
                 Ok(json!({ "draining": on }))
+            }
+            Request::DumpMrt { file } => {
+                let (speaker, config) = (self.speaker()?, self.config());
+                let Some(bgp) = &config.bgp else {
+                    return Err(Failure::new("this agent has no [bgp] table"));
+                };
+                mrt_dump::dump(speaker, bgp, &config.hostname, &file).await
             }
             Request::Collectors => value(self.collectors().await?),
             Request::Bfd => value(self.speaker()?.bfd().await?),
@@ -333,6 +340,13 @@ impl Service {
             let address = collector["collector"].as_str().unwrap_or("?");
             problems.push(format!("BMP collector {address} is not connected{error}"));
         }
+        let update_log = match &self.inner.speaker {
+            Some(speaker) => speaker.update_log().await?,
+            None => None,
+        };
+        if let Some(error) = update_log.as_ref().and_then(|log| log.error.as_ref()) {
+            problems.push(format!("the log of updates: {error}"));
+        }
         Ok(json!({
             "ready": true,
             "version": env!("CARGO_PKG_VERSION"),
@@ -346,6 +360,7 @@ impl Service {
             "peers": peers.len(),
             "peers_established": established,
             "bmp": collectors,
+            "mrt": update_log,
             "endpoints": endpoints,
             "policies": policies,
             "routes_learned": fib.ipv4 + fib.ipv6,
@@ -411,6 +426,11 @@ impl Service {
         metrics::peers(&mut page, &peers);
         metrics::refusals(&mut page, &peers);
         metrics::collectors(&mut page, &self.collectors().await.unwrap_or_default());
+        if let Some(speaker) = &self.inner.speaker
+            && let Ok(Some(log)) = speaker.update_log().await
+        {
+            metrics::update_log(&mut page, &log);
+        }
         if let Ok(fib) = self.inner.fib.summary().await {
             metrics::routes(&mut page, &fib);
         }

@@ -100,6 +100,11 @@ pub enum Request {
     Bfd,
     /// BMP collectors.
     Collectors,
+    /// Write the RIB into a file as MRT.
+    DumpMrt {
+        /// The whole path of the file.
+        file: std::path::PathBuf,
+    },
     /// Read configuration and policies again.
     Reload,
     /// Everything that looks wrong.

@@ -55,6 +55,8 @@ pub struct SpeakerConfig {
     pub listen_ranges: Vec<ListenRange>,
     /// BMP collectors; addresses with ports are unique.
     pub bmp: Vec<BmpCollector>,
+    /// The log of what neighbours send, if there is to be one.
+    pub mrt: Option<MrtLog>,
 }
 
 impl SpeakerConfig {
@@ -86,6 +88,7 @@ impl SpeakerConfig {
             peers: Vec::new(),
             listen_ranges: Vec::new(),
             bmp: Vec::new(),
+            mrt: None,
         }
     }
 }
@@ -131,6 +134,19 @@ impl BmpCollector {
             buffer: 64 << 20,
         }
     }
+}
+
+/// A log of received UPDATEs and of state changes, as MRT (RFC 6396).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MrtLog {
+    /// Where it is written. Older files get the time of their end as another ending.
+    pub file: PathBuf,
+    /// Another file is begun when this one has so many octets; 0: never.
+    pub rotate_bytes: u64,
+    /// ... and when it is so old; zero: never.
+    pub rotate_after: Duration,
+    /// How many older files are kept; 0: all.
+    pub keep: usize,
 }
 
 /// Where a neighbour is.

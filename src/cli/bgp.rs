@@ -50,6 +50,11 @@ pub(super) enum BgpCommand {
         #[arg(long)]
         soft: bool,
     },
+    /// Write the RIB into a file as MRT (TABLE_DUMP_V2, RFC 6396): every path, after import rules.
+    DumpMrt {
+        /// The file; the agent writes it, and it is there as a whole or not at all.
+        file: std::path::PathBuf,
+    },
     /// Decode BGP messages from hex lines, MRT or pcap, with the speaker's own codec.
     Decode(bgp_decode::DecodeArgs),
 }
@@ -69,6 +74,18 @@ pub(super) fn run(global: &Global, command: BgpCommand) -> anyhow::Result<ExitCo
                     "{} session(s) {}",
                     print::field(answer, "count"),
                     if soft { "refreshed" } else { "reset" }
+                )
+            })?;
+        }
+        BgpCommand::DumpMrt { file } => {
+            let file = std::path::absolute(file)?;
+            global.show(&Request::DumpMrt { file }, |answer| {
+                let field = |name| print::field(answer, name);
+                format!(
+                    "{} routes to {} prefixes written to {}",
+                    field("routes"),
+                    field("prefixes"),
+                    field("file")
                 )
             })?;
         }

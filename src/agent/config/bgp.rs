@@ -132,6 +132,7 @@ pub(super) fn speaker(
         }
     }
     super::monitoring::collectors(table.bmp, &mut config, errors);
+    config.mrt = super::monitoring::update_log(table.mrt, errors);
     Some(config)
 }
 

@@ -74,6 +74,17 @@ pub(super) struct Bgp {
     pub(super) listen_range: Vec<ListenRange>,
     #[serde(default)]
     pub(super) bmp: Vec<Bmp>,
+    pub(super) mrt: Option<Mrt>,
+}
+
+/// `[bgp.mrt]`: a log of updates.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mrt {
+    pub(super) file: PathBuf,
+    pub(super) rotate_mb: Option<u32>,
+    pub(super) rotate_seconds: Option<u32>,
+    pub(super) keep: Option<u32>,
 }
 
 /// `[[bgp.bmp]]`: a BMP collector.

@@ -1,4 +1,4 @@
-//! `[[bgp.bmp]]`: who watches the speaker.
+//! `[[bgp.bmp]]` and `[bgp.mrt]`: who watches the speaker, and what is written down.
 
 use std::{
     collections::BTreeSet,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{bgp::with, file, locate::Step, resolve::Errors};
-use crate::bgp::config::{BmpCollector, SpeakerConfig};
+use crate::bgp::config::{BmpCollector, MrtLog, SpeakerConfig};
 
 /// Adds the collectors to a configuration whose peers are known.
 pub(super) fn collectors(list: Vec<file::Bmp>, config: &mut SpeakerConfig, errors: &mut Errors<'_>) {
@@ -22,6 +22,24 @@ pub(super) fn collectors(list: Vec<file::Bmp>, config: &mut SpeakerConfig, error
             config.bmp.push(collector);
         }
     }
+}
+
+/// The log of updates.
+pub(super) fn update_log(table: Option<file::Mrt>, errors: &mut Errors<'_>) -> Option<MrtLog> {
+    let table = table?;
+    if !table.file.is_absolute() || table.file.file_name().is_none() {
+        errors.at_with_help(
+            &["bgp".into(), "mrt".into(), "file".into()],
+            "the log needs the whole path of a file",
+            "such as \"/var/log/slash32/updates.mrt\"",
+        );
+    }
+    Some(MrtLog {
+        file: table.file,
+        rotate_bytes: u64::from(table.rotate_mb.unwrap_or(64)) << 20,
+        rotate_after: Duration::from_secs(table.rotate_seconds.unwrap_or(3600).into()),
+        keep: table.keep.unwrap_or(24) as usize,
+    })
 }
 
 fn collector(

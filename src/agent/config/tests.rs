@@ -102,7 +102,7 @@ fn the_shipped_file_and_each_of_its_options() {
         let option = lines[at].strip_prefix('#').unwrap_or_default();
         // A table or a list stands over several lines; anything else is one option.
         let end = match option {
-            _ if option.starts_with("[[") => {
+            _ if option.starts_with("[[") || option.starts_with("[bgp.mrt") => {
                 (at..lines.len()).find(|&i| !commented(lines[i])).unwrap_or(lines.len())
             }
             _ if option.ends_with('[') => (at..lines.len()).find(|&i| lines[i] == "#]").unwrap() + 1,

@@ -74,9 +74,16 @@ pub(super) fn sample() -> BytesMut {
     };
     let keepalive = hex::decode("ffffffffffffffffffffffffffffffff001304").unwrap();
     write::state_change(&mut out, time(), &session, 5, 6);
-    write::message(&mut out, time(), &session, false, false, &keepalive);
+    write::message(&mut out, time(), &session, false, write::Encoding::default(), &keepalive);
     let v6 = write::Session { peer: "2001:db8::1".parse().unwrap(), ..session };
-    write::message(&mut out, time(), &v6, true, true, &keepalive);
+    write::message(
+        &mut out,
+        time(),
+        &v6,
+        true,
+        write::Encoding { add_path: true, ..Default::default() },
+        &keepalive,
+    );
     out
 }
 
@@ -197,4 +204,26 @@ fn records_of_others() {
     assert_eq!(record(12, 1, &old.replace(' ', "")[..60]).entry(), None);
     assert_eq!(record(11, 0, "").entry(), Some(MrtEntry::Other));
     assert_eq!(record(13, 2, "00000005 21 0a000000 00 0000").entry(), None);
+}
+
+#[test]
+fn messages_with_two_octet_numbers() {
+    let keepalive = hex::decode("ffffffffffffffffffffffffffffffff001304").unwrap();
+    let session = write::Session {
+        peer_asn: 4_200_000_000,
+        local_asn: 65002,
+        ifindex: 3,
+        peer: "192.0.2.1".parse().unwrap(),
+        local: "192.0.2.2".parse().unwrap(),
+    };
+    for (sent, add_path) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut out = BytesMut::new();
+        let encoding = write::Encoding { two_octet: true, add_path };
+        write::message(&mut out, time(), &session, sent, encoding, &keepalive);
+        let records = read(&out);
+        let MrtEntry::Message(message) = records[0].entry().unwrap() else { panic!() };
+        assert!(!message.four_octet);
+        assert_eq!((message.peer_asn, message.local_asn), (23456, 65002));
+        assert_eq!((message.sent, message.add_path, &message.message[..]), (sent, add_path, &keepalive[..]));
+    }
 }

@@ -10,7 +10,7 @@ use bytes::{BufMut, BytesMut};
 use super::{PeerIndexEntry, bgp4mp, kind, table_dump};
 use crate::{
     bgp::wire::{EncodeContext, Nlri, PathAttributes, WireNextHop, encode_attributes, encode_nlri},
-    model::{Family, Prefix},
+    model::{Asn, Family, Prefix},
 };
 
 /// One route to write into a table dump.
@@ -26,6 +26,15 @@ pub struct Route<'a> {
     pub attributes: &'a PathAttributes,
     /// Its next hop.
     pub next_hop: WireNextHop,
+}
+
+/// What a message of an update log must be read with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Encoding {
+    /// AS numbers have two octets, also those of the session's ends.
+    pub two_octet: bool,
+    /// Prefixes carry path identifiers.
+    pub add_path: bool,
 }
 
 /// The two ends of a session, for records of an update log.
@@ -138,23 +147,27 @@ fn put_attributes(out: &mut BytesMut, family: Family, route: &Route<'_>) {
 
 /// Appends a message that came or went, as BGP4MP_ET (RFC 6396 section 4.4, RFC 8050 section 3).
 ///
-/// `message` includes its header, and has four-octet AS numbers.
+/// `message` includes its header, and has AS numbers as the encoding says.
 pub fn message(
     out: &mut BytesMut,
     time: SystemTime,
     session: &Session,
     sent: bool,
-    add_path: bool,
+    encoding: Encoding,
     message: &[u8],
 ) {
-    let subtype = match (sent, add_path) {
-        (false, false) => bgp4mp::MESSAGE_AS4,
-        (true, false) => bgp4mp::MESSAGE_AS4_LOCAL,
-        (false, true) => bgp4mp::MESSAGE_AS4_ADDPATH,
-        (true, true) => bgp4mp::MESSAGE_AS4_LOCAL_ADDPATH,
+    let subtype = match (encoding.two_octet, sent, encoding.add_path) {
+        (false, false, false) => bgp4mp::MESSAGE_AS4,
+        (false, true, false) => bgp4mp::MESSAGE_AS4_LOCAL,
+        (false, false, true) => bgp4mp::MESSAGE_AS4_ADDPATH,
+        (false, true, true) => bgp4mp::MESSAGE_AS4_LOCAL_ADDPATH,
+        (true, false, false) => bgp4mp::MESSAGE,
+        (true, true, false) => bgp4mp::MESSAGE_LOCAL,
+        (true, false, true) => bgp4mp::MESSAGE_ADDPATH,
+        (true, true, true) => bgp4mp::MESSAGE_LOCAL_ADDPATH,
     };
     record(out, time, kind::BGP4MP_ET, subtype, |out| {
-        put_session(out, time, session);
+        put_session(out, time, session, encoding.two_octet);
         out.put_slice(message);
     });
 }
@@ -162,16 +175,21 @@ pub fn message(
 /// Appends a state change of a peer, as BGP4MP_ET (RFC 6396 section 4.4.1): 1 Idle to 6 Established.
 pub fn state_change(out: &mut BytesMut, time: SystemTime, session: &Session, old: u16, new: u16) {
     record(out, time, kind::BGP4MP_ET, bgp4mp::STATE_CHANGE_AS4, |out| {
-        put_session(out, time, session);
+        put_session(out, time, session, false);
         out.put_u16(old);
         out.put_u16(new);
     });
 }
 
-fn put_session(out: &mut BytesMut, time: SystemTime, session: &Session) {
+fn put_session(out: &mut BytesMut, time: SystemTime, session: &Session, two_octet: bool) {
     out.put_u32(seconds(time).1);
-    out.put_u32(session.peer_asn);
-    out.put_u32(session.local_asn);
+    for asn in [session.peer_asn, session.local_asn] {
+        if two_octet {
+            out.put_u16(u16::try_from(asn).unwrap_or(Asn::TRANS.get() as u16));
+        } else {
+            out.put_u32(asn);
+        }
+    }
     out.put_u16(session.ifindex);
     // Both addresses have one family; a pair of two is written as IPv6 with a mapped address.
     let both = [session.peer, session.local];

@@ -33,6 +33,13 @@ pub enum State {
     Established,
 }
 
+impl State {
+    /// Its number in RFC 6396 section 4.4.1: 1 Idle to 6 Established.
+    pub const fn number(self) -> u16 {
+        self as u16 + 1
+    }
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

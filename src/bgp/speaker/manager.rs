@@ -27,6 +27,7 @@ use super::{
     socket::{self, canonical, scope},
     status::{PrefixCounts, SharedStatus, peer_status},
     unnumbered,
+    update_log::{UpdateLog, UpdateLogStatus},
 };
 use crate::{
     bgp::{
@@ -73,6 +74,9 @@ pub(super) enum Request {
     },
     Collectors {
         done: oneshot::Sender<Vec<CollectorStatus>>,
+    },
+    UpdateLog {
+        done: oneshot::Sender<Option<UpdateLogStatus>>,
     },
     Bfd {
         done: oneshot::Sender<Vec<BfdStatus>>,
@@ -164,6 +168,7 @@ pub(super) struct Manager {
     next_id: u32,
     collectors: Vec<Collector>,
     next_collector: u32,
+    update_log: UpdateLog,
     listeners: Vec<Listener>,
     own: Own,
     inbox: Inbox,
@@ -193,6 +198,7 @@ impl Manager {
             next_id: 0,
             collectors: Vec::new(),
             next_collector: 0,
+            update_log: UpdateLog::default(),
             listeners: Vec::new(),
             own: Own { accepted, tasks, expired },
             inbox: Inbox { accepted: from_listeners, tasks: from_tasks, expired: from_waits },
@@ -200,6 +206,7 @@ impl Manager {
             host: HostAddresses::default(),
         };
         manager.listen()?;
+        manager.update_log.configure(manager.config.mrt.as_ref()).map_err(SpeakerError::Thread)?;
         for peer in manager.config.peers.clone() {
             manager.add(peer, None);
         }
@@ -272,6 +279,9 @@ impl Manager {
             Request::Collectors { done } => {
                 let _ = done
                     .send(self.collectors.iter().map(|c| collector_status(&c.config, &c.status)).collect());
+            }
+            Request::UpdateLog { done } => {
+                let _ = done.send(self.update_log.status());
             }
             Request::Bfd { done } => {
                 let handle = self.liveness.handle();
@@ -374,6 +384,7 @@ impl Manager {
             manager: self.own.tasks.clone(),
             status: status.clone(),
             host: self.host.clone(),
+            update_log: self.update_log.clone(),
         });
         let discovery = match &config.address {
             PeerAddress::Interface(name) => {
@@ -568,6 +579,10 @@ impl Manager {
         let _ = self.rib.control.send(Control::Reconfigure(Box::new(rib)));
         self.originate_configured(&old.originate);
         self.reconfigure_collectors(&mut report);
+        report.update_log = old.mrt != new.mrt;
+        if let Err(error) = self.update_log.configure(new.mrt.as_ref()) {
+            tracing::error!(%error, "cannot start the log of updates");
+        }
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
             self.reconfigure_peer(id, &old, &mut report);
@@ -715,6 +730,10 @@ impl Manager {
         };
         if tokio::time::timeout(SHUTDOWN, all).await.is_err() {
             tracing::warn!("some peers could not be told of the shutdown in time");
+        }
+        // Writes what waits.
+        if let Err(error) = self.update_log.configure(None) {
+            tracing::error!(%error, "cannot end the log of updates");
         }
         // After the sessions, so that none goes down by it.
         let mut liveness = self.liveness;

@@ -23,6 +23,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod unnumbered;
+mod update_log;
 mod wire_out;
 
 use std::{
@@ -49,6 +50,7 @@ use crate::model::Prefix;
 pub use monitor::CollectorStatus;
 pub use params::{HostAddresses, peer_params, rib_config};
 pub use status::PeerStatus;
+pub use update_log::UpdateLogStatus;
 
 /// Events for the agent that may wait; best-path changes beyond that are coalesced in the RIB.
 const EVENTS: usize = 64;
@@ -72,8 +74,8 @@ pub enum SpeakerError {
         /// Why.
         source: io::Error,
     },
-    /// The RIB's thread cannot be started.
-    #[error("cannot start the RIB thread: {0}")]
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
     Thread(io::Error),
     /// No such peer.
     #[error("there is no peer {0}")]
@@ -187,6 +189,8 @@ pub struct ReconfigureReport {
     pub changed: Vec<(String, Vec<&'static str>)>,
     /// BMP collectors that are new, gone, or connected to again for their changed settings, and which of these.
     pub collectors: Vec<(String, &'static str)>,
+    /// The log of updates has other settings.
+    pub update_log: bool,
     /// Settings of the speaker that need a restart of the process.
     pub needs_restart: Vec<&'static str>,
 }
@@ -298,6 +302,11 @@ impl SpeakerHandle {
     /// The BMP collectors, in the order of the configuration.
     pub async fn collectors(&self) -> Result<Vec<CollectorStatus>, SpeakerError> {
         self.request(|done| Request::Collectors { done }).await
+    }
+
+    /// The log of updates, if there is one.
+    pub async fn update_log(&self) -> Result<Option<UpdateLogStatus>, SpeakerError> {
+        self.request(|done| Request::UpdateLog { done }).await
     }
 
     /// All BFD sessions.

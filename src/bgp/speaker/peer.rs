@@ -7,10 +7,10 @@ use std::{
     collections::VecDeque,
     future::{Future, pending, poll_fn},
     io,
-    net::{IpAddr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     sync::Arc,
     task::Poll,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::BytesMut;
@@ -28,17 +28,19 @@ use super::{
     rib_thread::{Control, FromPeer, News, Received, RibSender},
     socket::{self, canonical},
     status::SharedStatus,
+    update_log::UpdateLog,
     wire_out::WireOut,
 };
 use crate::{
     bgp::{
         PeerId,
-        config::{PeerAddress, PeerConfig, SpeakerConfig},
+        config::{PeerAddress, PeerConfig, RemoteAs, SpeakerConfig},
+        mrt,
         rib::{self, DownReason},
         session::{
             ConnId, Event, Failure, Input, Negotiated, Opens, Refresh, Session, SessionConfig, State, Stop,
         },
-        wire::{Action, code},
+        wire::{Action, Update, code},
     },
     model::Family,
     netlink::ns::ifindex,
@@ -116,6 +118,7 @@ pub(super) struct PeerContext {
     pub(super) manager: mpsc::UnboundedSender<FromTask>,
     pub(super) status: SharedStatus,
     pub(super) host: HostAddresses,
+    pub(super) update_log: UpdateLog,
 }
 
 struct Connection {
@@ -151,6 +154,8 @@ struct PeerTask {
     ending: bool,
     quiet: bool,
     buffer: BytesMut,
+    /// The state that the log knows.
+    logged: State,
 }
 
 /// Starts a peer's task.
@@ -179,6 +184,7 @@ pub(super) fn spawn(context: PeerContext) -> (mpsc::UnboundedSender<PeerCommand>
         ending: false,
         quiet: false,
         buffer: BytesMut::new(),
+        logged: State::Idle,
         context,
     };
     (own, tokio::spawn(task.run()))
@@ -429,6 +435,7 @@ impl PeerTask {
         }
         let counters = self.session.counters();
         let state = self.session.state();
+        self.log_state(state);
         self.context.status.update(|status| {
             status.state = state;
             status.counters = counters;
@@ -522,6 +529,7 @@ impl PeerTask {
                     let peer = &self.context.config.address;
                     tracing::warn!(%peer, %error, action = %error.action, errors = errors.len(), "UPDATE in error");
                 }
+                self.log_update(&update, &raw);
                 let malformed = errors.iter().any(|error| error.action >= Action::Withdraw);
                 updates.push(Received { update, malformed, raw });
             } else {
@@ -613,6 +621,7 @@ impl PeerTask {
             Established { conn, negotiated: negotiated.clone(), local, peer, outbox: outbox.clone() };
         let params = Box::new(self.params(&established));
         self.established = Some(established);
+        self.log_state(State::Established);
         let id = self.context.id;
         self.sessions += 1;
         let watched = Box::new(WatchedSession {
@@ -647,6 +656,7 @@ impl PeerTask {
     }
 
     fn down(&mut self, reason: &Failure, retain: bool) {
+        self.log_state(State::Idle);
         let id = self.context.id;
         let rib_reason = if retain { DownReason::Restarting } else { DownReason::Flush };
         if !self.quiet {
@@ -673,6 +683,69 @@ impl PeerTask {
             retained,
         }));
         self.idle(keep);
+    }
+
+    /// The ends of the session, for the log.
+    fn log_session(&self) -> mrt::write::Session {
+        let peer_asn = |asn: &RemoteAs| match asn {
+            RemoteAs::Is(asn) => asn.get(),
+            RemoteAs::Internal => self.context.speaker.asn.get(),
+            RemoteAs::External | RemoteAs::OneOf(_) => 0,
+        };
+        let settings = &self.context.config.settings;
+        match &self.established {
+            Some(e) => mrt::write::Session {
+                peer_asn: e.negotiated.peer_asn.get(),
+                local_asn: e.negotiated.local_asn.get(),
+                ifindex: u16::try_from(socket::scope(canonical(e.peer))).unwrap_or(0),
+                peer: canonical(e.peer).ip(),
+                local: canonical(e.local).ip(),
+            },
+            None => {
+                let peer = match &self.context.config.address {
+                    PeerAddress::Ip(addr) => *addr,
+                    PeerAddress::LinkLocal { addr, .. } => IpAddr::V6(*addr),
+                    PeerAddress::Interface(_) => {
+                        self.neighbour.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |addr| addr.ip())
+                    }
+                };
+                let unspecified = match peer {
+                    IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                    IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                };
+                mrt::write::Session {
+                    peer_asn: peer_asn(&settings.asn),
+                    local_asn: settings.local_asn.unwrap_or(self.context.speaker.asn).get(),
+                    ifindex: 0,
+                    peer,
+                    local: settings.local_address.unwrap_or(unspecified),
+                }
+            }
+        }
+    }
+
+    fn log_state(&mut self, state: State) {
+        let before = std::mem::replace(&mut self.logged, state);
+        if before != state {
+            self.context.update_log.write(|out| {
+                let time = SystemTime::now();
+                mrt::write::state_change(out, time, &self.log_session(), before.number(), state.number());
+            });
+        }
+    }
+
+    fn log_update(&self, update: &Update, raw: &[u8]) {
+        let Some(established) = &self.established else { return };
+        let negotiated = &established.negotiated;
+        self.context.update_log.write(|out| {
+            let mut families = (update.reach.iter().filter(|r| !r.nlri.is_empty()).map(|r| r.family))
+                .chain(update.unreach.iter().filter(|u| !u.nlri.is_empty()).map(|u| u.family));
+            let encoding = mrt::write::Encoding {
+                two_octet: !negotiated.four_octet_as,
+                add_path: families.any(|family| negotiated.add_path_receive[family]),
+            };
+            mrt::write::message(out, SystemTime::now(), &self.log_session(), false, encoding, raw);
+        });
     }
 
     fn note(&self, failure: &Failure) {

@@ -410,3 +410,68 @@ fn some_neighbours_and_statistics() {
         drop(two);
     });
 }
+
+/// The log of updates, read by us and by another crate.
+#[test]
+fn a_log_of_what_came() {
+    use bgpkit_parser::{BgpkitParser, models::ElemType};
+
+    use crate::bgp::{
+        config::MrtLog,
+        mrt::{MrtEntry, MrtReader},
+    };
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("updates.mrt");
+    let lab = Lab::new(2, &[(1, 2)]);
+    wait(async {
+        let mut one = config(1, 64512);
+        one.peers = vec![neighbour4(1, 2, 65000)];
+        let mut two = config(2, 65000);
+        two.peers = vec![neighbour4(2, 1, 64512)];
+        let log = MrtLog { file: file.clone(), rotate_bytes: 0, rotate_after: Duration::ZERO, keep: 0 };
+        two.mrt = Some(log);
+        let (one, two_node) = (lab.start(1, one), lab.start(2, two.clone()));
+        one.established().await;
+        originate(&one, &["10.1.0.0/16", "2001:db8::/32"]).await;
+        two_node.until("both", |p| p.prefixes_accepted == 2).await;
+        one.handle.withdraw(vec![prefix("10.1.0.0/16")], WAIT).await.unwrap();
+        two_node.until("one", |p| p.prefixes_accepted == 1).await;
+        one.handle.shutdown(Shutdown::Cease(String::new())).await.unwrap();
+        two_node.until("down", |p| p.uptime_seconds.is_none()).await;
+        let status = two_node.handle.update_log().await.unwrap().unwrap();
+        assert_eq!((status.dropped, status.error), (0, None));
+        two.mrt = None;
+        assert!(two_node.handle.reconfigure(two).await.unwrap().update_log);
+        assert_eq!(two_node.handle.update_log().await.unwrap(), None);
+    });
+
+    // We: every record, and the states in order.
+    let bytes = std::fs::read(&file).unwrap();
+    let mut states = Vec::new();
+    let mut messages = 0;
+    for record in MrtReader::new(&bytes) {
+        match record.unwrap().entry().unwrap() {
+            MrtEntry::StateChange(change) => {
+                assert_eq!(change.old, states.last().map_or(1, |(_, new)| *new), "{states:?}");
+                states.push((change.old, change.new));
+            }
+            MrtEntry::Message(message) => {
+                assert_eq!(states.last().map(|(_, new)| *new), Some(6), "updates only while established");
+                assert_eq!((message.peer_asn, message.local_asn), (64512, 65000));
+                assert_eq!(message.peer.to_string(), "10.1.2.1");
+                messages += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(messages >= 3 && states.iter().any(|(old, _)| *old == 6), "{messages} {states:?}");
+    // They: the routes.
+    let mut elems = Vec::new();
+    for elem in BgpkitParser::from_reader(std::io::Cursor::new(bytes)) {
+        let sign = if elem.elem_type == ElemType::ANNOUNCE { '+' } else { '-' };
+        elems.push(format!("{sign}{} {}", elem.prefix.prefix, elem.peer_ip));
+    }
+    elems.sort();
+    assert_eq!(elems, ["+10.1.0.0/16 10.1.2.1", "+2001:db8::/32 10.1.2.1", "-10.1.0.0/16 10.1.2.1"]);
+}

@@ -206,7 +206,7 @@ mod tests {
         });
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
         let bytes = std::fs::read(&path).unwrap();
-        let entries: Vec<_> = MrtReader::new(&bytes).map(|r| r.unwrap().entry().unwrap()).collect();
+        let entries: Vec<_> = MrtReader::new(&bytes[..]).map(|r| r.unwrap().entry().unwrap()).collect();
         let MrtEntry::PeerIndex(index) = &entries[0] else { panic!() };
         assert_eq!((index.view.as_str(), index.peers.len(), index.peers[0].asn), ("host1", 1, 64512));
         for (i, entry) in entries[1..].iter().enumerate() {

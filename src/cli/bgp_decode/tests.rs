@@ -176,7 +176,14 @@ fn mrt_files() {
         local: "192.0.2.2".parse().unwrap(),
     };
     write::state_change(&mut file, time, &session, 5, 6);
-    write::message(&mut file, time, &session, false, false, &::hex::decode(KEEPALIVE).unwrap());
+    write::message(
+        &mut file,
+        time,
+        &session,
+        false,
+        write::Encoding::default(),
+        &::hex::decode(KEEPALIVE).unwrap(),
+    );
     file.extend_from_slice(&[0; 5]);
     let got = objects(&[], &file);
     let kinds: Vec<_> = got.iter().map(|o| o["type"].as_str().unwrap()).collect();

@@ -335,7 +335,8 @@ fn a_collector_that_is_away_or_does_not_read_hinders_nobody() {
             }
             assert!(round < 50, "{status:?}");
         };
-        assert!(cut.bytes_waiting <= 4 << 20, "{cut:?}");
+        // The buffer, and what one pass of the RIB adds before it is looked at: at most all routes in both tables.
+        assert!(cut.bytes_waiting <= (1 << 20) + 20_000 * 2 * 150, "{cut:?}");
         drop(silent);
         // It comes back to the whole table, as soon as the changes that still come fit the buffer.
         let stream = loop {
@@ -450,7 +451,7 @@ fn a_log_of_what_came() {
     let bytes = std::fs::read(&file).unwrap();
     let mut states = Vec::new();
     let mut messages = 0;
-    for record in MrtReader::new(&bytes) {
+    for record in MrtReader::new(&bytes[..]) {
         match record.unwrap().entry().unwrap() {
             MrtEntry::StateChange(change) => {
                 assert_eq!(change.old, states.last().map_or(1, |(_, new)| *new), "{states:?}");
@@ -459,7 +460,7 @@ fn a_log_of_what_came() {
             MrtEntry::Message(message) => {
                 assert_eq!(states.last().map(|(_, new)| *new), Some(6), "updates only while established");
                 assert_eq!((message.peer_asn, message.local_asn), (64512, 65000));
-                assert_eq!(message.peer.to_string(), "10.1.2.1");
+                assert_eq!(message.peer, "10.1.2.1".parse().ok());
                 messages += 1;
             }
             other => panic!("{other:?}"),

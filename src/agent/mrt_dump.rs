@@ -97,8 +97,8 @@ fn peer_index(config: &SpeakerConfig, peers: &[PeerStatus]) -> (HashMap<PeerId, 
     }];
     let mut index = HashMap::new();
     for peer in peers {
-        let address = [peer.address.as_deref(), Some(peer.peer.as_str())].into_iter().flatten();
-        let address = address.filter_map(|text| text.split('%').next()?.parse::<IpAddr>().ok()).next();
+        let mut address = [peer.address.as_deref(), Some(peer.peer.as_str())].into_iter().flatten();
+        let address = address.find_map(|text| text.split('%').next()?.parse::<IpAddr>().ok());
         let Ok(place) = u16::try_from(entries.len()) else { break };
         index.insert(peer.id, place);
         entries.push(PeerIndexEntry {

@@ -285,7 +285,7 @@ mod tests {
             (hex_of(|o| route_monitoring(o, &header(), &[1, 2])), format!("03 00000032 00 {peer} 0102")),
             (
                 hex_of(|o| {
-                    peer_up(o, &header(), "10.0.0.2".parse().unwrap(), (179, 40000), &[1], &[2], None)
+                    peer_up(o, &header(), "10.0.0.2".parse().unwrap(), (179, 40000), &[1], &[2], None);
                 }),
                 format!("03 00000046 03 {peer} 0000000000000000000000000a000002 00b3 9c40 01 02"),
             ),

@@ -781,7 +781,7 @@ impl World {
                     fib.mark_next_hop_up(remote, 0);
                 }
             }
-            Event::Update { update, errors } => {
+            Event::Update { update, errors, .. } => {
                 assert!(errors.is_empty(), "what we send is sound: {errors:?}");
                 let Some(process) = &mut self.nodes[node].process else { return };
                 process.rib.update(id, update, now);

@@ -14,13 +14,12 @@ pub(super) fn collectors(list: Vec<file::Bmp>, config: &mut SpeakerConfig, error
     let mut seen = BTreeSet::new();
     for (i, bmp) in list.into_iter().enumerate() {
         let place = [Step::Key("bgp"), Step::Key("bmp"), Step::Index(i)];
-        if let Some(collector) = collector(bmp, config, &place, errors) {
-            if !seen.insert(collector.address) {
-                let text = format!("collector {} is configured twice", collector.address);
-                errors.at(&with(&place, "address"), text);
-            }
-            config.bmp.push(collector);
+        let collector = collector(bmp, config, &place, errors);
+        if !seen.insert(collector.address) {
+            let text = format!("collector {} is configured twice", collector.address);
+            errors.at(&with(&place, "address"), text);
         }
+        config.bmp.push(collector);
     }
 }
 
@@ -47,7 +46,7 @@ fn collector(
     config: &SpeakerConfig,
     place: &[Step<'_>],
     errors: &mut Errors<'_>,
-) -> Option<BmpCollector> {
+) -> BmpCollector {
     let port = bmp.port.unwrap_or(BmpCollector::PORT);
     if port == 0 {
         errors.at(&with(place, "port"), "port 0 cannot be dialled");
@@ -93,5 +92,5 @@ fn collector(
         }
         collector.buffer = (megabytes as usize) << 20;
     }
-    Some(collector)
+    collector
 }

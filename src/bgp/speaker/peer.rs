@@ -693,34 +693,32 @@ impl PeerTask {
             RemoteAs::External | RemoteAs::OneOf(_) => 0,
         };
         let settings = &self.context.config.settings;
-        match &self.established {
-            Some(e) => mrt::write::Session {
+        if let Some(e) = &self.established {
+            return mrt::write::Session {
                 peer_asn: e.negotiated.peer_asn.get(),
                 local_asn: e.negotiated.local_asn.get(),
                 ifindex: u16::try_from(socket::scope(canonical(e.peer))).unwrap_or(0),
                 peer: canonical(e.peer).ip(),
                 local: canonical(e.local).ip(),
-            },
-            None => {
-                let peer = match &self.context.config.address {
-                    PeerAddress::Ip(addr) => *addr,
-                    PeerAddress::LinkLocal { addr, .. } => IpAddr::V6(*addr),
-                    PeerAddress::Interface(_) => {
-                        self.neighbour.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |addr| addr.ip())
-                    }
-                };
-                let unspecified = match peer {
-                    IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-                    IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-                };
-                mrt::write::Session {
-                    peer_asn: peer_asn(&settings.asn),
-                    local_asn: settings.local_asn.unwrap_or(self.context.speaker.asn).get(),
-                    ifindex: 0,
-                    peer,
-                    local: settings.local_address.unwrap_or(unspecified),
-                }
+            };
+        }
+        let peer = match &self.context.config.address {
+            PeerAddress::Ip(addr) => *addr,
+            PeerAddress::LinkLocal { addr, .. } => IpAddr::V6(*addr),
+            PeerAddress::Interface(_) => {
+                self.neighbour.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |addr| addr.ip())
             }
+        };
+        let unspecified = match peer {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        mrt::write::Session {
+            peer_asn: peer_asn(&settings.asn),
+            local_asn: settings.local_asn.unwrap_or(self.context.speaker.asn).get(),
+            ifindex: 0,
+            peer,
+            local: settings.local_address.unwrap_or(unspecified),
         }
     }
 

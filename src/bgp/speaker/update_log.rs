@@ -280,7 +280,7 @@ fn aside(path: &Path) -> PathBuf {
         name.push(format!(".{seconds:010}.{number:04}"));
         PathBuf::from(name)
     };
-    (0..).map(name).find(|path| !path.exists()).expect("there are fewer than 2^32 files")
+    (0..=u32::MAX).map(name).find(|path| !path.exists()).expect("there are fewer than 2^32 files")
 }
 
 fn delete_oldest(path: &Path, keep: usize) -> io::Result<()> {

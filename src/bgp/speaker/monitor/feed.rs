@@ -347,13 +347,13 @@ fn dump(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>, rib: &mut 
     let header = match dump.view {
         View::LocRib => loc_rib_header(rib),
         // Zero: when the routes came is not told (RFC 7854 section 4.2), as one message has many.
-        View::PrePolicy(id) | View::PostPolicy(id) => match sessions.get(&id) {
-            Some(session) => session.header(table_of(dump.view), SystemTime::UNIX_EPOCH),
-            None => {
+        View::PrePolicy(id) | View::PostPolicy(id) => {
+            let Some(session) = sessions.get(&id) else {
                 feed.dumps.pop_front();
                 return;
-            }
-        },
+            };
+            session.header(table_of(dump.view), SystemTime::UNIX_EPOCH)
+        }
     };
     let mut updates = BytesMut::new();
     let done = rib.dump(dump.view, dump.family, &mut dump.cursor, PIECE, &mut updates);

@@ -28,6 +28,8 @@ use crate::{
 
 /// The shortest time between two resyncs that notifications ask for.
 const RESYNC_PAUSE: Duration = Duration::from_millis(500);
+/// `RT_TABLE_LOCAL`, the addresses of the host.
+const RT_TABLE_LOCAL: u32 = 255;
 
 /// A difference between the kernel and what we want.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -280,7 +282,7 @@ impl State {
             .then_some(DeviceRoute { ifindex: hop.ifindex, metric: route.metric })
     }
 
-    /// Looks for routes of ours in tables that an earlier configuration named.
+    /// Looks for routes of ours in tables that an earlier configuration named: any but the kernel's own.
     pub(super) fn search_tables(&mut self, kernel: &mut dyn Kernel) -> Result<(), Error> {
         for family in Family::ALL {
             let filter = Filter { table: None, protocol: Some(self.config.protocol) };
@@ -288,7 +290,8 @@ impl State {
             let mut found = Vec::new();
             kernel.routes(family, filter, &mut |route| {
                 read += 1;
-                if route.table != self.config.table {
+                // The kernel's local table is never ours to route in; the containers' gateway address lives there.
+                if ![self.config.table, RT_TABLE_LOCAL].contains(&route.table) {
                     found.push(leftover(&route));
                 }
                 go_on(&urgent, read)

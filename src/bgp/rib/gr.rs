@@ -20,11 +20,13 @@ use crate::{bgp::PeerId, model::Family};
 pub(super) struct Restarting {
     /// The first call told us the time; before that there is none.
     since: Option<Instant>,
+    /// Nobody is left whose routes the selection waits for: our End-of-RIB may go out.
+    selected: bool,
 }
 
 impl Restarting {
     pub(super) fn new() -> Self {
-        Self { since: None }
+        Self { since: None, selected: false }
     }
 
     pub(super) fn tick(&mut self, now: Instant) {
@@ -129,12 +131,16 @@ impl Rib {
         entries.flat_map(|peer| Family::ALL.map(|f| peer.families[f].stale)).flatten().map(|s| s.until).min()
     }
 
-    /// Whether nothing is waited for after our own restart.
+    /// Whether no routes are waited for after our own restart before ours are complete (RFC 4724 section 4.1).
     pub(super) fn has_converged(&self) -> bool {
-        self.restarting.is_none()
+        self.restarting.as_ref().is_none_or(|restarting| restarting.selected)
     }
 
     /// Ends the waiting if everybody has sent everything, or time is over.
+    ///
+    /// A peer that is restarting itself holds up nothing of what we announce, as it waits for our End-of-RIB. But what
+    /// the kernel has from before stays until that peer's own has come, too: a router that has just been started says
+    /// that it restarts, and its routes may take seconds.
     pub(super) fn check_convergence(&mut self, now: Instant) {
         let Some(restarting) = &mut self.restarting else { return };
         restarting.tick(now);
@@ -147,7 +153,11 @@ impl Rib {
         let up = || self.store.peers.values().filter(|entry| entry.up);
         // A peer that does not come is not waited for.
         let all_here = up().count() >= restart.peers || waited >= restart.connect_wait;
-        if waited >= restart.deferral || all_here && !up().any(owes_routes) {
+        let over = waited >= restart.deferral;
+        let selected = over || all_here && !up().any(|peer| !peer.params.restarting && owes_routes(peer));
+        let complete = over || all_here && !up().any(owes_routes);
+        restarting.selected |= selected;
+        if complete {
             self.converge();
         }
     }
@@ -167,12 +177,10 @@ impl Rib {
     }
 }
 
-/// Whether End-of-RIB of a peer is still to come. One without graceful restart does not promise any, and one that is
-/// restarting itself waits for ours.
+/// Whether End-of-RIB of a peer is still to come. One without graceful restart does not promise any.
 fn owes_routes(peer: &Peer) -> bool {
-    !peer.params.restarting
-        && Family::ALL.into_iter().any(|family| {
-            peer.params.families[family].is_some_and(|f| f.graceful.is_some())
-                && !peer.families[family].end_of_rib
-        })
+    Family::ALL.into_iter().any(|family| {
+        peer.params.families[family].is_some_and(|f| f.graceful.is_some())
+            && !peer.families[family].end_of_rib
+    })
 }

@@ -215,9 +215,21 @@ fn our_restart_does_not_wait_for_ever() {
 
 #[test]
 fn our_restart_does_not_wait_for_those_who_promise_nothing() {
-    let mut lab = restarting(2);
+    let mut lab = restarting(1);
     lab.up(1, ibgp(1));
-    lab.up(2, PeerParams { restarting: true, ..graceful(2, true, None) });
+    assert!(converged(&mut lab));
+}
+
+/// Two that restart at the same time must not wait for each other's End-of-RIB; what the kernel has waits for theirs.
+#[test]
+fn a_restarting_neighbour_gets_end_of_rib_at_once_and_is_waited_for() {
+    let mut lab = restarting(1);
+    lab.up(1, PeerParams { restarting: true, ..graceful(1, true, None) });
+    assert_eq!(lab.pull(1).ends.len(), 2);
+    assert!(!converged(&mut lab), "its routes are still to come");
+    for family in Family::ALL {
+        lab.update(1, end_of_rib(family));
+    }
     assert!(converged(&mut lab));
 }
 

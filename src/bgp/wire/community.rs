@@ -46,7 +46,7 @@ impl ExtCommunity {
 }
 
 impl fmt::Display for ExtCommunity {
-    /// `rt:65001:100`, `ro:192.0.2.1:5`, `bandwidth:65001:125000000`; 16 hexadecimal digits for the rest.
+    /// `rt:65001:100`, `soo:192.0.2.1:5`, `bandwidth:65001:125000000`; 16 hexadecimal digits for the rest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [kind, sub, a, b, c, d, e, g] = self.0;
         if let Some(bandwidth) = self.as_link_bandwidth() {
@@ -54,7 +54,7 @@ impl fmt::Display for ExtCommunity {
         }
         let name = match sub {
             0x02 => "rt",
-            0x03 => "ro",
+            0x03 => "soo",
             _ => return write!(f, "{:016x}", u64::from_be_bytes(self.0)),
         };
         match kind {

@@ -1,6 +1,7 @@
 //! UPDATE and its attributes.
 
 use std::{
+    collections::HashSet,
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
     ops::Range,
@@ -46,7 +47,7 @@ pub struct UpdateView {
 }
 
 /// A prefix, with its path identifier when add-path is on.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(untagged)]
 enum NlriView {
     Plain(Prefix),
@@ -142,6 +143,9 @@ pub(super) fn update_view(
         };
         effect.announce = update.reach.iter().flat_map(|r| views(r.family, &r.nlri)).collect();
         effect.withdraw = update.unreach.iter().flat_map(|u| views(u.family, &u.nlri)).collect();
+        // RFC 4271 section 4.3: a prefix that is withdrawn and announced counts as announced only.
+        let mut told: HashSet<NlriView> = effect.announce.iter().copied().collect();
+        effect.withdraw.retain(|nlri| told.insert(*nlri));
         end_of_rib = update.end_of_rib();
     }
     let (withdrawn, raw_withdrawn) = body(layout.as_ref().map(|l| l.withdrawn.clone()));

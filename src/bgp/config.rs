@@ -433,11 +433,20 @@ pub struct BfdConfig {
     pub multihop: bool,
     /// The BGP session is not established, and not kept, without BFD up.
     pub strict: bool,
+    /// A failure counts as the beginning of a graceful restart where the neighbour offers one, unless its BFD does not
+    /// depend on its control plane (the C bit): its routes stay for its restart time, for want of better ones.
+    pub graceful: bool,
 }
 
 impl Default for BfdConfig {
     fn default() -> Self {
-        Self { interval: Duration::from_millis(300), multiplier: 3, multihop: false, strict: false }
+        Self {
+            interval: Duration::from_millis(300),
+            multiplier: 3,
+            multihop: false,
+            strict: false,
+            graceful: false,
+        }
     }
 }
 

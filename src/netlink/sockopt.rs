@@ -295,6 +295,15 @@ pub fn send_packet(
     sys::sendmsg(socket.as_fd().as_raw_fd(), buf, to, &mut control, len)
 }
 
+/// Whether the other end has closed a TCP connection, or reset it, even if what it sent before is not read yet.
+pub fn tcp_closed_by_peer(socket: &impl AsFd) -> io::Result<bool> {
+    /// `TCP_ESTABLISHED` of `linux/tcp_states.h`; the state is the first byte of `struct tcp_info`.
+    const ESTABLISHED: u8 = 1;
+    let mut info = [0; 8];
+    sys::getsockopt(socket.as_fd().as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+    Ok(info[0] != ESTABLISHED)
+}
+
 /// Gives the calling thread a real-time priority (1 to 99, `SCHED_FIFO`), so that BFD keeps time on a loaded host.
 /// Needs CAP_SYS_NICE; callers go on without.
 pub fn set_thread_realtime(priority: u8) -> io::Result<()> {

@@ -445,6 +445,7 @@ fn bfd(
                 multiplier: table.multiplier.unwrap_or(defaults.multiplier),
                 multihop: table.multihop.unwrap_or(multihop),
                 strict: table.strict,
+                graceful: table.graceful,
             })
         }
     }

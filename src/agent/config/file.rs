@@ -188,7 +188,7 @@ pub(super) enum Role {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected true, false or a table of interval_ms, multiplier, multihop and strict"
+    expecting = "expected true, false or a table of interval_ms, multiplier, multihop, strict and graceful"
 )]
 pub(super) enum Bfd {
     Switch(bool),
@@ -203,6 +203,8 @@ pub(super) struct BfdTable {
     pub(super) multihop: Option<bool>,
     #[serde(default)]
     pub(super) strict: bool,
+    #[serde(default)]
+    pub(super) graceful: bool,
 }
 
 /// `[[bgp.listen_range]]`: neighbours that call us.

@@ -56,8 +56,11 @@ pub enum SessionEvent {
         /// control plane restarted: a graceful restart that is going on must not keep its routes (RFC 5882 section 4.3.1).
         forwarding_lost: bool,
     },
-    /// The neighbour took its session down on purpose: no reason to act (RFC 5882 section 3.2).
+    /// The neighbour holds its session down on purpose: no reason to act, and none to wait for BFD before there is a
+    /// session of the control protocol (RFC 5882 sections 3.2 and 4.1).
     NeighborAdminDown,
+    /// It no longer does, or has fallen silent: who waits for BFD waits again. No failure.
+    NeighborAdminUp,
 }
 
 /// A session as people want to see it.
@@ -149,6 +152,11 @@ pub struct Session {
     /// When the neighbour is given up.
     deadline: Option<Instant>,
     events: VecDeque<SessionEvent>,
+    /// Taken over from the last process, and the neighbour may have given up on that: until it answers our poll. One that
+    /// answers none and says until this time that it is up has not.
+    unconfirmed: Option<Instant>,
+    /// [`SessionEvent::NeighborAdminDown`] has been told, and its end not.
+    neighbor_admin_down: bool,
     random: u64,
     ups: u64,
     sent: u64,
@@ -202,6 +210,8 @@ impl Session {
             next_send: Some(now),
             deadline: None,
             events: VecDeque::new(),
+            unconfirmed: None,
+            neighbor_admin_down: false,
             // xorshift must not start at 0.
             random: seed | 1,
             ups: 0,
@@ -212,8 +222,9 @@ impl Session {
 
     /// A session that goes on where the last process left it: up, with the old discriminators.
     ///
-    /// Only for a restart within [`SavedSession::patience`]. Should the neighbour have given up all the same, its first
-    /// packet says so.
+    /// Only for a restart within [`SavedSession::patience`]. [`SessionEvent::Up`] comes when the neighbour has heard us.
+    /// Should it have given up all the same, or be gone, that is no event: nothing hangs on the session yet but what the
+    /// last process had, and a session of the control protocol that has just come back must not be torn down for it.
     pub fn resume(config: SessionConfig, saved: &SavedSession, seed: u64, now: Instant) -> Self {
         let mut session = Self::new(config, saved.local_discriminator, seed, now);
         session.state = State::Up;
@@ -233,7 +244,7 @@ impl Session {
         // Even if not: the last process may have stopped in the middle of one.
         session.polling = true;
         session.deadline = Some(now + session.detection_time());
-        session.events.push_back(SessionEvent::Up);
+        session.unconfirmed = Some(now + session.patience());
         session
     }
 
@@ -266,16 +277,22 @@ impl Session {
             demand: packet.demand,
             control_plane_independent: packet.control_plane_independent,
         };
-        if packet.final_ && self.polling {
+        let answered = packet.final_ && self.polling;
+        if answered {
             self.polling = false;
             self.held_tx = None;
             self.held_rx = None;
         }
         self.deadline = Some(now + self.detection_time());
         if self.state == State::AdminDown {
-            return;
+            return self.reschedule(interval_before, now);
         }
         self.handle_state(packet.state);
+        if self.state == State::Up && self.unconfirmed.is_some_and(|until| answered || until <= now) {
+            self.unconfirmed = None;
+            self.events.push_back(SessionEvent::Up);
+        }
+        self.tell_admin_down();
         // Even in a state that has just changed: section 6.8.6 answers a poll last.
         self.answer |= packet.poll;
         self.reschedule(interval_before, now);
@@ -314,14 +331,25 @@ impl Session {
                 self.stop_poll();
                 let on_purpose =
                     self.remote.state == State::AdminDown && diagnostic == Diagnostic::NEIGHBOR_SIGNALED_DOWN;
-                self.events.push_back(if on_purpose {
-                    SessionEvent::NeighborAdminDown
-                } else {
+                // What is on purpose is told by `tell_admin_down`.
+                if self.unconfirmed.take().is_none() && !on_purpose {
                     let forwarding_lost = self.remote.control_plane_independent;
-                    SessionEvent::Down { diagnostic, forwarding_lost }
-                });
+                    self.events.push_back(SessionEvent::Down { diagnostic, forwarding_lost });
+                }
             }
             _ => self.stop_poll(),
+        }
+    }
+
+    /// Tells when the neighbour begins or ceases to hold its session down.
+    fn tell_admin_down(&mut self) {
+        let held = self.remote.state == State::AdminDown;
+        if std::mem::replace(&mut self.neighbor_admin_down, held) != held {
+            if held {
+                self.events.push_back(SessionEvent::NeighborAdminDown);
+            } else if self.state != State::Up {
+                self.events.push_back(SessionEvent::NeighborAdminUp);
+            }
         }
     }
 
@@ -337,12 +365,30 @@ impl Session {
             return;
         }
         self.deadline = None;
+        let interval_before = self.transmit_interval();
         // Section 6.8.4; the event still knows the neighbour's C bit.
         if matches!(self.state, State::Init | State::Up) {
             self.enter(State::Down, Diagnostic::DETECTION_TIME_EXPIRED);
         }
         // Section 6.8.1: a silent neighbour's discriminator is forgotten.
         self.remote = Remote { diagnostic: self.remote.diagnostic, ..Remote::UNKNOWN };
+        self.tell_admin_down();
+        // What it wanted to receive at most is forgotten too, or its next process would wait as long for us.
+        self.reschedule(interval_before, now);
+    }
+
+    /// Asks the neighbour for patience before a planned restart, so that its session does not time out meanwhile (RFC 5882
+    /// section 4.3.2.2): the next packet, due at once, has a multiplier that covers `time`, as far as 255 intervals do. The
+    /// next process goes back to the configured one. Whether there is anything to ask for.
+    pub fn ask_for_patience(&mut self, time: Duration) -> bool {
+        let interval = self.transmit_interval().max(Duration::from_micros(1));
+        let wanted = u8::try_from(time.as_micros().div_ceil(interval.as_micros())).unwrap_or(u8::MAX);
+        if self.state != State::Up || wanted < self.config.multiplier {
+            return false;
+        }
+        self.config.multiplier = wanted;
+        self.urgent = true;
+        true
     }
 
     /// The next packet to send at `now`, if one is due.
@@ -393,6 +439,7 @@ impl Session {
             (State::AdminDown, false) => self.enter(State::Down, Diagnostic::NONE),
             (State::AdminDown, true) | (_, false) => {}
             (_, true) => {
+                self.unconfirmed = None;
                 self.stop_poll();
                 self.state = State::AdminDown;
                 self.diagnostic = Diagnostic::ADMINISTRATIVELY_DOWN;

@@ -33,6 +33,8 @@ pub struct SessionConfig {
     pub role: Option<RoleConfig>,
     /// Nothing is dialed or accepted while BFD is down.
     pub bfd_strict: bool,
+    /// The end of BFD is the beginning of a graceful restart, unless the neighbour's BFD is independent of what restarts.
+    pub bfd_graceful: bool,
 }
 
 impl SessionConfig {
@@ -51,6 +53,7 @@ impl SessionConfig {
             graceful_restart: peer.graceful_restart.unwrap_or(speaker.graceful_restart),
             role: peer.role,
             bfd_strict: peer.bfd.is_some_and(|bfd| bfd.strict),
+            bfd_graceful: peer.bfd.is_some_and(|bfd| bfd.graceful),
         }
     }
 

@@ -90,8 +90,11 @@ pub enum Input {
     RetryNow,
     /// Ask the peer for its routes again (RFC 2918).
     RequestRefresh(Family),
-    /// BFD is up: a session with strict BFD may start.
+    /// BFD is up, or the neighbour holds its BFD down on purpose: a session with strict BFD may start (RFC 5882
+    /// section 4.1).
     BfdUp,
+    /// BFD has to come up first, or once more; no failure, so a session there is stays.
+    BfdWaiting,
 }
 
 /// Why a session shall end, and what follows.
@@ -116,7 +119,8 @@ pub enum Stop {
     },
     /// BFD says that the neighbour is gone (Cease/10, RFC 9384). An established session ends and its routes go: had
     /// only the neighbour's process restarted, its kernel would have closed the connection before BFD noticed, so the
-    /// way there is broken (RFC 5882 section 4.3.2.2).
+    /// way there is broken (RFC 5882 section 4.3.2.2). With `bfd_graceful` it counts as the beginning of a graceful
+    /// restart instead, where the neighbour offers one and its BFD may fail with its control plane (section 4.3.2).
     BfdDown {
         /// The neighbour's BFD is independent of its control plane (C bit): what is kept while it restarts goes too
         /// (RFC 5882 section 4.3.1). Otherwise its BFD is expected to fail then (section 4.3.2).
@@ -242,9 +246,10 @@ impl Failure {
     /// The text of [`Failure::Lost`] when BFD ends a session without a NOTIFICATION.
     pub const BFD_DOWN: &'static str = "BFD down";
 
-    /// Whether the way a session ended tells that the neighbour forwards nothing any more: BFD, or silence.
+    /// Whether the way a session ended tells that the neighbour may forward nothing any more: BFD, or silence.
     pub fn neighbour_is_gone(&self) -> bool {
         match self {
+            Self::Lost(text) => text == Self::BFD_DOWN,
             Self::Sent { notification, .. } => {
                 let cause = notification.hard_reset_cause();
                 let n = cause.as_ref().unwrap_or(notification);

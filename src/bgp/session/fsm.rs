@@ -60,6 +60,10 @@ pub(super) fn handle(session: &mut Session, now: Instant, input: Input) {
             session.bfd_up = true;
             reconfigured(session, now);
         }
+        Input::BfdWaiting => {
+            session.bfd_up = false;
+            wait_for_bfd(session);
+        }
     }
 }
 
@@ -546,7 +550,7 @@ fn end(session: &mut Session, now: Instant, slot: Slot, failure: Failure, next: 
         Next::After(wait) => idle(session, Some(wait), now),
         Next::Retry | Next::Damp if session.connections.iter().any(Option::is_some) => {}
         Next::Retry => {
-            if !session.config.passive {
+            if !wait_for_bfd(session) && !session.config.passive {
                 restart_connect_retry(session, now);
             }
         }
@@ -557,6 +561,20 @@ fn end(session: &mut Session, now: Instant, slot: Slot, failure: Failure, next: 
             idle(session, Some(wait), now);
         }
     }
+}
+
+/// With strict BFD that is not up, attempts to connect end, and no other begins until it is. A session that is up stays.
+fn wait_for_bfd(session: &mut Session) -> bool {
+    let wait = session.config.bfd_strict && !session.bfd_up && session.phase == Phase::Running;
+    if !wait || session.established().is_some() {
+        return false;
+    }
+    for slot in Slot::BOTH {
+        drop_connection(session, slot, true);
+    }
+    session.timers.stop(Timer::ConnectRetry);
+    session.phase = Phase::Waiting;
+    true
 }
 
 fn idle(session: &mut Session, wait: Option<Duration>, now: Instant) {
@@ -662,12 +680,20 @@ fn stop_connection(
         return drop_connection(session, slot, true);
     }
     let restart = connection.negotiated().and_then(|n| n.graceful_restart.as_ref());
+    // RFC 5882 section 4.3: with the C bit BFD does not fail for a restart.
+    let bfd_graceful =
+        matches!(stop, Stop::BfdDown { forwarding_lost: false }) && session.config.bfd_graceful;
+    if bfd_graceful && restart.is_some_and(|r| !r.notification) {
+        // A NOTIFICATION would end the neighbour's forwarding for us (RFC 4724 section 4).
+        let failure = Failure::Lost(Failure::BFD_DOWN.to_owned());
+        return end(session, now, slot, failure, Next::Stay, true);
+    }
     let hard = restart.is_some_and(|r| r.notification)
         && match stop {
             // RFC 8538 section 5: operators mean these to take the routes away.
             Stop::Shutdown(_) | Stop::Deconfigured | Stop::MaxPrefixes { .. } => true,
             // Nothing should be sent to where it does not arrive, for as long as a restart may take.
-            Stop::BfdDown { .. } => true,
+            Stop::BfdDown { .. } => !bfd_graceful,
             Stop::Reset(_) | Stop::ConfigChange | Stop::OutOfResources | Stop::PlannedRestart => false,
         };
     let notification = match notification {

@@ -54,6 +54,10 @@ impl Liveness {
             self.remove(id);
         }
         let Some((key, params)) = wanted else { return Ok(()) };
+        if !self.sessions.contains_key(&id) {
+            // Whatever another session said before; a task that has ended hears nothing.
+            let _ = commands.send(PeerCommand::BfdWaiting);
+        }
         self.lock().insert(key.clone(), commands.clone());
         let set = self.driver().and_then(|driver| driver.set(key.clone(), params));
         if set.is_err() {
@@ -104,8 +108,9 @@ impl Liveness {
                 let command = match event.event {
                     SessionEvent::Up => PeerCommand::BfdUp,
                     SessionEvent::Down { forwarding_lost, .. } => PeerCommand::BfdDown { forwarding_lost },
-                    // RFC 5882 section 3.2: no reason to act.
-                    SessionEvent::NeighborAdminDown => return,
+                    // No reason to act (RFC 5882 section 3.2), nor to wait (section 4.1).
+                    SessionEvent::NeighborAdminDown => PeerCommand::BfdUp,
+                    SessionEvent::NeighborAdminUp => PeerCommand::BfdWaiting,
                 };
                 let routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(commands) = routes.get(&event.key) {

@@ -709,6 +709,9 @@ impl Manager {
             Shutdown::Restart => Stop::PlannedRestart,
         };
         let bfd = match stop {
+            Stop::PlannedRestart if self.config.graceful_restart.enabled => {
+                bfd::driver::Shutdown::Restart(self.config.graceful_restart.restart_time)
+            }
             Stop::PlannedRestart => bfd::driver::Shutdown::Keep,
             _ => bfd::driver::Shutdown::AdminDown,
         };

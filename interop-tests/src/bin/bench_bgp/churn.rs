@@ -194,7 +194,7 @@ fn start_bfd(flaps: &Arc<AtomicU64>, ups: &Arc<AtomicU64>) -> anyhow::Result<Bfd
         match event.event {
             SessionEvent::Up => ups.fetch_add(1, Relaxed),
             SessionEvent::Down { .. } => flaps.fetch_add(1, Relaxed),
-            SessionEvent::NeighborAdminDown => 0,
+            SessionEvent::NeighborAdminDown | SessionEvent::NeighborAdminUp => 0,
         };
     })?;
     let interval = Duration::from_millis(50);

@@ -117,6 +117,8 @@ pub struct BfdStatus {
 pub enum Shutdown {
     /// Silently: the next process goes on with the sessions.
     Keep,
+    /// As before, but the neighbours are asked for so much patience (RFC 5882 section 4.3.2.2).
+    Restart(Duration),
     /// Tell the neighbours that it is on purpose (RFC 5880 section 6.8.16), and forget the sessions.
     AdminDown,
 }

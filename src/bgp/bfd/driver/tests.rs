@@ -110,6 +110,7 @@ fn up_down_and_up_again_over_a_link() {
         a.bfd.set_admin_down(to_b.clone(), true).unwrap();
         assert_eq!(b.next_event(), SessionEvent::NeighborAdminDown);
         a.bfd.set_admin_down(to_b.clone(), false).unwrap();
+        assert_eq!(b.next_event(), SessionEvent::NeighborAdminUp);
         assert_eq!((a.next_event(), b.next_event()), (SessionEvent::Up, SessionEvent::Up));
         // Removed: the neighbour learns that it is on purpose.
         a.bfd.remove(to_b).unwrap();

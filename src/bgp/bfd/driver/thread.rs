@@ -31,6 +31,8 @@ const REALTIME_PRIORITY: u8 = 10;
 const BATCH: usize = 1024;
 /// How long a session waits before it tries again to get a socket.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often a neighbour is asked for patience before a restart.
+const COPIES: usize = 3;
 
 /// A listening socket and what it is for.
 #[derive(Debug)]
@@ -385,6 +387,20 @@ impl Driver {
     fn end(&mut self, how: Shutdown) {
         match how {
             Shutdown::Keep => {
+                self.dirty = true;
+                self.keep();
+            }
+            Shutdown::Restart(time) => {
+                let ids: Vec<u32> = self.sessions.keys().copied().collect();
+                for id in ids {
+                    // Each packet may get lost.
+                    for _ in 0..COPIES {
+                        let asks = |entry: &mut Entry| entry.session.ask_for_patience(time);
+                        if self.sessions.get_mut(&id).is_some_and(asks) {
+                            self.act(id, Instant::now());
+                        }
+                    }
+                }
                 self.dirty = true;
                 self.keep();
             }

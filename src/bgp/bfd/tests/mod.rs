@@ -1,6 +1,7 @@
 //! Packets and sessions, with a clock that only tests move.
 
 mod pair;
+mod random;
 mod sessions;
 
 use proptest::prelude::*;

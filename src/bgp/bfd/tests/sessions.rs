@@ -140,9 +140,26 @@ fn administratively_down() {
     assert_eq!(pair.sides[1].status().diagnostic, Diagnostic::NEIGHBOR_SIGNALED_DOWN);
     pair.run(Duration::from_secs(10));
     assert_eq!(pair.states(), [State::AdminDown, State::Down]);
+    pair.events.clear();
     pair.sides[0].set_admin_down(false);
     pair.run(Duration::from_secs(3));
     assert_eq!(pair.states(), [State::Up; 2]);
+    let of_1: Vec<_> =
+        pair.events.iter().filter(|(_, side, _)| *side == 1).map(|(.., event)| *event).collect();
+    assert_eq!(of_1, [SessionEvent::NeighborAdminUp, SessionEvent::Up]);
+}
+
+#[test]
+fn a_neighbour_that_is_down_on_purpose_from_the_start() {
+    let mut pair = Pair::new(fast(), fast());
+    pair.sides[0].set_admin_down(true);
+    pair.run(Duration::from_secs(3));
+    let told = |pair: &Pair| pair.events.iter().map(|(_, side, event)| (*side, *event)).collect::<Vec<_>>();
+    assert_eq!(told(&pair), [(1, SessionEvent::NeighborAdminDown)]);
+    // It falls silent: nobody knows any more whether it is on purpose.
+    pair.network(|_, _| None);
+    pair.run(Duration::from_secs(10));
+    assert_eq!(told(&pair)[1..], [(1, SessionEvent::NeighborAdminUp)]);
 }
 
 #[test]
@@ -198,6 +215,61 @@ fn a_restart_that_takes_too_long_comes_back_all_the_same() {
     assert!(pair.sides[0].save().is_some());
     pair.sides[0].set_admin_down(true);
     assert!(pair.sides[0].save().is_none());
+}
+
+/// A session of the control protocol that has come back with the process must not be ended by what happened before.
+#[test]
+fn what_happened_while_we_were_away_is_no_event() {
+    // The neighbour gave up just before we came back.
+    let mut pair = Pair::up(fast(), fast());
+    let saved = pair.sides[0].save().unwrap();
+    pair.stopped[0] = true;
+    pair.run(ms(300));
+    assert_eq!(pair.states()[1], State::Down);
+    pair.stopped[0] = false;
+    pair.events.clear();
+    pair.sides[0] = Session::resume(fast(), &saved, 9, pair.now);
+    pair.run(Duration::from_secs(5));
+    let of_0: Vec<_> =
+        pair.events.iter().filter(|(_, side, _)| *side == 0).map(|(.., event)| *event).collect();
+    assert_eq!(of_0, [SessionEvent::Up]);
+    // It is gone for good.
+    let saved = pair.sides[0].save().unwrap();
+    pair.events.clear();
+    pair.stopped[1] = true;
+    pair.sides[0] = Session::resume(fast(), &saved, 9, pair.now);
+    pair.run(Duration::from_secs(5));
+    assert_eq!((pair.events.as_slice(), pair.states()[0]), ([].as_slice(), State::Down));
+}
+
+/// RFC 5882 section 4.3.2.2: a planned restart may take longer than the detection time.
+#[test]
+fn patience_is_asked_for_before_a_planned_restart() {
+    for (time, multiplier, away) in
+        [(Duration::from_secs(5), 100, ms(4900)), (Duration::from_secs(120), 255, ms(12_600))]
+    {
+        let mut pair = Pair::up(fast(), fast());
+        assert!(pair.sides[0].ask_for_patience(time));
+        pair.settle();
+        assert!(pair.sides[0].ask_for_patience(time), "once more, as it may get lost");
+        pair.settle();
+        let saved = pair.sides[0].save().unwrap();
+        assert_eq!((saved.multiplier, saved.patience()), (multiplier, ms(50) * u32::from(multiplier)));
+        pair.stopped[0] = true;
+        pair.run(away);
+        assert_eq!(pair.states()[1], State::Up);
+        pair.stopped[0] = false;
+        pair.sides[0] = Session::resume(fast(), &saved, 9, pair.now);
+        pair.events.clear();
+        pair.run(Duration::from_secs(2));
+        assert_eq!(pair.states(), [State::Up; 2]);
+        assert_eq!(pair.sides[1].status().detection_time, ms(150), "as before");
+        assert!(pair.events.iter().all(|(_, side, _)| *side == 0), "{:?}", pair.events);
+    }
+    // Nothing to ask for where a session is down, or has the patience anyway.
+    let now = Instant::now();
+    assert!(!Session::new(fast(), 1, 1, now).ask_for_patience(Duration::from_secs(5)));
+    assert!(!Pair::up(fast(), fast()).sides[0].ask_for_patience(ms(100)));
 }
 
 #[test]

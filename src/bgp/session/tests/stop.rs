@@ -179,6 +179,62 @@ fn bfd_down_without_strict_comes_back_by_itself() {
     assert!(failure.neighbour_is_gone() && !retain, "{failure}");
 }
 
+/// What BFD's word does to routes, by what the neighbour offers, by its C bit, and by what is configured.
+#[test]
+fn bfd_down_and_graceful_restart() {
+    let offers = |notification| {
+        let mut open = open();
+        open.capabilities.push(graceful(notification, true));
+        open
+    };
+    let hard = Some((6, 9));
+    let cease = Some((6, 10));
+    // Graceful configured, the C bit, what the neighbour offers: whether routes stay, and what it is told.
+    let rows = [
+        (false, false, open(), false, cease),
+        (false, false, offers(false), false, cease),
+        (false, false, offers(true), false, hard),
+        (false, true, offers(true), false, hard),
+        (true, false, open(), false, cease),
+        // RFC 4724: a NOTIFICATION would take the routes away at the neighbour.
+        (true, false, offers(false), true, None),
+        (true, false, offers(true), true, cease),
+        // Its BFD does not fail for a restart: forwarding has.
+        (true, true, offers(false), false, cease),
+        (true, true, offers(true), false, hard),
+    ];
+    for (graceful, forwarding_lost, open, retain, told) in rows {
+        let what = format!("{graceful} {forwarding_lost} {:?}", open.capabilities);
+        let mut hand = Hand::new(|c| c.bfd_graceful = graceful);
+        hand.established_with(open);
+        hand.input(Input::Stop(Stop::BfdDown { forwarding_lost }));
+        let (failure, kept) = hand.down().unwrap();
+        assert_eq!(kept, retain, "{what}");
+        assert!(failure.neighbour_is_gone(), "{what}: {failure}");
+        assert_eq!(hand.codes(), told, "{what}");
+        // And it comes back by itself.
+        hand.wait(Duration::from_secs(2));
+        assert_eq!(hand.session.state(), State::Active, "{what}");
+    }
+}
+
+/// The neighbour's BFD is down on purpose, then no longer, and has not come up yet.
+#[test]
+fn strict_bfd_waits_again() {
+    let mut pair = Pair::with(|c| c.bfd_strict = true, |_| {});
+    pair.start();
+    pair.input(0, Input::BfdUp);
+    assert!(pair.run_until(Duration::from_secs(30), Pair::is_established));
+    pair.input(0, Input::BfdWaiting);
+    pair.run(Duration::from_secs(200));
+    assert!(pair.is_established(), "it is no failure");
+    pair.stop(1, Stop::Reset(String::new()));
+    pair.run(Duration::from_secs(200));
+    assert_eq!(pair.states()[0], State::Idle);
+    pair.input(0, Input::BfdUp);
+    assert!(pair.run_until(Duration::from_secs(30), Pair::is_established));
+}
+
 /// RFC 5882 section 4.3: while a neighbour restarts, its BFD fails as well unless it is independent of what restarts.
 #[test]
 fn bfd_down_during_a_restart() {

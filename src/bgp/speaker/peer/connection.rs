@@ -20,7 +20,7 @@ use crate::{
         config::PeerAddress,
         session::{ConnId, Input},
     },
-    netlink::ns::ifindex,
+    netlink::{ns::ifindex, sockopt},
 };
 
 /// Bytes read at once.
@@ -98,6 +98,16 @@ impl PeerTask {
             }
         }
         self.session.handle_timeout(Instant::now());
+    }
+
+    /// A neighbour whose process has ended closes the connection before its BFD falls silent: that counts first, even
+    /// if what it has sent before is not read yet. What it has sent is not lost: it sends it again.
+    pub(super) fn notice_closed(&mut self) {
+        let Some(conn) = self.established.as_ref().map(|e| e.conn) else { return };
+        let stream = self.connections.iter().find(|c| c.id == conn).map(|c| &c.stream);
+        if stream.is_some_and(|stream| sockopt::tcp_closed_by_peer(stream).unwrap_or(false)) {
+            self.session.handle_input(Instant::now(), Input::Closed(conn, None));
+        }
     }
 
     /// Reads what is there, up to a bound.

@@ -67,6 +67,7 @@ pub(super) enum PeerCommand {
         limit: u32,
     },
     BfdUp,
+    BfdWaiting,
     BfdDown {
         forwarding_lost: bool,
     },
@@ -268,7 +269,9 @@ impl PeerTask {
                 self.session.handle_input(now, Input::Stop(Stop::MaxPrefixes { family, limit, restart }));
             }
             PeerCommand::BfdUp => self.session.handle_input(now, Input::BfdUp),
+            PeerCommand::BfdWaiting => self.session.handle_input(now, Input::BfdWaiting),
             PeerCommand::BfdDown { forwarding_lost } => {
+                self.notice_closed();
                 self.session.handle_input(now, Input::Stop(Stop::BfdDown { forwarding_lost }));
             }
             PeerCommand::EndRestarting => self.session.end_restarting(),

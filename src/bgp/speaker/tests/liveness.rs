@@ -16,8 +16,13 @@ use crate::{
     netlink::{self, link, ns::ifindex},
 };
 
-const QUICK: BfdConfig =
-    BfdConfig { interval: Duration::from_millis(100), multiplier: 3, multihop: false, strict: false };
+const QUICK: BfdConfig = BfdConfig {
+    interval: Duration::from_millis(100),
+    multiplier: 3,
+    multihop: false,
+    strict: false,
+    graceful: false,
+};
 
 fn cut(lab: &Lab, host: u8, interface: &str) {
     lab.host(host).run(|| {

@@ -129,14 +129,14 @@ impl World {
             match event {
                 SessionEvent::Up => assert!(!std::mem::replace(&mut told.up, true), "up twice"),
                 SessionEvent::Down { .. } => {
-                    assert!(std::mem::replace(&mut told.up, false), "down without up")
+                    assert!(std::mem::replace(&mut told.up, false), "down without up");
                 }
                 SessionEvent::NeighborAdminDown => {
                     assert!(!std::mem::replace(&mut told.held, true), "held down twice");
                     told.up = false;
                 }
                 SessionEvent::NeighborAdminUp => {
-                    assert!(std::mem::take(&mut told.held), "let go without being held")
+                    assert!(std::mem::take(&mut told.held), "let go without being held");
                 }
             }
             if event == SessionEvent::Up {

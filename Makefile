@@ -61,9 +61,9 @@ bench-policy:        ## what policies cost: packets, changes, loading; beside no
 	@scripts/deps.sh build test
 	@cargo bench --locked --package slash32 --bench policy $(if $(PART),-- $(PART))
 
-soak:                ## 10,000 changes of policy under traffic: nothing wrongly passed or dropped; CHANGES=n
+soak:                ## 10,000 changes under traffic: nothing wrongly passed or dropped; CHANGES=n, SEED=n for others
 	@scripts/deps.sh build test
-	SLASH32_SOAK=$(or $(CHANGES),10000) cargo test --locked --package slash32 --lib policy::packet_tests::soak -- --nocapture
+	SLASH32_SOAK=$(or $(CHANGES),10000) SLASH32_SOAK_SEED=$(or $(SEED),1) cargo test --locked --package slash32 --lib policy::packet_tests::soak -- --nocapture
 
 format:              ## rustfmt
 	cargo fmt --all

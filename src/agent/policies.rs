@@ -43,6 +43,8 @@ pub(super) struct Policies {
     error: Option<String>,
     /// Errors of the policy folder; the last good state stays in force.
     file_errors: Vec<String>,
+    /// What is in the folder and is not read, as it was told.
+    unread: Vec<String>,
     retry: Option<Instant>,
     remembered: Remembered,
     /// Somebody watches what is refused.
@@ -101,6 +103,7 @@ impl Policies {
             options: config.policy.language(),
             error: None,
             file_errors: Vec::new(),
+            unread: Vec::new(),
             retry: None,
             remembered: Remembered {
                 file: config.run_dir.join(identities::FILE),
@@ -250,6 +253,13 @@ impl Policies {
     }
 
     fn read_folder(&mut self) {
+        let unread = language::unread(&self.folder);
+        if unread != self.unread {
+            for file in &unread {
+                tracing::warn!("policy folder: {file}");
+            }
+            self.unread = unread;
+        }
         match language::load_dir(&self.folder, &self.options) {
             Ok(set) => {
                 self.file_errors.clear();

@@ -37,7 +37,7 @@ impl Diagnostic {
             column: source[line_start..start].chars().count() + 1,
             message: message.into(),
             help: String::new(),
-            text: source[line_start..line_end].replace('\t', " "),
+            text: source[line_start..line_end].trim_end_matches('\r').replace('\t', " "),
             width: source[start..end.min(line_end).max(start)].chars().count().max(1),
         }
     }
@@ -62,10 +62,13 @@ impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, line, column, message, text, .. } = self;
         let margin = line.to_string().len();
-        writeln!(f, "{}:{line}:{column}: {message}", file.display())?;
-        writeln!(f, "{:margin$} |", "")?;
-        writeln!(f, "{line} | {text}")?;
-        write!(f, "{:margin$} | {:pad$}{}", "", "", "^".repeat(self.width), pad = column - 1)?;
+        write!(f, "{}:{line}:{column}: {message}", file.display())?;
+        // What is wrong with a file as a whole has no line to show.
+        if !text.is_empty() {
+            writeln!(f, "\n{:margin$} |", "")?;
+            writeln!(f, "{line} | {text}")?;
+            write!(f, "{:margin$} | {:pad$}{}", "", "", "^".repeat(self.width), pad = column - 1)?;
+        }
         if !self.help.is_empty() {
             write!(f, "\n{:margin$} = help: {}", "", self.help)?;
         }

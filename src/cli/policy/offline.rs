@@ -47,7 +47,11 @@ pub(super) fn load(path: &Path) -> anyhow::Result<(TestFile, Engine)> {
     let base = path.parent().unwrap_or(Path::new("."));
     let mut policies = Vec::new();
     for place in &test.policies {
-        policies.extend(files(&base.join(place))?);
+        let place = base.join(place);
+        for unread in language::unread(&place) {
+            eprintln!("note: {unread}");
+        }
+        policies.extend(files(&place)?);
     }
     let engine = test.engine(&name, &policies).map_err(|errors| anyhow::anyhow!(joined(&errors)))?;
     Ok((test, engine))
@@ -94,7 +98,8 @@ pub(super) fn check(global: &Global, paths: &[PathBuf], expand: Vec<String>) -> 
     let options = Options { expand: expand.into_iter().collect() };
     let (value, text, valid) = match language::parse_with(&named, &options) {
         Ok(set) => {
-            let notes = set.notes();
+            let unread = paths.iter().filter(|p| p.is_dir()).flat_map(|p| language::unread(p));
+            let notes: Vec<String> = unread.chain(set.notes()).collect();
             let mut text = summary(&set, all.len());
             for note in &notes {
                 text.push_str("\nnote: ");

@@ -83,9 +83,10 @@ impl Source<'_> {
             return None;
         };
         let namespace = match metadata.get("namespace") {
-            Some(node) => self.string(node, "namespace")?,
-            None => "default",
-        };
+            Some(node) => Some(self.string(node, "namespace")?).filter(|name| !name.is_empty()),
+            None => None,
+        }
+        .unwrap_or("default");
         Some(Meta {
             name: self.string(name, "name")?.to_owned(),
             namespace: namespace.to_owned(),
@@ -300,7 +301,11 @@ impl Builder {
                 None
             }
             (None, None, None) => {
-                source.error(span, "a peer needs `podSelector`, `namespaceSelector` or `ipBlock`");
+                source.error_with_help(
+                    span,
+                    "a peer needs `podSelector`, `namespaceSelector` or `ipBlock`",
+                    "a selector without a value is none; `{}` selects everything",
+                );
                 None
             }
             (None, pods, namespaces) => {

@@ -15,7 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -83,36 +83,59 @@ pub fn load_dir(path: &Path, options: &Options) -> Result<PolicySet, Vec<Diagnos
 pub fn read_dir(path: &Path) -> Result<Vec<(String, String)>, Vec<Diagnostic>> {
     let unreadable = |path: &Path, error: io::Error| vec![Diagnostic::new(path, "", 0..0, error.to_string())];
     let mut files = Vec::new();
-    match fs::read_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(unreadable(path, error)),
-        Ok(entries) => {
-            for entry in entries {
-                let file = entry.map_err(|e| unreadable(path, e))?.path();
-                let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-                if !name.starts_with('.') && (is_yaml(name) || extension(name) == Some("toml")) {
-                    let text = fs::read_to_string(&file).map_err(|e| match e.kind() {
-                        io::ErrorKind::InvalidData => {
-                            unreadable(&file, io::Error::other("the file is not text in UTF-8"))
-                        }
-                        _ => unreadable(&file, e),
-                    })?;
-                    files.push((file.display().to_string(), text));
-                }
-            }
+    for file in entries(path).map_err(|e| unreadable(path, e))? {
+        if !is_policy(&file) {
+            continue;
         }
+        let text = fs::read_to_string(&file).map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidData => {
+                unreadable(&file, io::Error::other("the file is not text in UTF-8"))
+            }
+            _ => unreadable(&file, e),
+        })?;
+        files.push((file.display().to_string(), text));
     }
+    Ok(files)
+}
+
+/// What is in a folder of policies and is not read, with the reason; so that nobody believes it in force.
+pub fn unread(path: &Path) -> Vec<String> {
+    let others = entries(path).unwrap_or_default().into_iter().filter(|file| !is_policy(file));
+    let told = others.map(|file| {
+        let reason = if file.is_dir() {
+            "folders within the folder are not"
+        } else {
+            "only .toml, .yaml, .yml and .json are"
+        };
+        format!("{} is not read: {reason}", file.display())
+    });
+    told.collect()
+}
+
+/// What is in a folder, in order of name; nothing in one that is not there. Names that start with a dot are left out.
+fn entries(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let found = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        found => found?,
+    };
+    let mut files = found.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    files.retain(|file| !file.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")));
     files.sort();
     Ok(files)
 }
 
-fn is_yaml(name: &str) -> bool {
-    // What kubectl prints as JSON is YAML too.
-    matches!(extension(name), Some("yaml" | "yml" | "json"))
+fn is_policy(file: &Path) -> bool {
+    let name = file.to_string_lossy();
+    is_yaml(&name) || extension(&name).as_deref() == Some("toml")
 }
 
-fn extension(name: &str) -> Option<&str> {
-    Path::new(name).extension()?.to_str()
+fn is_yaml(name: &str) -> bool {
+    // What kubectl prints as JSON is YAML too.
+    matches!(extension(name).as_deref(), Some("yaml" | "yml" | "json"))
+}
+
+fn extension(name: &str) -> Option<String> {
+    Some(Path::new(name).extension()?.to_str()?.to_ascii_lowercase())
 }
 
 /// Parses files given as (name, text) with default options; the name's ending tells the language.

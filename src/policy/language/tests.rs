@@ -207,6 +207,15 @@ fn folders() {
     }
     let set = load_dir(dir.path(), &Options::default()).unwrap();
     assert_eq!(set.policies.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    fs::create_dir(dir.path().join("more")).unwrap();
+    fs::write(dir.path().join("d.YML"), "").unwrap();
+    let unread = unread(dir.path());
+    assert_eq!(unread.len(), 2, "{unread:?}");
+    assert!(unread[0].ends_with("/more is not read: folders within the folder are not"), "{unread:?}");
+    assert!(
+        unread[1].ends_with("/note.txt is not read: only .toml, .yaml, .yml and .json are"),
+        "{unread:?}"
+    );
     fs::write(dir.path().join("c.toml"), "nonsense").unwrap();
     let errors = load_dir(dir.path(), &Options::default()).unwrap_err();
     assert!(errors[0].file.ends_with("c.toml"));

@@ -1,6 +1,6 @@
 //! One kind of tree for TOML and YAML documents, with the place of every key and value.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use toml::{
@@ -12,6 +12,9 @@ use crate::model::Diagnostic;
 
 /// Nesting beyond this is refused, so that a hostile file cannot exhaust the stack.
 const MAX_DEPTH: usize = 64;
+
+/// How many values all aliases of a file may stand for: a few short lines could otherwise mean gigabytes.
+const MAX_ALIASED: usize = 100_000;
 
 /// A value and its place in the file, in bytes.
 #[derive(Clone, Debug)]
@@ -61,12 +64,23 @@ impl Node {
         }
     }
 
-    /// The value of a key, if this is a table that has it.
+    /// The value of a key, if this is a table that has it and says something there: YAML's null is as good as absent.
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
-        match &self.data {
-            Data::Table(entries) => entries.iter().find(|(k, _)| k.name == key).map(|(_, v)| v),
-            _ => None,
-        }
+        let Data::Table(entries) = &self.data else { return None };
+        let found = entries.iter().find(|(k, _)| k.name == key).map(|(_, v)| v);
+        found.filter(|v| !matches!(v.data, Data::Null))
+    }
+
+    /// How many values it consists of, and how deep they are nested.
+    fn size(&self) -> (usize, usize) {
+        let parts: Vec<&Self> = match &self.data {
+            Data::List(items) => items.iter().collect(),
+            Data::Table(entries) => entries.iter().map(|(_, v)| v).collect(),
+            _ => Vec::new(),
+        };
+        let sizes = parts.into_iter().map(Self::size);
+        let (count, depth) = sizes.fold((1, 0), |(count, depth), (c, d)| (count + c, depth.max(d)));
+        (count, depth + 1)
     }
 
     /// The text, if this is a string.
@@ -107,8 +121,8 @@ fn from_toml(value: &Spanned<DeValue<'_>>) -> Node {
     Node { data, span: value.span() }
 }
 
-/// Reads the documents of a YAML stream; empty ones are left out. Aliases are refused: policies have no use for them,
-/// and a few of them can stand for gigabytes.
+/// Reads the documents of a YAML stream; empty ones are left out. Aliases and merge keys (`<<`) are worked in, as long
+/// as they do not stand for more than a file can reasonably say.
 pub(super) fn yaml(name: &str, text: &str) -> Result<Vec<Node>, Diagnostic> {
     let places = Places::new(text);
     let mut builder = YamlBuilder::default();
@@ -149,11 +163,15 @@ impl Places {
 struct YamlBuilder {
     documents: Vec<Node>,
     open: Vec<Open>,
+    /// What has a name, by its number, with how much that is.
+    anchors: BTreeMap<usize, (Node, (usize, usize))>,
+    aliased: usize,
 }
 
+/// A list or table that is not read to its end, and the number of its anchor; 0: none.
 enum Open {
-    List(Range<usize>, Vec<Node>),
-    Table(Range<usize>, Vec<(Key, Node)>, Option<Key>),
+    List(Range<usize>, usize, Vec<Node>),
+    Table(Range<usize>, usize, Vec<(Key, Node)>, Option<Key>),
 }
 
 impl YamlBuilder {
@@ -162,45 +180,68 @@ impl YamlBuilder {
             return Err("this is nested too deeply".into());
         }
         match event {
-            Event::Alias(_) => Err("aliases (`*name`) are not supported in policy files".into()),
-            Event::SequenceStart(..) => {
-                self.open.push(Open::List(span, Vec::new()));
+            Event::DocumentStart(_) => {
+                self.anchors.clear();
                 Ok(())
             }
-            Event::MappingStart(..) => {
-                self.open.push(Open::Table(span, Vec::new(), None));
+            Event::Alias(anchor) => {
+                let Some((node, (count, depth))) = self.anchors.get(&anchor) else {
+                    return Err("this alias is inside of what it stands for".into());
+                };
+                self.aliased += count;
+                if self.aliased > MAX_ALIASED {
+                    return Err(format!("the aliases up to here stand for more than {MAX_ALIASED} values"));
+                }
+                if self.open.len() + depth > MAX_DEPTH {
+                    return Err("with what this alias stands for, this is nested too deeply".into());
+                }
+                let node = node.clone();
+                self.put(Node { span, ..node }, 0)
+            }
+            Event::SequenceStart(anchor, _) => {
+                self.open.push(Open::List(span, anchor, Vec::new()));
+                Ok(())
+            }
+            Event::MappingStart(anchor, _) => {
+                self.open.push(Open::Table(span, anchor, Vec::new(), None));
                 Ok(())
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
-                Some(Open::List(start, items)) => {
-                    self.put(Node { data: Data::List(items), span: start.start..span.end.max(start.end) })
+                Some(Open::List(start, anchor, items)) => {
+                    let span = start.start..span.end.max(start.end);
+                    self.put(Node { data: Data::List(items), span }, anchor)
                 }
-                Some(Open::Table(start, entries, _)) => {
-                    self.put(Node { data: Data::Table(entries), span: start.start..span.end.max(start.end) })
+                Some(Open::Table(start, anchor, entries, _)) => {
+                    let span = start.start..span.end.max(start.end);
+                    self.put(Node { data: Data::Table(merged(entries)?), span }, anchor)
                 }
                 None => Ok(()),
             },
-            Event::Scalar(text, style, _, tag) => {
+            Event::Scalar(text, style, anchor, tag) => {
                 let data = if tag.is_some() || style != ScalarStyle::Plain {
                     Data::String(text.into_owned())
                 } else {
                     plain(&text)
                 };
-                self.put(Node { data, span })
+                self.put(Node { data, span }, anchor)
             }
             _ => Ok(()),
         }
     }
 
-    fn put(&mut self, node: Node) -> Result<(), String> {
+    fn put(&mut self, node: Node, anchor: usize) -> Result<(), String> {
+        if anchor != 0 {
+            let size = node.size();
+            self.anchors.insert(anchor, (node.clone(), size));
+        }
         match self.open.last_mut() {
             None => {
                 if !matches!(node.data, Data::Null) {
                     self.documents.push(node);
                 }
             }
-            Some(Open::List(_, items)) => items.push(node),
-            Some(Open::Table(_, entries, key)) => {
+            Some(Open::List(_, _, items)) => items.push(node),
+            Some(Open::Table(_, _, entries, key)) => {
                 if let Some(key) = key.take() {
                     entries.push((key, node));
                     return Ok(());
@@ -218,6 +259,26 @@ impl YamlBuilder {
     }
 }
 
+/// A table with those of its merge key worked in: what it says itself comes first, then the tables in their order.
+fn merged(mut entries: Vec<(Key, Node)>) -> Result<Vec<(Key, Node)>, String> {
+    let Some(at) = entries.iter().position(|(key, _)| key.name == "<<") else { return Ok(entries) };
+    let tables = match entries.remove(at).1 {
+        Node { data: Data::List(items), .. } => items,
+        node => vec![node],
+    };
+    for table in tables {
+        let Data::Table(more) = table.data else {
+            return Err(format!("`<<` merges tables, not {}", table.kind()));
+        };
+        for (key, value) in more {
+            if !entries.iter().any(|(k, _)| k.name == key.name) {
+                entries.push((key, value));
+            }
+        }
+    }
+    Ok(entries)
+}
+
 /// A scalar without quotes, by the core schema of YAML 1.2.
 fn plain(text: &str) -> Data {
     match text {
@@ -225,6 +286,13 @@ fn plain(text: &str) -> Data {
         "true" | "True" | "TRUE" => return Data::Boolean(true),
         "false" | "False" | "FALSE" => return Data::Boolean(false),
         _ => {}
+    }
+    for (prefix, radix) in [("0x", 16), ("0o", 8)] {
+        if let Some(digits) = text.strip_prefix(prefix).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))
+            && let Ok(number) = i64::from_str_radix(digits, radix)
+        {
+            return Data::Integer(Some(number));
+        }
     }
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -261,7 +329,9 @@ mod tests {
     fn yaml_that_is_refused() {
         for (text, part) in [
             ("a: 1\na: 2\n", "twice"),
-            ("a: &x 1\nb: *x\n", "aliases"),
+            ("a: &x [*x]\n", "inside of what it stands for"),
+            ("a: &x 1\nb:\n  <<: *x\n", "merges tables"),
+            ("a: &x {b: 1}\n---\na: *x\n", ""),
             ("1: 2\n", "a key must be a string"),
             ("a: [1\n", ""),
         ] {
@@ -270,6 +340,28 @@ mod tests {
         }
         let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
         assert!(yaml("a.yaml", &deep).is_err());
+        // Short lines that mean a great deal, in width and in depth.
+        let lines = |line: &dyn Fn(usize) -> String| (1..100).map(line).collect::<String>();
+        let wide = lines(&|n| format!("b{n}: &b{n} [*b{}, *b{}]\n", n - 1, n - 1));
+        let error = yaml("a.yaml", &format!("b0: &b0 1\n{wide}")).unwrap_err();
+        assert!(error.message.contains("more than 100000 values"), "{error}");
+        let deep = lines(&|n| format!("b{n}: &b{n} [*b{}]\n", n - 1));
+        let error = yaml("a.yaml", &format!("b0: &b0 1\n{deep}")).unwrap_err();
+        assert!(error.message.contains("nested too deeply"), "{error}");
+    }
+
+    #[test]
+    fn aliases_and_merge_keys() {
+        let text = "a: &x {b: 1, c: 0x50}\nd:\n  <<: *x\n  b: 2\ne: [*x, *x]\nf:\n  <<: [{b: 3}, *x]\n";
+        let documents = yaml("a.yaml", text).unwrap();
+        let number = |path: [&str; 2]| match documents[0].get(path[0]).and_then(|n| n.get(path[1])) {
+            Some(Node { data: Data::Integer(n), .. }) => *n,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([number(["d", "b"]), number(["d", "c"])], [Some(2), Some(80)]);
+        assert_eq!([number(["f", "b"]), number(["f", "c"])], [Some(3), Some(80)]);
+        let Data::List(items) = &documents[0].get("e").unwrap().data else { panic!() };
+        assert_eq!(&text[items[1].span()], "*x", "an error is where the alias is");
     }
 
     proptest::proptest! {

@@ -120,10 +120,11 @@ pub(super) struct Table<'v> {
 }
 
 impl<'v> Table<'v> {
-    /// The value of a key, if it is there.
+    /// The value of a key, if it is there and says something: Kubernetes takes null for absent.
     pub(super) fn take(&mut self, key: &'static str) -> Option<&'v Node> {
         self.seen.insert(key);
-        self.map.iter().find_map(|(k, v)| (k.name == key).then_some(v))
+        let found = self.map.iter().find_map(|(k, v)| (k.name == key).then_some(v));
+        found.filter(|v| !matches!(v.data, Data::Null))
     }
 
     /// The value of a key that must be there.

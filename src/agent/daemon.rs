@@ -17,7 +17,7 @@ use super::{
     core::{Core, Elsewhere, Outside, RemoteChange},
     files::{self, Fingerprint},
     flows::Flows,
-    load,
+    former, load,
     logging::{self, FilterHandle},
     metrics,
     policies::Policies,
@@ -51,8 +51,9 @@ struct Daemon {
 pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle) -> anyhow::Result<()> {
     sysctls::apply().context("cannot switch IP forwarding on")?;
     let (requests, mut from_service) = mpsc::channel(16);
+    let former = former::take_over(&config.run_dir, config.routes.protocol)?;
     let (fib, _thread) =
-        FibHandle::start(super::fib_config(&config)).context("cannot read the kernel's routes")?;
+        FibHandle::start(super::fib_config(&config, former)).context("cannot read the kernel's routes")?;
     blackholes(&fib, &config).await?;
     protect(&fib, &config).await?;
     // Endpoints first: they are announced with the very first UPDATE after a restart, before End-of-RIB.

@@ -25,6 +25,8 @@ pub(super) struct Facts {
     pub(super) route_differences: usize,
     /// What keeps learned routes out of the kernel or out of use, one line each.
     pub(super) route_problems: Vec<String>,
+    /// What keeps the kernel from looking into our table, one line each.
+    pub(super) rules: Vec<String>,
     /// Learned routes that were refused for what they are: martians, own addresses and blocks.
     pub(super) routes_rejected: usize,
     /// Learned host routes inside the pools, and how many of them carry no identity.
@@ -55,6 +57,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let mut list = vec![files(facts), sysctls(facts)];
     list.extend(peers(facts));
     list.push(routes(facts));
+    list.push(rules(facts));
     list.push(learned(facts));
     list.push(identities(facts));
     list.push(policy(facts));
@@ -138,6 +141,19 @@ fn routes(facts: &Facts) -> Check {
         format!("{} differences", facts.route_differences)
     };
     Check::new("kernel routes", ok, message, "see `slash32 routes verify`")
+}
+
+fn rules(facts: &Facts) -> Check {
+    let ok = facts.rules.is_empty();
+    let message =
+        if ok { "the kernel looks into our table first".to_owned() } else { facts.rules.join("\n") };
+    Check::new(
+        "routing rules",
+        ok,
+        message,
+        "give the table a rule before the main one, such as `ip rule add pref 1000 lookup TABLE` (and `ip -6 rule …`), \
+         or leave out `[routes] table`",
+    )
 }
 
 fn learned(facts: &Facts) -> Check {
@@ -245,6 +261,7 @@ mod tests {
             ],
             route_differences: 2,
             routes_rejected: 1,
+            rules: vec!["no rule".into()],
             route_problems: vec!["1 learned routes are over the limit".into()],
             pool_routes: (5, 1),
             leases: vec!["x".into()],

@@ -11,6 +11,7 @@ mod describe;
 mod doctor;
 mod files;
 mod flows;
+mod former;
 mod host;
 mod identities;
 mod logging;
@@ -18,6 +19,7 @@ mod metrics;
 mod mrt_dump;
 mod policies;
 mod rib_queries;
+mod rules;
 mod service;
 mod sysctls;
 mod trace;
@@ -51,7 +53,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 /// What the FIB must know of the configuration.
-fn fib_config(config: &config::Config) -> FibConfig {
+fn fib_config(config: &config::Config, former: Vec<u8>) -> FibConfig {
     let routes = &config.routes;
     FibConfig {
         table: routes.table,
@@ -59,6 +61,7 @@ fn fib_config(config: &config::Config) -> FibConfig {
         local_metric: routes.local_metric,
         gateway6: Some(Attachment::gateway6()),
         protocol: routes.protocol,
+        former,
         max_routes: routes.max_routes,
         nexthop_objects: routes.nexthop_objects,
         audit: Duration::from_secs(routes.audit_seconds),

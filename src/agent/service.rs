@@ -17,7 +17,7 @@ use super::{
     actor::{Actor, Gone},
     config::{self, Config},
     core::Core,
-    doctor, metrics, mrt_dump, rib_queries, sysctls,
+    doctor, metrics, mrt_dump, rib_queries, rules, sysctls,
 };
 use crate::{
     api::{Answer, CniRequest, Failure, Request, ShutdownMode},
@@ -405,6 +405,7 @@ impl Service {
             foreign_drops: drops,
             policy_error,
             file_errors,
+            rules: rules::problems(config.routes.table)?,
             route_problems: summary.problems(),
             routes_rejected: summary.rejected - summary.over_limit,
             nexthop_objects: summary.nexthop_objects,

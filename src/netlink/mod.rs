@@ -6,6 +6,7 @@
 //! - [`Writer`] and [`Attrs`]: hand encoding and decoding of messages and nested attributes, without unchecked
 //!   lengths. Messages of `netlink-packet-route` can be mixed in with [`Batch::push_route`].
 //! - [`link`], [`addr`], [`route`], [`nexthop`], [`neigh`]: typed lists and messages for the kernel's objects.
+//! - [`rule`]: which tables are looked up. [`relabel`]: another protocol number for routes.
 //! - [`conntrack`]: tracked UDP connections.
 //! - [`watch`]: the kernel's notifications as typed events.
 //! - [`NfLog`]: packets that nftables' rules log.
@@ -30,7 +31,9 @@ mod nflog;
 mod nft_watch;
 pub mod ns;
 pub mod poll;
+mod relabel;
 pub mod route;
+pub mod rule;
 mod socket;
 pub mod sockopt;
 mod sys;
@@ -43,6 +46,7 @@ pub use batch::Batch;
 pub use error::{Error, KernelError};
 pub use nflog::{LoggedPacket, NfLog};
 pub use nft_watch::{NftEvent, NftWatch};
+pub use relabel::relabel;
 pub use socket::{BatchReport, Protocol, RawMessage, Socket};
 pub use writer::Writer;
 

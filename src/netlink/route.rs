@@ -15,21 +15,21 @@ use crate::model::{Family, Prefix};
 /// `RTM_*` message types of linux/rtnetlink.h.
 pub(super) const RTM_NEWROUTE: u16 = 24;
 pub(super) const RTM_DELROUTE: u16 = 25;
-const RTM_GETROUTE: u16 = 26;
+pub(super) const RTM_GETROUTE: u16 = 26;
 /// `struct rtmsg` is 12 bytes: family, dst_len, src_len, tos, table, protocol, scope, type, flags.
-const RTMSG: usize = 12;
+pub(super) const RTMSG: usize = 12;
 /// `struct rtnexthop` is 8 bytes: length, flags, hops, interface index.
-const RTNEXTHOP: usize = 8;
+pub(super) const RTNEXTHOP: usize = 8;
 /// Attributes of linux/rtnetlink.h.
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_PRIORITY: u16 = 6;
-const RTA_PREFSRC: u16 = 7;
-const RTA_MULTIPATH: u16 = 9;
-const RTA_TABLE: u16 = 15;
-const RTA_VIA: u16 = 18;
-const RTA_NH_ID: u16 = 30;
+pub(super) const RTA_DST: u16 = 1;
+pub(super) const RTA_OIF: u16 = 4;
+pub(super) const RTA_GATEWAY: u16 = 5;
+pub(super) const RTA_PRIORITY: u16 = 6;
+pub(super) const RTA_PREFSRC: u16 = 7;
+pub(super) const RTA_MULTIPATH: u16 = 9;
+pub(super) const RTA_TABLE: u16 = 15;
+pub(super) const RTA_VIA: u16 = 18;
+pub(super) const RTA_NH_ID: u16 = 30;
 /// `RTM_F_CLONED`: an entry of the cache, not a route.
 const RTM_F_CLONED: u32 = 0x200;
 /// `RT_TABLE_MAIN`.

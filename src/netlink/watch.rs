@@ -19,13 +19,11 @@ use super::{
     neigh::{Neighbour, RTM_DELNEIGH, RTM_NEWNEIGH},
     nexthop::{self, RTM_DELNEXTHOP, RTM_NEWNEXTHOP},
     route::{RTM_DELROUTE, RTM_NEWROUTE, Route},
+    rule::{RTM_DELRULE, RTM_NEWRULE},
     socket::{Messages, force_buffer},
     sys,
 };
 
-/// `RTM_NEWRULE` and `RTM_DELRULE` of linux/rtnetlink.h.
-const RTM_NEWRULE: u16 = 32;
-const RTM_DELRULE: u16 = 33;
 /// `NLM_F_REPLACE` in a notification: the object took the place of another.
 const NLM_F_REPLACE: u16 = 0x100;
 /// Room for a burst of about 10,000 route notifications.

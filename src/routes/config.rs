@@ -19,6 +19,9 @@ pub struct FibConfig {
     pub gateway6: Option<Ipv6Addr>,
     /// The routing protocol number that marks routes and next-hop objects as ours (`ip route show proto N`).
     pub protocol: u8,
+    /// Protocol numbers of earlier configurations: next-hop objects that have them, in the range of ids that belongs to
+    /// the number, go when stale routes do.
+    pub former: Vec<u8>,
     /// The most learned routes to put into the kernel; more are kept out and reported.
     pub max_routes: usize,
     /// Whether to use next-hop objects where the kernel has them.
@@ -35,6 +38,7 @@ impl Default for FibConfig {
             local_metric: LOCAL_METRIC,
             gateway6: None,
             protocol: 32,
+            former: Vec::new(),
             max_routes: 2_000_000,
             nexthop_objects: true,
             audit: Duration::from_secs(300),

@@ -306,6 +306,20 @@ impl State {
         Ok(())
     }
 
+    /// The next-hop objects that an earlier configuration's protocol number marks as ours, groups first. No route
+    /// refers to them any more once stale routes are gone: all have our number now, and lead to objects of our range.
+    pub(super) fn former_objects(&self, kernel: &mut dyn Kernel) -> Result<Vec<u32>, Error> {
+        if !self.objects || self.config.former.is_empty() {
+            return Ok(Vec::new());
+        }
+        let theirs =
+            |o: &Object| self.config.former.contains(&o.protocol) && o.id >> 24 == u32::from(o.protocol);
+        let list = kernel.objects()?;
+        let (groups, hops): (Vec<_>, Vec<_>) =
+            list.iter().filter(|o| theirs(o)).partition(|o| matches!(o.kind, Kind::Group(_)));
+        Ok(groups.into_iter().chain(hops).map(|o| o.id).collect())
+    }
+
     /// Notes a route of ours that the kernel has.
     pub(super) fn adopt_route(&mut self, found: &Route) {
         let route = self.table.insert(found.prefix);

@@ -53,6 +53,7 @@ impl State {
         self.write_locals(kernel, now)?;
         self.write_routes(kernel, now, budget)?;
         self.drop_leftovers(kernel, now)?;
+        self.drop_former(kernel, now)?;
         if self.garbage && self.is_idle() {
             self.collect_garbage(kernel, now)?;
         }
@@ -571,6 +572,22 @@ impl State {
         self.counters.deleted += leftovers.len() as u64;
         let ops: Vec<_> = leftovers.into_iter().map(Op::DropLeftover).collect();
         self.write(kernel, now, &ops).map(std::mem::drop)
+    }
+
+    /// Deletes the next-hop objects of earlier protocol numbers, once no route refers to them.
+    fn drop_former(&mut self, kernel: &mut dyn Kernel, now: Instant) -> Result<(), Error> {
+        // Stale routes and those not yet written anew may still lead to them, and would go with them.
+        if self.config.former.is_empty() || self.keep_stale.contains(&true) || !self.is_idle() {
+            return Ok(());
+        }
+        let objects = self.former_objects(kernel)?;
+        if !objects.is_empty() {
+            tracing::info!(count = objects.len(), "next-hop objects of an earlier protocol number: deleted");
+            let ops: Vec<_> = objects.into_iter().map(|id| Op::DropObject { id }).collect();
+            self.write(kernel, now, &ops)?;
+        }
+        self.config.former.clear();
+        Ok(())
     }
 
     /// The gateway's address that a container's host end lacks. It goes with the link when somebody sets that down.

@@ -294,3 +294,37 @@ fn a_container_gets_its_ipv6_gateway_back() {
         assert_eq!(there(&mut w), 1);
     });
 }
+
+#[test]
+fn another_protocol_number_takes_the_routes_over() {
+    World::run(|mut w| {
+        let mut fib = w.fib();
+        fib.set(p("10.1.0.0/24"), &set(&["192.0.2.1", "192.0.2.3"]));
+        fib.set(p("10.2.0.0/24"), &set(&["192.0.2.1"]));
+        fib.set(p("fd01::/64"), &set(&["2001:db8:1::2"]));
+        fib.set_blackhole(p("10.9.0.0/24"));
+        w.settle(&mut fib);
+        let whole = w.table();
+        assert_eq!(whole.len(), 4);
+        drop(fib);
+        assert_eq!(crate::netlink::relabel(&mut w.socket, 32, 77).unwrap(), 4);
+        (w.config.protocol, w.config.former) = (77, vec![32]);
+        let kernel = Netlink::new(Socket::route().unwrap());
+        let mut fib = Fib::new(w.config.clone(), kernel, Instant::now()).unwrap();
+        while fib.step(Instant::now(), 64).unwrap().more {}
+        // As after any restart: what is there stays until all is known, and leads where it led.
+        assert_eq!(w.table(), whole);
+        fib.set(p("10.1.0.0/24"), &set(&["192.0.2.1", "192.0.2.3"]));
+        fib.set(p("fd01::/64"), &set(&["2001:db8:1::2"]));
+        fib.set_blackhole(p("10.9.0.0/24"));
+        while fib.step(Instant::now(), 1).unwrap().more {}
+        fib.sweep_stale(None);
+        while fib.step(Instant::now(), 1).unwrap().more {}
+        let without: Vec<_> = whole.iter().filter(|r| !r.starts_with("10.2.")).cloned().collect();
+        assert_eq!(w.table(), without);
+        assert_eq!(fib.verify().unwrap(), []);
+        let objects = nexthop::list(&mut w.socket).unwrap();
+        assert!(objects.iter().all(|o| o.protocol == 77 && o.id >> 24 == 77), "{objects:?}");
+        assert!(!objects.is_empty());
+    });
+}

@@ -6,19 +6,24 @@
 //! Endpoints reach the first chain of their class by `goto`, so `return` leads out of the whole class: it is how a
 //! chain says *allowed*. A pass is a `goto` to the chain of the next tier.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use sha2::{Digest, Sha256};
 
 use super::{
     config::EngineConfig,
     services::ServiceSet,
-    sets::{SetDef, short_hash},
-    skeleton::{REFUSE, logged},
+    sets::{SetDef, short_digest},
+    skeleton::{REFUSE, REJECT},
 };
 use crate::{
     model::Family,
     policy::{
-        Action, Direction, Entity, Peer, Policy, PolicySet, Ports, Protocol, Rule as PolicyRule, Service,
-        TierDefault,
+        Action, Direction, Entity, Peer, Policy, PolicySet, Ports, Rule as PolicyRule, Service, TierDefault,
         ir::{Chain, Field, Key, Name, Rule, Statement, Verdict},
         ranges::Ranges,
         selector::Selector,
@@ -91,10 +96,24 @@ pub(super) fn class(
 
 fn finish(kind: &str, lower: Lower<'_>, comment: String) -> Arc<CompiledChain> {
     let chain = Chain { hook: None, rules: lower.rules, comment };
-    // Debug output shows all of a chain's content, so it serves as the canonical text of it.
-    let name = format!("{kind}_{}", short_hash(&format!("{chain:?}")));
+    let mut content = Content(Sha256::new());
+    chain.hash(&mut content);
+    let name = format!("{kind}_{}", short_digest(content.0));
     let sets = used_sets(&chain.rules, lower.sets);
     Arc::new(CompiledChain { name: name.into(), chain: Arc::new(chain), sets })
+}
+
+/// Digests all that a value feeds to a hasher, which is all that makes it differ from another.
+struct Content(Sha256);
+
+impl Hasher for Content {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        unreachable!("the digest is taken instead")
+    }
 }
 
 /// The sets that rules mention after all: an alternative that cannot hold leaves no rule behind.
@@ -242,10 +261,7 @@ impl Lower<'_> {
                         self.rules.push(Rule::new(start).comment(&comment));
                         continue;
                     }
-                    Action::Reject => {
-                        self.reject(start, &comment);
-                        continue;
-                    }
+                    Action::Reject => Verdict::Goto(REJECT.into()),
                 };
                 start.extend([Statement::Counter, Statement::Verdict(verdict)]);
                 self.rules.push(Rule::new(start).comment(&comment));
@@ -256,19 +272,6 @@ impl Lower<'_> {
         for used in self.sets.iter_mut().skip(first_set) {
             used.only_allows = only_allows;
         }
-    }
-
-    fn reject(&mut self, start: Vec<Statement>, comment: &str) {
-        if self.config.trace {
-            self.rules.push(logged(start.iter().cloned(), "rejected by policy"));
-        }
-        let mut tcp = vec![Statement::is(Field::L4Proto, Key::byte(Protocol::TCP.0))];
-        tcp.extend(start.iter().cloned());
-        tcp.extend([Statement::Counter, Statement::Reject { tcp_reset: true }]);
-        self.rules.push(Rule::new(tcp).comment(comment));
-        let mut other = start;
-        other.extend([Statement::Counter, Statement::Reject { tcp_reset: false }]);
-        self.rules.push(Rule::new(other).comment(comment));
     }
 
     /// The ways the other side can match. Plain selectors and plain addresses are merged into one each.
@@ -361,15 +364,44 @@ impl Lower<'_> {
         if *selector == Selector::Nothing {
             return if not { vec![Alternative::always()] } else { Vec::new() };
         }
-        let each = |family| {
+        let mut out = Vec::new();
+        for family in Family::ALL {
             let field = self.field(end, family);
-            let mut statement = self.lookup(SetDef::selector(selector, family), field);
-            if let Statement::Lookup { negate, .. } = &mut statement {
-                *negate = not;
-            }
-            Alternative { family: Some(family), statements: vec![statement] }
-        };
-        Family::ALL.map(each).into()
+            let ways = if not {
+                self.outside(selector, family, field)
+            } else {
+                vec![self.members(selector, family, field)]
+            };
+            out.extend(ways.into_iter().map(|statements| Alternative { family: Some(family), statements }));
+        }
+        out
+    }
+
+    /// What holds of an address that the selector selects.
+    fn members(&mut self, selector: &Selector, family: Family, field: Field) -> Vec<Statement> {
+        if is_indexed(selector) {
+            return vec![self.lookup(SetDef::selector(selector, family), field)];
+        }
+        let known = self.lookup(SetDef::known(family), field);
+        if *selector == Selector::All {
+            return vec![known];
+        }
+        let unselected = negated(self.lookup(SetDef::unselected(selector, family), field));
+        // Asked before and after: of an address that joins or leaves both sets at the very moment, one of the two says
+        // that it is not known.
+        vec![known.clone(), unselected, known]
+    }
+
+    /// The ways in which an address is not selected.
+    fn outside(&mut self, selector: &Selector, family: Family, field: Field) -> Vec<Vec<Statement>> {
+        if is_indexed(selector) {
+            return vec![vec![negated(self.lookup(SetDef::selector(selector, family), field))]];
+        }
+        let unknown = vec![negated(self.lookup(SetDef::known(family), field))];
+        if *selector == Selector::All {
+            return vec![unknown];
+        }
+        vec![vec![self.lookup(SetDef::unselected(selector, family), field)], unknown]
     }
 
     fn addresses(&mut self, end: End, ranges: &Ranges) -> Vec<Alternative> {
@@ -460,11 +492,11 @@ impl Lower<'_> {
             for (family, field) in
                 [(Family::Ipv4, Field::DestinationV4), (Family::Ipv6, Field::DestinationV6)]
             {
-                let statements = vec![
+                let mut statements = vec![
                     Statement::is(Field::L4Proto, Key::byte(port.protocol.0)),
                     Statement::is(Field::DestinationPort, Key::port(port.port)),
-                    self.lookup(SetDef::selector(&port.select, family), field),
                 ];
+                statements.extend(self.members(&port.select, family, field));
                 out.push(Alternative { family: Some(family), statements });
             }
         }
@@ -476,6 +508,19 @@ impl Lower<'_> {
         self.sets.push(SetUse { set, only_allows: false });
         statement
     }
+}
+
+/// Whether a match needs one of finitely many labels, so that addresses can be in the selector's set at the cost of their
+/// own labels only.
+fn is_indexed(selector: &Selector) -> bool {
+    selector.hashed().required(&|_| 0).is_some()
+}
+
+fn negated(mut statement: Statement) -> Statement {
+    if let Statement::Lookup { negate, .. } = &mut statement {
+        *negate = true;
+    }
+    statement
 }
 
 /// `RTN_LOCAL` of linux/rtnetlink.h.

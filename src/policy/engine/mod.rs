@@ -7,36 +7,41 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
+mod changes;
+mod classes;
 mod config;
 mod index;
 mod lower;
+mod members;
 mod nat;
 mod services;
 mod sets;
 mod skeleton;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
+use self::{
+    changes::Given,
+    classes::{Selects, entry_of},
+    index::SelectorIndex,
+    lower::{Class, CompiledChain, SetUse},
+    nat::PortMaps,
+    sets::SetDef,
+    skeleton::{SRC, Skeleton},
+};
 pub use self::{
     config::{EngineConfig, PoolConfig},
     nat::{PortMap, PortMapError},
 };
-use self::{
-    index::SelectorIndex,
-    lower::{Class, CompiledChain, SetUse},
-    nat::PortMaps,
-    sets::{Content, SetDef, family_index},
-    skeleton::{EP_IN, EP_OUT, FREE_IN, FREE_OUT, SRC, Skeleton},
-};
 use super::{
     Direction, PolicySet,
-    ir::{Chain, Data, Delta, Element, Key, Name, Ruleset, Verdict},
+    ir::{Chain, Data, Key, Name, Ruleset},
 };
 use crate::model::{EndpointId, Identity, LabelHash, Labels, Prefix};
 
@@ -66,6 +71,7 @@ impl From<&crate::model::Endpoint> for LocalEndpoint {
 pub struct Engine {
     config: EngineConfig,
     policies: Arc<PolicySet>,
+    selects: Selects,
     skeleton: Ruleset,
     skeleton_sets: Vec<SetUse>,
     locals: BTreeMap<EndpointId, Local>,
@@ -108,18 +114,6 @@ struct LiveSet {
     others: usize,
 }
 
-/// What the last snapshot or change left behind, and what was touched since.
-#[derive(Debug, Default)]
-struct Given {
-    skeleton: Ruleset,
-    chains: BTreeMap<Name, Arc<CompiledChain>>,
-    sets: BTreeMap<Name, Arc<SetDef>>,
-    touched_chains: FxHashSet<Name>,
-    touched_sets: FxHashSet<Name>,
-    /// For each element touched: what it was before.
-    elements: BTreeMap<(Name, Key), (Option<Data>, Option<Data>)>,
-}
-
 impl Engine {
     /// An engine without policies and endpoints.
     pub fn new(config: EngineConfig) -> Self {
@@ -128,6 +122,7 @@ impl Engine {
         let mut engine = Self {
             config,
             policies,
+            selects: Selects::default(),
             skeleton: rules,
             skeleton_sets: Vec::new(),
             locals: BTreeMap::new(),
@@ -178,7 +173,7 @@ impl Engine {
     pub fn reader(&self) -> Self {
         let mut reader = Self::new(self.config.clone());
         for (id, local) in &self.locals {
-            let classes = reader.classes_of(&local.endpoint.labels);
+            let classes = reader.classes_of(&local.endpoint.labels, &local.identity);
             for address in &local.endpoint.addresses {
                 reader.owners.entry(Prefix::host(*address)).or_default().insert(id.clone());
             }
@@ -230,7 +225,12 @@ impl Engine {
 
     /// Replaces the settings.
     pub fn set_config(&mut self, config: EngineConfig) {
-        if config != self.config {
+        if (EngineConfig { trace: config.trace, ..self.config.clone() }) == config {
+            if config.trace != self.config.trace {
+                self.config = config;
+                self.rebuild_skeleton();
+            }
+        } else {
             let policies = self.policies.clone();
             self.rebuild(config, policies);
         }
@@ -252,7 +252,7 @@ impl Engine {
         let id = endpoint.id.clone();
         self.drop_local(&id);
         let identity = Arc::new(Identity::in_full(&endpoint.labels));
-        let classes = self.classes_of(&endpoint.labels);
+        let classes = self.classes_of(&endpoint.labels, &identity);
         for key in &classes {
             let entry = self.use_class(key);
             self.dispatch(key.0, &id, None, Some(entry));
@@ -312,203 +312,6 @@ impl Engine {
         });
     }
 
-    /// All of the compiled form. The next [`Self::changes`] are relative to it.
-    pub fn snapshot(&mut self) -> Ruleset {
-        self.sweep();
-        let rules = self.compiled();
-        self.given = Given {
-            skeleton: self.skeleton.clone(),
-            chains: self.chains.iter().map(|(n, c)| (n.clone(), c.value.clone())).collect(),
-            sets: self.sets.iter().map(|(n, s)| (n.clone(), s.def.clone())).collect(),
-            ..Given::default()
-        };
-        self.revokes = false;
-        rules
-    }
-
-    /// All of the compiled form, without any effect.
-    pub fn compiled(&self) -> Ruleset {
-        let mut rules = self.skeleton.clone();
-        for (id, local) in &self.locals {
-            for key in &local.classes {
-                let Some(entry) = entry_of(&self.classes, key) else { continue };
-                let (name, data) = place(key.0, entry);
-                if let Some(set) = rules.sets.get_mut(name) {
-                    set.elements.insert(Key::interface(id.as_str()), data);
-                }
-            }
-            for addr in &local.endpoint.addresses {
-                if let Some(set) = rules.sets.get_mut(SRC[usize::from(addr.is_ipv6())]) {
-                    set.elements.insert(source_key(id, *addr), Data::None);
-                }
-            }
-        }
-        for ((map, key), values) in &self.port_maps.claims {
-            if let (Some(set), Some(data)) = (rules.sets.get_mut(map), values.keys().next()) {
-                set.elements.insert(key.clone(), data.clone());
-            }
-        }
-        rules.chains.extend(self.chains.iter().map(|(n, c)| (n.clone(), (*c.value.chain).clone())));
-        let used = self.sets.iter().filter(|(_, s)| s.users > 0);
-        rules.sets.extend(used.map(|(n, s)| (n.clone(), s.def.build())));
-        self.for_members(|set, key| {
-            if let Some(set) = rules.sets.get_mut(set) {
-                set.elements.insert(key, Data::None);
-            }
-        });
-        rules
-    }
-
-    /// What changed since the last snapshot or change.
-    pub fn changes(&mut self) -> Delta {
-        self.sweep();
-        let mut delta = Delta { revokes: std::mem::take(&mut self.revokes), ..Delta::default() };
-        self.set_changes(&mut delta);
-        self.chain_changes(&mut delta);
-        self.element_changes(&mut delta);
-        delta
-    }
-
-    /// Sets that came and went.
-    fn set_changes(&mut self, delta: &mut Delta) {
-        let touched = std::mem::take(&mut self.given.touched_sets);
-        let mut filled = BTreeMap::new();
-        for name in touched {
-            match (self.sets.get(&name), self.given.sets.contains_key(&name)) {
-                (Some(live), false) => {
-                    self.given.sets.insert(name.clone(), live.def.clone());
-                    filled.insert(name, live.def.build());
-                }
-                (None, true) => {
-                    self.given.sets.remove(&name);
-                    delta.old_sets.push(name);
-                }
-                _ => {}
-            }
-        }
-        if self.skeleton.sets != self.given.skeleton.sets {
-            for (name, set) in &self.skeleton.sets {
-                match self.given.skeleton.sets.get(name) {
-                    Some(old) if old.kind == set.kind => {
-                        let change = delta.elements.entry(name.clone()).or_default();
-                        let gone = |(k, d): &(&Key, &Data)| set.elements.get(*k) != Some(*d);
-                        let fresh = |(k, d): &(&Key, &Data)| old.elements.get(*k) != Some(*d);
-                        change.remove.extend(old.elements.iter().filter(gone).map(element));
-                        change.add.extend(set.elements.iter().filter(fresh).map(element));
-                        if change.remove.is_empty() && change.add.is_empty() {
-                            delta.elements.remove(name);
-                        }
-                    }
-                    _ => _ = filled.insert(name.clone(), set.clone()),
-                }
-            }
-            let gone = self.given.skeleton.sets.keys().filter(|n| !self.skeleton.sets.contains_key(*n));
-            delta.old_sets.extend(gone.cloned());
-            self.given.skeleton.sets.clone_from(&self.skeleton.sets);
-        }
-        let needs_members = |name: &Name| {
-            self.sets.get(name).is_some_and(|live| matches!(live.def.content, Content::Selector(..)))
-        };
-        if filled.keys().any(needs_members) {
-            self.for_members(|name, key| {
-                if let Some(set) = filled.get_mut(name) {
-                    set.elements.insert(key, Data::None);
-                }
-            });
-        }
-        delta.old_sets.sort();
-        delta.new_sets = filled.into_iter().collect();
-    }
-
-    /// Chains that came and went, and those of the skeleton that changed.
-    fn chain_changes(&mut self, delta: &mut Delta) {
-        let touched = std::mem::take(&mut self.given.touched_chains);
-        let mut fresh: BTreeMap<Name, Chain> = BTreeMap::new();
-        let mut gone: BTreeMap<Name, Chain> = BTreeMap::new();
-        for name in touched {
-            match (self.chains.get(&name), self.given.chains.contains_key(&name)) {
-                (Some(live), false) => {
-                    fresh.insert(name.clone(), (*live.value.chain).clone());
-                    self.given.chains.insert(name, live.value.clone());
-                }
-                (None, true) => {
-                    if let Some(old) = self.given.chains.remove(&name) {
-                        gone.insert(name, (*old.chain).clone());
-                    }
-                }
-                _ => {}
-            }
-        }
-        if self.skeleton.chains != self.given.skeleton.chains {
-            for (name, chain) in &self.skeleton.chains {
-                match self.given.skeleton.chains.get(name) {
-                    Some(old) if old == chain => {}
-                    Some(_) => delta.changed_chains.push((name.clone(), chain.clone())),
-                    None => _ = fresh.insert(name.clone(), chain.clone()),
-                }
-            }
-            for (name, chain) in &self.given.skeleton.chains {
-                if !self.skeleton.chains.contains_key(name) {
-                    gone.insert(name.clone(), chain.clone());
-                }
-            }
-            self.given.skeleton.chains.clone_from(&self.skeleton.chains);
-        }
-        delta.new_chains = dependencies_first(fresh);
-        delta.old_chains = dependencies_first(gone).into_iter().rev().map(|(name, _)| name).collect();
-    }
-
-    /// Elements of sets that were there before and stay.
-    fn element_changes(&mut self, delta: &mut Delta) {
-        let fresh: FxHashSet<Name> = delta.new_sets.iter().map(|(name, _)| name.clone()).collect();
-        for ((name, key), (before, after)) in std::mem::take(&mut self.given.elements) {
-            let stays = self.skeleton.sets.contains_key(&name) || self.given.sets.contains_key(&name);
-            // A map or set of the skeleton that is new has no endpoints' elements yet; others came with their members.
-            if before == after || !stays || (fresh.contains(&name) && self.given.sets.contains_key(&name)) {
-                continue;
-            }
-            let change = delta.elements.entry(name.clone()).or_default();
-            if let Some(data) = before
-                && !fresh.contains(&name)
-            {
-                change.remove.push(Element { key: key.clone(), data });
-            }
-            if let Some(data) = after {
-                change.add.push(Element { key, data });
-            }
-        }
-    }
-
-    /// Compiles everything anew; what stays the same keeps its name and is not touched in the kernel.
-    fn rebuild(&mut self, config: EngineConfig, policies: Arc<PolicySet>) {
-        self.config = config;
-        self.policies = policies;
-        let Skeleton { rules, sets } = skeleton::build(&self.config, &self.policies, self.mapped);
-        self.revokes |= rules.chains != self.skeleton.chains || rules.sets != self.skeleton.sets;
-        self.skeleton = rules;
-        // The new sets and classes first, so that what both use does not come and go.
-        self.use_sets(&sets);
-        let old_sets = std::mem::replace(&mut self.skeleton_sets, sets);
-        let old_classes = std::mem::take(&mut self.classes);
-        let ids: Vec<EndpointId> = self.locals.keys().cloned().collect();
-        for id in ids {
-            let Some(local) = self.locals.get(&id) else { continue };
-            let before = local.classes.each_ref().map(|key| entry_of(&old_classes, key));
-            let classes = self.classes_of(&local.endpoint.labels);
-            for (key, before) in classes.iter().zip(before) {
-                let after = self.use_class(key);
-                self.dispatch(key.0, &id, before, Some(after));
-            }
-            if let Some(local) = self.locals.get_mut(&id) {
-                local.classes = classes;
-            }
-        }
-        for (_, class) in old_classes {
-            self.release_chains(&class.value);
-        }
-        self.release_sets(&old_sets);
-    }
-
     fn drop_local(&mut self, id: &EndpointId) -> bool {
         let Some(addresses) = self.locals.get(id).map(|l| l.endpoint.addresses.clone()) else { return false };
         for addr in &addresses {
@@ -541,7 +344,7 @@ impl Engine {
         // The maps must be there before their elements, and go after them.
         if will_be_mapped && !self.mapped {
             self.mapped = true;
-            self.rebuild(self.config.clone(), self.policies.clone());
+            self.rebuild_skeleton();
         }
         let elements = |map: &PortMap| [(map.key(), map.data()), (map.hairpin(), Data::None)];
         let mut touched: Vec<_> = Vec::new();
@@ -570,242 +373,11 @@ impl Engine {
         }
         if !will_be_mapped && self.mapped {
             self.mapped = false;
-            self.rebuild(self.config.clone(), self.policies.clone());
+            self.rebuild_skeleton();
         }
     }
-
-    /// The policies that select an endpoint, for ingress and egress.
-    fn classes_of(&self, labels: &Labels) -> [ClassKey; 2] {
-        let selected: Vec<(u32, &super::Policy)> = self
-            .policies
-            .policies
-            .iter()
-            .enumerate()
-            .filter(|(_, p)| p.select.matches(labels))
-            .map(|(i, p)| (i as u32, &**p))
-            .collect();
-        Direction::ALL.map(|direction| {
-            let policies = selected.iter().filter(|(_, p)| p.rules(direction).is_some()).map(|(i, _)| *i);
-            (direction, policies.collect(), self.default_allow(direction, labels))
-        })
-    }
-
-    /// What an endpoint may do in a direction where no policy decides.
-    pub(in crate::policy) fn default_allow(&self, direction: Direction, labels: &Labels) -> bool {
-        self.config.default_allow(&self.policies.profiles, direction, labels)
-    }
-
-    fn use_class(&mut self, key: &ClassKey) -> Data {
-        if let Some(live) = self.classes.get_mut(key) {
-            live.users += 1;
-            return Data::Verdict(live.value.entry.clone());
-        }
-        let (direction, policies, allow) = key;
-        let class = lower::class(&self.policies, &self.config, *direction, policies, *allow);
-        for chain in &class.chains {
-            match self.chains.entry(chain.name.clone()) {
-                Entry::Occupied(mut live) => live.get_mut().users += 1,
-                Entry::Vacant(free) => {
-                    free.insert(Live { value: chain.clone(), users: 1 });
-                    self.given.touched_chains.insert(chain.name.clone());
-                    let sets = chain.sets.clone();
-                    self.use_sets(&sets);
-                }
-            }
-        }
-        let entry = Data::Verdict(class.entry.clone());
-        self.classes.insert(key.clone(), Live { value: Arc::new(class), users: 1 });
-        entry
-    }
-
-    fn release_class(&mut self, key: &ClassKey) {
-        let Some(live) = self.classes.get_mut(key) else { return };
-        live.users -= 1;
-        if live.users == 0
-            && let Some(live) = self.classes.remove(key)
-        {
-            self.release_chains(&live.value);
-        }
-    }
-
-    fn release_chains(&mut self, class: &Class) {
-        for chain in &class.chains {
-            let Entry::Occupied(mut live) = self.chains.entry(chain.name.clone()) else { continue };
-            live.get_mut().users -= 1;
-            if live.get().users == 0 {
-                let live = live.remove();
-                self.given.touched_chains.insert(chain.name.clone());
-                self.release_sets(&live.value.sets);
-            }
-        }
-    }
-
-    fn use_sets(&mut self, uses: &[SetUse]) {
-        for SetUse { set, only_allows } in uses {
-            let live = match self.sets.entry(set.name.clone()) {
-                Entry::Occupied(live) => live.into_mut(),
-                Entry::Vacant(free) => {
-                    self.given.touched_sets.insert(set.name.clone());
-                    if let Content::Selector(selector, family) = &set.content {
-                        self.index.insert(selector, family_index(*family), set.name.clone());
-                    }
-                    free.insert(LiveSet { def: set.clone(), users: 0, others: 0 })
-                }
-            };
-            live.users += 1;
-            live.others += usize::from(!only_allows);
-        }
-    }
-
-    /// A set without users stays until [`Self::sweep`], and its membership is kept up: it may be wanted again before
-    /// the kernel hears that it was not.
-    fn release_sets(&mut self, uses: &[SetUse]) {
-        for SetUse { set, only_allows } in uses {
-            let Some(live) = self.sets.get_mut(&set.name) else { continue };
-            live.users -= 1;
-            live.others -= usize::from(!only_allows);
-            if live.users == 0 {
-                self.given.touched_sets.insert(set.name.clone());
-            }
-        }
-    }
-
-    /// Forgets sets that nobody uses.
-    fn sweep(&mut self) {
-        for name in &self.given.touched_sets {
-            if let Entry::Occupied(entry) = self.sets.entry(name.clone())
-                && entry.get().users == 0
-            {
-                let live = entry.remove();
-                if let Content::Selector(selector, family) = &live.def.content {
-                    self.index.remove(selector, family_index(*family));
-                }
-            }
-        }
-    }
-
-    /// Whose labels count for an address: a local endpoint's before a remote one's.
-    pub(in crate::policy) fn identity_of(&self, prefix: Prefix) -> Option<&Arc<Identity>> {
-        let owner = self.owners.get(&prefix).and_then(|owners| owners.first());
-        match owner {
-            Some(id) => self.locals.get(id).map(|l| &l.identity),
-            None => self.remotes.get(&prefix),
-        }
-    }
-
-    /// The local endpoint with an address.
-    pub fn owner_of(&self, prefix: Prefix) -> Option<(&EndpointId, &Labels)> {
-        let id = self.owners.get(&prefix)?.first()?;
-        self.locals.get(id).map(|l| (&l.endpoint.id, &l.endpoint.labels))
-    }
-
-    fn sets_of(&self, prefix: Prefix) -> Vec<Name> {
-        let family = family_index(prefix.family());
-        self.identity_of(prefix).map_or_else(Vec::new, |identity| self.index.sets(identity, family))
-    }
-
-    /// Changes who has an address, and the sets it is in accordingly.
-    fn change_address(&mut self, prefix: Prefix, change: impl FnOnce(&mut Self, Prefix)) {
-        let before = self.sets_of(prefix);
-        change(self, prefix);
-        let after = self.sets_of(prefix);
-        let key = Key::address(prefix.addr());
-        for name in before.iter().filter(|n| !after.contains(n)) {
-            self.revokes = true;
-            self.put(name, key.clone(), Some(Data::None), None);
-        }
-        for name in after.iter().filter(|n| !before.contains(n)) {
-            self.revokes |= self.sets.get(name).is_some_and(|s| s.others > 0);
-            self.put(name, key.clone(), None, Some(Data::None));
-        }
-    }
-
-    /// Notes that an endpoint's class in a direction changes.
-    fn dispatch(&mut self, direction: Direction, id: &EndpointId, before: Option<Data>, after: Option<Data>) {
-        self.revokes |= before.is_some() && after.is_some() && before != after;
-        let key = Key::interface(id.as_str());
-        let [before, after] = [before, after].map(|entry| entry.map(|entry| place(direction, entry)));
-        match (before, after) {
-            (Some((from, old)), Some((to, new))) if from == to => self.put(to, key, Some(old), Some(new)),
-            (before, after) => {
-                if let Some((set, data)) = before {
-                    self.put(set, key.clone(), Some(data), None);
-                }
-                if let Some((set, data)) = after {
-                    self.put(set, key, None, Some(data));
-                }
-            }
-        }
-    }
-
-    /// Notes that an element changes from one value to another.
-    fn put(&mut self, set: &str, key: Key, before: Option<Data>, after: Option<Data>) {
-        self.revokes |= before.is_some() && after.is_some() && before != after;
-        // A set that the kernel does not have yet is filled as a whole when it is made.
-        if self.given.touched_sets.contains(set) && !self.given.sets.contains_key(set) {
-            return;
-        }
-        match self.given.elements.entry((set.into(), key)) {
-            Entry::Vacant(free) => {
-                if before != after {
-                    free.insert((before, after));
-                }
-            }
-            Entry::Occupied(mut known) => {
-                known.get_mut().1 = after;
-                let (first, last) = known.get();
-                if first == last {
-                    known.remove();
-                }
-            }
-        }
-    }
-
-    /// Calls back for every member of every selector's set.
-    fn for_members(&self, mut each: impl FnMut(&Name, Key)) {
-        let local = self.owners.keys().copied();
-        let remote = self.remotes.keys().copied().filter(|p| !self.owners.contains_key(p));
-        for prefix in local.chain(remote) {
-            for name in self.sets_of(prefix) {
-                each(&name, Key::address(prefix.addr()));
-            }
-        }
-    }
-}
-
-fn entry_of(classes: &FxHashMap<ClassKey, Live<Class>>, key: &ClassKey) -> Option<Data> {
-    classes.get(key).map(|live| Data::Verdict(live.value.entry.clone()))
-}
-
-/// Where the endpoints of a class are, and with what.
-fn place(direction: Direction, entry: Data) -> (&'static str, Data) {
-    let (map, free) = match direction {
-        Direction::Ingress => (EP_IN, FREE_IN),
-        Direction::Egress => (EP_OUT, FREE_OUT),
-    };
-    if entry == Data::Verdict(Verdict::Return) { (free, Data::None) } else { (map, entry) }
-}
-
-fn element((key, data): (&Key, &Data)) -> Element {
-    Element { key: key.clone(), data: data.clone() }
 }
 
 fn source_key(id: &EndpointId, addr: IpAddr) -> Key {
     Key::join(&[&Key::interface(id.as_str()), &Key::address(addr)])
-}
-
-/// Orders chains so that each comes after those it leads to, and otherwise by name.
-fn dependencies_first(mut chains: BTreeMap<Name, Chain>) -> Vec<(Name, Chain)> {
-    fn visit(name: &Name, chains: &mut BTreeMap<Name, Chain>, out: &mut Vec<(Name, Chain)>) {
-        let Some(chain) = chains.remove(name) else { return };
-        for other in chain.rules.iter().flat_map(|r| &r.statements).filter_map(|s| s.refers_to()) {
-            visit(other, chains, out);
-        }
-        out.push((name.clone(), chain));
-    }
-    let mut out = Vec::with_capacity(chains.len());
-    while let Some(name) = chains.keys().next().cloned() {
-        visit(&name, &mut chains, &mut out);
-    }
-    out
 }

@@ -23,8 +23,12 @@ pub(super) struct SetDef {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// Addresses of endpoints: grows and shrinks.
+    /// Addresses of endpoints that a selector selects: grows and shrinks.
     Selector(Selector, Family),
+    /// Addresses of the endpoints that have an identity and are not selected: all that a rule needs to know of a selector
+    /// that nearly everything matches, such as `env != "dev"`. So an endpoint is only in sets that its own labels
+    /// put it in, and a change of it costs nothing for all the selectors that merely do not exclude it.
+    Unselected(Selector, Family),
     /// Addresses from files: never changes.
     Ranges(Ranges, Family),
     /// Ports: never changes.
@@ -44,13 +48,33 @@ pub(super) fn family_digit(family: Family) -> char {
 /// The first 48 bits of a hash, for names. A name also has its kind in front; two different contents with one name
 /// would need some 2^24 sets on a host.
 pub(super) fn short_hash(text: &str) -> String {
-    hex::encode(Sha256::digest(text.as_bytes()).get(..6).unwrap_or_default())
+    short_digest(Sha256::new_with_prefix(text.as_bytes()))
+}
+
+/// The same of what a digest has been fed with.
+pub(super) fn short_digest(digest: Sha256) -> String {
+    hex::encode(digest.finalize().get(..6).unwrap_or_default())
 }
 
 impl SetDef {
     pub(super) fn selector(selector: &Selector, family: Family) -> Arc<Self> {
         let name = format!("sel{}_{}", family_digit(family), short_hash(&selector.to_string()));
         Arc::new(Self { name: name.into(), content: Content::Selector(selector.clone(), family) })
+    }
+
+    /// The addresses of all endpoints with an identity.
+    pub(super) fn known(family: Family) -> Arc<Self> {
+        Self::selector(&Selector::All, family)
+    }
+
+    pub(super) fn unselected(selector: &Selector, family: Family) -> Arc<Self> {
+        let name = format!("not{}_{}", family_digit(family), short_hash(&selector.to_string()));
+        Arc::new(Self { name: name.into(), content: Content::Unselected(selector.clone(), family) })
+    }
+
+    /// Whether endpoints decide what is in it.
+    pub(super) fn has_members(&self) -> bool {
+        matches!(self.content, Content::Selector(..) | Content::Unselected(..))
     }
 
     pub(super) fn ranges(ranges: &Ranges, family: Family) -> Arc<Self> {
@@ -85,12 +109,14 @@ impl SetDef {
 
     /// The set with its elements; of a selector's set they are left out, as endpoints decide them.
     pub(super) fn build(&self) -> Set {
+        let members = |family: Family, comment: String| Set {
+            kind: SetKind { key: vec![address_type(family)], data: None, interval: false },
+            comment,
+            elements: std::collections::BTreeMap::new(),
+        };
         match &self.content {
-            Content::Selector(selector, family) => Set {
-                kind: SetKind { key: vec![address_type(*family)], data: None, interval: false },
-                comment: selector.to_string(),
-                elements: std::collections::BTreeMap::new(),
-            },
+            Content::Selector(selector, family) => members(*family, selector.to_string()),
+            Content::Unselected(selector, family) => members(*family, format!("not: {selector}")),
             // Intervals of two parts live in a set that is some hundred times cheaper to load and change than one
             // for plain intervals and as fast to look up; the protocol is only there to make it two.
             Content::Ranges(ranges, family) => {

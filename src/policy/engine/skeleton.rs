@@ -1,8 +1,8 @@
 //! The part of the table that does not depend on endpoints: base chains, dispatch, anti-spoofing, host protection.
 //!
 //! ```text
-//! prerouting (raw + 5)   s32* -> anti_spoof
-//! forward (filter - 5)   s32* -> guard:        established and stamped: accept
+//! prerouting (raw + 5)   s32*: an allowed source, or anti_spoof
+//! forward (filter - 5)   s32*: established and stamped: accept, or guard:
 //!                                              original: from_ep -> class, to_ep -> class, stamp
 //!                                              reply:    the same classes, found by the other interface
 //! input (filter - 5)     s32* -> input_ep:     neighbour discovery, protected ports, from_ep -> class, what is open
@@ -32,6 +32,8 @@ use crate::{
 
 /// The chain that refuses.
 pub(super) const REFUSE: &str = "refuse";
+/// The chain that refuses with an answer.
+pub(super) const REJECT: &str = "refuse_answer";
 /// Verdict maps by interface, for traffic from and to endpoints.
 pub(super) const EP_OUT: &str = "ep_out";
 pub(super) const EP_IN: &str = "ep_in";
@@ -82,10 +84,11 @@ pub(super) fn build(config: &EngineConfig, policies: &PolicySet, mapped: bool) -
 fn trace(rules: &mut Ruleset) {
     for chain in rules.chains.values_mut() {
         let traced = |rule: Rule| {
-            let drops = rule.statements.last() == Some(&verdict(Verdict::Drop));
-            let log = drops.then(|| {
-                let ends = [Statement::Counter, verdict(Verdict::Drop)];
-                let matches = rule.statements.iter().filter(|s| !ends.contains(s)).cloned();
+            let is_end =
+                |s: &Statement| *s == verdict(Verdict::Drop) || matches!(s, Statement::Reject { .. });
+            let log = rule.statements.last().is_some_and(is_end).then(|| {
+                let matches =
+                    rule.statements.iter().filter(|s| **s != Statement::Counter && !is_end(s)).cloned();
                 logged(matches, &rule.comment)
             });
             log.into_iter().chain([rule])
@@ -132,7 +135,7 @@ impl Builder {
             let name = format!("src{}", family_digit(family));
             self.set(&name, &[KeyType::Interface, address_type(family)], None, Vec::new());
         }
-        let states = [(1, goto("invalid")), (2, jump("established")), (4, Verdict::Accept)];
+        let states = [(1, goto("invalid")), (4, Verdict::Accept)];
         let states = states.map(|(bit, v)| (Key::host_u32(bit), Data::Verdict(v)));
         self.set("ct_states", &[KeyType::CtState], Some(DataType::Verdict), states.into());
         let types = |list: &[u8]| list.iter().map(|t| (Key::byte(*t), Data::None)).collect::<Vec<_>>();
@@ -152,7 +155,20 @@ impl Builder {
     }
 
     fn prerouting(&mut self) {
-        let rules = vec![Rule::new([from_endpoint(), verdict(jump("anti_spoof"))])];
+        // What nearly every packet needs is in the base chain itself: each jump costs every packet.
+        let allowed = |family: u8, field: Field, set: &str| {
+            Rule::new([
+                Statement::is(Field::NfProto, Key::byte(family)),
+                Statement::lookup([Field::IifName, field], &set.into()),
+                verdict(Verdict::Return),
+            ])
+        };
+        let rules = vec![
+            Rule::new([not_from_endpoint(), verdict(Verdict::Return)]),
+            allowed(2, Field::HeaderSourceV4, SRC[0]),
+            allowed(10, Field::HeaderSourceV6, SRC[1]),
+            Rule::new([verdict(goto("anti_spoof"))]),
+        ];
         self.base("prerouting", HookPoint::Prerouting, RAW_PRIORITY, rules);
         let ipv6 = || Statement::is(Field::NfProto, Key::byte(10));
         let icmpv6 = || Statement::is(Field::L4Proto, Key::byte(Protocol::ICMPV6.0));
@@ -161,16 +177,6 @@ impl Builder {
         self.chain(
             "anti_spoof",
             vec![
-                Rule::new([
-                    Statement::is(Field::NfProto, Key::byte(2)),
-                    Statement::lookup([Field::IifName, Field::HeaderSourceV4], &SRC[0].into()),
-                    verdict(Verdict::Return),
-                ]),
-                Rule::new([
-                    ipv6(),
-                    Statement::lookup([Field::IifName, Field::HeaderSourceV6], &SRC[1].into()),
-                    verdict(Verdict::Return),
-                ]),
                 // Duplicate address detection and MLD reports during it come from the unspecified address.
                 Rule::new([
                     ipv6(),
@@ -186,13 +192,18 @@ impl Builder {
     }
 
     fn forward(&mut self) {
-        let guard = || verdict(goto("guard"));
-        let rules = vec![Rule::new([from_endpoint(), guard()]), Rule::new([to_endpoint(), guard()])];
+        // One way into the guard, not one for each direction: whenever a verdict map changes, the kernel follows every
+        // way to every one of its elements.
+        let rules = vec![
+            Rule::new([not_from_endpoint(), not_to_endpoint(), verdict(Verdict::Return)]),
+            current(),
+            Rule::new([verdict(goto("guard"))]),
+        ];
         self.base("forward", HookPoint::Forward, FILTER_PRIORITY, rules);
         self.chain(
             "guard",
             vec![
-                states(),
+                exceptional(),
                 Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("guard_reply"))]),
                 Rule::new([from_endpoint(), verdict(jump("infra_guard"))]),
                 Rule::new([from_endpoint(), verdict(jump("from_ep"))]),
@@ -223,10 +234,6 @@ impl Builder {
             let is_free = || Rule::new([Statement::lookup([field], &free.into()), verdict(Verdict::Return)]);
             self.chain(chain, vec![is_free(), dispatch, is_free(), dropped("unknown interface")]);
         }
-        self.chain(
-            "established",
-            vec![Rule::new([Statement::GenerationIsCurrent, verdict(Verdict::Accept)])],
-        );
         self.set(GENERATION, &[KeyType::Mark], None, Vec::new());
         // Rewritten for every generation, so without a verdict: see `GENERATION`.
         self.chain("stamp", vec![Rule::new([Statement::StampGeneration])]);
@@ -236,7 +243,8 @@ impl Builder {
     fn input_ep(&mut self, config: &EngineConfig) {
         let mut guard = Vec::new();
         let mut rules = vec![
-            states(),
+            current(),
+            exceptional(),
             // The host opened it, and the host may always reach its endpoints.
             Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("pass"))]),
             Rule::new([
@@ -285,7 +293,8 @@ impl Builder {
 
     fn input_host(&mut self, config: &EngineConfig, policies: &PolicySet) {
         let mut rules = vec![
-            states(),
+            current(),
+            exceptional(),
             Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("pass"))]),
         ];
         for statements in self.services(&config.failsafe) {
@@ -327,6 +336,14 @@ impl Builder {
 
     fn ends(&mut self) {
         self.chain(REFUSE, vec![dropped("refused by policy")]);
+        let tcp = Statement::is(Field::L4Proto, Key::byte(Protocol::TCP.0));
+        self.chain(
+            REJECT,
+            vec![
+                Rule::new([tcp, Statement::Reject { tcp_reset: true }]).comment("rejected by policy"),
+                Rule::new([Statement::Reject { tcp_reset: false }]).comment("rejected by policy"),
+            ],
+        );
         self.chain("invalid", vec![dropped("invalid connection state")]);
         let deny = Rule::new([Statement::Counter, verdict(goto(REFUSE))]).comment("profile default deny");
         self.chain("profile_deny", vec![deny]);
@@ -380,7 +397,27 @@ fn to_endpoint() -> Statement {
     Statement::is(Field::OifName, Key::interface_prefix(EndpointId::PREFIX))
 }
 
-fn states() -> Rule {
+fn not_from_endpoint() -> Statement {
+    Statement::is_not(Field::IifName, Key::interface_prefix(EndpointId::PREFIX))
+}
+
+fn not_to_endpoint() -> Statement {
+    Statement::is_not(Field::OifName, Key::interface_prefix(EndpointId::PREFIX))
+}
+
+/// Accepts what belongs to a connection that was judged since the last revocation.
+fn current() -> Rule {
+    let established = Statement::Compare {
+        field: Field::CtState,
+        mask: Some(Key::host_u32(2)),
+        negate: true,
+        value: Key::host_u32(0),
+    };
+    Rule::new([established, Statement::GenerationIsCurrent, verdict(Verdict::Accept)])
+}
+
+/// What is neither new nor of a connection that it could be judged by.
+fn exceptional() -> Rule {
     Rule::new([Statement::Vmap(vec![Field::CtState], "ct_states".into())])
 }
 

@@ -117,7 +117,7 @@ impl Text<'_> {
         let mask = self.settings.mark_mask;
         let _ = match statement {
             Statement::Compare { field, mask, negate, value } => {
-                let flag = *field == Field::CtStatus;
+                let flag = matches!(field, Field::CtStatus | Field::CtState) && mask.is_some();
                 let not = if *negate && !flag { "!= " } else { "" };
                 write!(out, "{} {not}{}", field_text(*field), show_value(*field, mask.as_ref(), value))
             }
@@ -186,7 +186,7 @@ fn show_value(field: Field, mask: Option<&Key>, value: &Key) -> String {
     let kind = field.key_type();
     match (kind, mask) {
         // `ct status dnat` is how nft writes that the bit is not zero.
-        (KeyType::CtStatus, Some(mask)) => mask.show(&[kind]),
+        (KeyType::CtStatus | KeyType::CtState, Some(mask)) => mask.show(&[kind]),
         (KeyType::Interface, _) if value.bytes().len() < kind.len() => {
             format!("\"{}*\"", String::from_utf8_lossy(value.bytes()))
         }

@@ -295,27 +295,51 @@ impl HashedSelector {
         }
     }
 
-    /// Hashes of which every matching identity has at least one; `None` if a match needs none of any finite list.
+    /// Hashes of which every matching identity has at least one; `None` if a match needs none of any finite list. Where
+    /// there is a choice, those with the least `weight` together.
     ///
     /// This is what selectors are indexed by: an identity is compared only with selectors it shares such a hash with.
-    pub fn required(&self) -> Option<Vec<LabelHash>> {
+    /// A selector for which this is `None` has its [`Self::excluded`].
+    pub fn required(&self, weight: &dyn Fn(LabelHash) -> usize) -> Option<Vec<LabelHash>> {
         match self {
-            Self::Const(true) | Self::Not(_) => None,
+            Self::Const(true) => None,
             Self::Const(false) => Some(Vec::new()),
             Self::Any(hashes) => Some(hashes.to_vec()),
             Self::Text { hash, .. } => Some(vec![*hash]),
-            Self::And(parts) => parts.iter().filter_map(Self::required).min_by_key(Vec::len),
-            Self::Or(parts) => {
-                let mut all = Vec::new();
-                for part in parts {
-                    all.extend(part.required()?);
-                }
-                all.sort_unstable();
-                all.dedup();
-                Some(all)
-            }
+            Self::Not(inner) => inner.excluded(weight),
+            Self::And(parts) => lightest(parts.iter().filter_map(|p| p.required(weight)), weight),
+            Self::Or(parts) => united(parts.iter().map(|p| p.required(weight))),
         }
     }
+
+    /// Hashes of which every identity that does not match, or of which that cannot be told, has at least one; `None` if
+    /// there is no finite list of them.
+    ///
+    /// Of [`Self::required`] and this at least one is a list: tests of labels have the first, a negation has the other
+    /// of what it negates, a conjunction has the first as soon as one part has it, and the second if all have.
+    pub fn excluded(&self, weight: &dyn Fn(LabelHash) -> usize) -> Option<Vec<LabelHash>> {
+        match self {
+            Self::Const(true) => Some(Vec::new()),
+            Self::Const(false) | Self::Any(_) | Self::Text { .. } => None,
+            Self::Not(inner) => inner.required(weight),
+            Self::And(parts) => united(parts.iter().map(|p| p.excluded(weight))),
+            Self::Or(parts) => lightest(parts.iter().filter_map(|p| p.excluded(weight)), weight),
+        }
+    }
+}
+
+fn lightest(
+    lists: impl Iterator<Item = Vec<LabelHash>>,
+    weight: &dyn Fn(LabelHash) -> usize,
+) -> Option<Vec<LabelHash>> {
+    lists.min_by_key(|list| list.iter().map(|hash| 1 + weight(*hash)).sum::<usize>())
+}
+
+fn united(lists: impl Iterator<Item = Option<Vec<LabelHash>>>) -> Option<Vec<LabelHash>> {
+    let mut all = lists.collect::<Option<Vec<_>>>()?.concat();
+    all.sort_unstable();
+    all.dedup();
+    Some(all)
 }
 
 /// `deciding` if any part says so, none if that depends on an unknown part, and otherwise the opposite.
@@ -457,7 +481,8 @@ mod tests {
 
     #[test]
     fn index_hashes() {
-        let required = |t: &str| t.parse::<Selector>().unwrap().hashed().required();
+        let required = |t: &str| t.parse::<Selector>().unwrap().hashed().required(&|_| 0);
+        let excluded = |t: &str| t.parse::<Selector>().unwrap().hashed().excluded(&|_| 0);
         let web = LabelHash::of_label("role", "web");
         assert_eq!(required("role == 'web' && env != 'dev'"), Some(vec![web]));
         assert_eq!(required("role == 'web' || env != 'dev'"), None);
@@ -465,6 +490,15 @@ mod tests {
         assert_eq!(required("!all()"), Some(vec![]));
         assert_eq!(required("has(a) || has(b)").map(|r| r.len()), Some(2));
         assert_eq!(required("role == 'web' && has(env) && x in {'a','b'}").map(|r| r.len()), Some(1));
+        assert_eq!(excluded("role == 'web'"), None);
+        assert_eq!(excluded("role != 'web'"), Some(vec![web]));
+        assert_eq!(excluded("has(a) || role != 'web'"), Some(vec![web]));
+        assert_eq!(excluded("!has(a) && role not in {'web', 'db'}").map(|r| r.len()), Some(3));
+        assert_eq!(required("!(env != 'dev' || role != 'web')").map(|r| r.len()), Some(1));
+        let common = "env == 'prod' && role == 'web'".parse::<Selector>().unwrap().hashed();
+        let env = LabelHash::of_label("env", "prod");
+        assert_eq!(common.required(&|hash| if hash == env { 2 } else { 1 }), Some(vec![web]));
+        assert_eq!(common.required(&|hash| if hash == env { 1 } else { 2 }), Some(vec![env]));
     }
 
     #[test]
@@ -528,8 +562,12 @@ mod tests {
             let less = Identity::of(&labels);
             prop_assert!(!hashed.matches(&less) || selector.matches(&labels));
             prop_assert!(selector.matches_identity(&less) == selector.matches(&labels) || !selector.texts().is_empty());
-            if hashed.matches(&identity) && let Some(required) = hashed.required() {
-                prop_assert!(required.iter().any(|h| identity.contains(*h)), "the index would miss it");
+            let (required, excluded) = (hashed.required(&|_| 0), hashed.excluded(&|_| 0));
+            prop_assert!(required.is_some() || excluded.is_some(), "nothing to index it by");
+            for identity in [&identity, &less] {
+                let has = |list: &Vec<LabelHash>| list.iter().any(|h| identity.contains(*h));
+                let needed = if hashed.matches(identity) { &required } else { &excluded };
+                prop_assert!(needed.as_ref().is_none_or(has), "the index would miss it");
             }
         }
 

@@ -1,0 +1,233 @@
+//! The sets that rules ask about, and which addresses are in them.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
+
+use rustc_hash::FxHashMap;
+
+use super::{
+    Engine, LiveSet,
+    lower::SetUse,
+    sets::{Content, family_index},
+};
+use crate::{
+    model::{EndpointId, Identity, Labels, Prefix},
+    policy::ir::{Data, Key, Name, Set},
+};
+impl Engine {
+    /// Whose labels count for an address: a local endpoint's before a remote one's.
+    pub(in crate::policy) fn identity_of(&self, prefix: Prefix) -> Option<&Arc<Identity>> {
+        let owner = self.owners.get(&prefix).and_then(|owners| owners.first());
+        match owner {
+            Some(id) => self.locals.get(id).map(|l| &l.identity),
+            None => self.remotes.get(&prefix),
+        }
+    }
+
+    /// The local endpoint with an address.
+    pub fn owner_of(&self, prefix: Prefix) -> Option<(&EndpointId, &Labels)> {
+        let id = self.owners.get(&prefix)?.first()?;
+        self.locals.get(id).map(|l| (&l.endpoint.id, &l.endpoint.labels))
+    }
+
+    /// Changes who has an address, and the sets it is in accordingly.
+    pub(super) fn change_address(&mut self, prefix: Prefix, change: impl FnOnce(&mut Self, Prefix)) {
+        let old = self.identity_of(prefix).cloned();
+        change(self, prefix);
+        let new = self.identity_of(prefix).cloned();
+        let same = match (&old, &new) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (old, new) => old.is_none() && new.is_none(),
+        };
+        if same {
+            return;
+        }
+        let family = family_index(prefix.family());
+        let sets = |identity: &Option<Arc<Identity>>| {
+            identity.as_ref().map_or_else(Vec::new, |identity| self.index.sets(identity, family))
+        };
+        let (mut before, mut after) = (sets(&old), sets(&new));
+        let [known_before, known_after] = [old, new].map(|i| i.is_some_and(|identity| !identity.is_empty()));
+        before.sort_unstable();
+        after.sort_unstable();
+        let key = Key::address(prefix.addr());
+        for name in before.iter().filter(|n| after.binary_search(n).is_err()) {
+            // To be no longer excluded is to be selected.
+            let selects = known_after && self.is_unselected(name);
+            self.revokes |= !selects || self.sets.get(name).is_some_and(|s| s.others > 0);
+            self.put(name, key.clone(), Some(Data::None), None);
+        }
+        for name in after.iter().filter(|n| before.binary_search(n).is_err()) {
+            self.revokes |= if self.is_unselected(name) {
+                known_before
+            } else {
+                self.sets.get(name).is_some_and(|s| s.others > 0)
+            };
+            self.put(name, key.clone(), None, Some(Data::None));
+        }
+    }
+
+    fn is_unselected(&self, set: &Name) -> bool {
+        self.sets.get(set).is_some_and(|s| matches!(s.def.content, Content::Unselected(..)))
+    }
+
+    /// Fills the sets that endpoints are members of, as far as they are in `sets`; they must be empty.
+    pub(super) fn fill(&self, sets: &mut BTreeMap<Name, Set>) {
+        // Most addresses share their identity with others, and members are best put in place in one go.
+        let mut members: Vec<Vec<Key>> = Vec::new();
+        let mut places: FxHashMap<Name, usize> = FxHashMap::default();
+        let mut known: FxHashMap<(*const Identity, usize), Vec<usize>> = FxHashMap::default();
+        let local = self.owners.keys().copied();
+        let remote = self.remotes.keys().copied().filter(|p| !self.owners.contains_key(p));
+        for prefix in local.chain(remote) {
+            let Some(identity) = self.identity_of(prefix) else { continue };
+            let family = family_index(prefix.family());
+            let of_identity = known.entry((Arc::as_ptr(identity), family)).or_insert_with(|| {
+                let names = self.index.sets(identity, family).into_iter().filter(|n| sets.contains_key(n));
+                let place = |name| {
+                    *places.entry(name).or_insert_with(|| {
+                        members.push(Vec::new());
+                        members.len() - 1
+                    })
+                };
+                names.map(place).collect()
+            });
+            for place in of_identity {
+                members[*place].push(Key::address(prefix.addr()));
+            }
+        }
+        for (name, place) in places {
+            if let Some(set) = sets.get_mut(&name) {
+                set.elements =
+                    std::mem::take(&mut members[place]).into_iter().map(|k| (k, Data::None)).collect();
+            }
+        }
+    }
+
+    pub(super) fn use_sets(&mut self, uses: &[SetUse]) {
+        for SetUse { set, only_allows } in uses {
+            let live = match self.sets.entry(set.name.clone()) {
+                Entry::Occupied(live) => live.into_mut(),
+                Entry::Vacant(free) => {
+                    self.given.touched_sets.insert(set.name.clone());
+                    self.index.insert(&set.content, &set.name);
+                    free.insert(LiveSet { def: set.clone(), users: 0, others: 0 })
+                }
+            };
+            live.users += 1;
+            live.others += usize::from(!only_allows);
+        }
+    }
+
+    /// A set without users stays until [`Self::sweep`], and its membership is kept up: it may be wanted again before
+    /// the kernel hears that it was not.
+    pub(super) fn release_sets(&mut self, uses: &[SetUse]) {
+        for SetUse { set, only_allows } in uses {
+            let Some(live) = self.sets.get_mut(&set.name) else { continue };
+            live.users -= 1;
+            live.others -= usize::from(!only_allows);
+            if live.users == 0 {
+                self.given.touched_sets.insert(set.name.clone());
+            }
+        }
+    }
+
+    /// Forgets sets that nobody uses.
+    pub(super) fn sweep(&mut self) {
+        for name in &self.given.touched_sets {
+            if let Entry::Occupied(entry) = self.sets.entry(name.clone())
+                && entry.get().users == 0
+            {
+                let live = entry.remove();
+                self.index.remove(&live.def.content);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+    use crate::policy::engine::{EngineConfig, LocalEndpoint};
+
+    /// An engine in which one endpoint is selected by so many policies, each with rules about other labels, most of them
+    /// negations.
+    fn engine(policies: usize) -> Engine {
+        let mut text = String::new();
+        for i in 0..policies {
+            let _ = write!(
+                text,
+                r#"[[policy]]
+                name = "p{i}"
+                select = 'all()'
+                ingress = [
+                    {{ action = "allow", from = {{ selector = 'env != "dev{i}"' }}, protocol = "tcp", ports = 1 }},
+                    {{ action = "allow", from = {{ selector = '!has(secret{i})' }}, protocol = "tcp", ports = 2 }},
+                    {{ action = "allow", from = {{ selector = 'zone not in {{"a{i}", "b{i}"}}' }}, protocol = "tcp", ports = 3 }},
+                    {{ action = "allow", from = {{ selector = 'role == "r{i}" || env != "dev{i}"' }}, protocol = "tcp", ports = 4 }},
+                    {{ action = "deny", from = {{ selector = '!(has(name) && env != "dev{i}")' }}, protocol = "tcp", ports = 5 }},
+                    {{ action = "allow", from = {{ selector = 'env == "prod" && role == "r{i}"' }}, protocol = "tcp", ports = 6 }},
+                    {{ action = "allow", from = {{ selector = 'all()' }}, protocol = "tcp", ports = 7 }},
+                ]
+                "#
+            );
+        }
+        let set =
+            crate::policy::language::parse(&[("test.toml", &text)]).unwrap_or_else(|e| panic!("{}", e[0]));
+        let mut engine = Engine::new(EngineConfig::default());
+        engine.set_policies(Arc::new(set));
+        let labels = Labels::try_from([("role", "local")]).unwrap();
+        let addresses = vec!["10.32.0.1".parse().unwrap(), "fd00:32::1".parse().unwrap()];
+        engine.upsert_local(LocalEndpoint { id: EndpointId("s32a".into()), addresses, labels });
+        engine.changes();
+        engine
+    }
+
+    #[test]
+    fn a_remote_endpoint_costs_its_labels_not_the_policies() {
+        let costs = [10, 100, 1000].map(|policies| {
+            let mut engine = engine(policies);
+            let identity =
+                |pairs: [(&str, &str); 3]| Arc::new(Identity::of(&Labels::try_from(pairs).unwrap()));
+            let prod = identity([("role", "r1"), ("env", "prod"), ("zone", "z")]);
+            let dev = identity([("role", "r2"), ("env", "dev3"), ("zone", "a4")]);
+            let comparisons = [&prod, &dev].map(|i| engine.index.comparisons(i));
+            let mut changed = Vec::new();
+            for prefix in ["10.64.0.1/32", "fd00:64::1/128"] {
+                let prefix: Prefix = prefix.parse().unwrap();
+                for step in [Some(&prod), Some(&dev), None] {
+                    match step {
+                        Some(identity) => _ = engine.upsert_remote(prefix, identity.clone()),
+                        None => engine.remove_remote(prefix),
+                    }
+                    let elements = engine.changes().elements;
+                    let count = elements.values().map(|c| c.add.len() + c.remove.len()).sum::<usize>();
+                    assert!(count > 0);
+                    changed.push(count);
+                }
+            }
+            (comparisons, changed)
+        });
+        assert_eq!(costs[0], costs[1]);
+        assert_eq!(costs[0], costs[2]);
+        assert!(costs[0].0.iter().all(|n| *n < 20), "{costs:?}");
+    }
+
+    #[test]
+    fn tracing_and_port_mappings_leave_classes_alone() {
+        let mut engine = engine(10);
+        let before = engine.compiled();
+        engine.set_config(EngineConfig { trace: true, ..EngineConfig::default() });
+        let delta = engine.changes();
+        assert!(delta.new_chains.is_empty() && delta.old_chains.is_empty() && !delta.revokes, "{delta:?}");
+        assert!(delta.changed_chains.iter().any(|(name, _)| &**name == "refuse"));
+        assert!(!delta.changed_chains.iter().any(|(name, _)| name.starts_with("cls_")));
+        engine.set_config(EngineConfig::default());
+        assert!(!engine.changes().revokes);
+        assert_eq!(engine.compiled(), before);
+    }
+}

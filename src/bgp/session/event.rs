@@ -126,6 +126,9 @@ pub enum Stop {
         /// (RFC 5882 section 4.3.1). Otherwise its BFD is expected to fail then (section 4.3.2).
         forwarding_lost: bool,
     },
+    /// The link to the neighbour is down. Nothing can be sent there: an established session ends without a word, and
+    /// its routes go at once, those kept for a restart too, as nothing is forwarded over a dead link.
+    LinkDown,
     /// Something of ours cannot take more (Cease/8); starts again later.
     OutOfResources,
     /// This process will be replaced by another: where graceful restart is negotiated the connection is closed with
@@ -237,6 +240,9 @@ pub enum Failure {
     /// Closed without NOTIFICATION for our planned restart.
     #[error("closed for a planned restart")]
     PlannedRestart,
+    /// The link to the neighbour is down.
+    #[error("the link to the neighbour is down")]
+    LinkDown,
     /// The peer connected again, which tells that it has restarted (RFC 4724 section 4.2).
     #[error("the peer has restarted")]
     Replaced,
@@ -249,6 +255,7 @@ impl Failure {
     /// Whether the way a session ended tells that the neighbour may forward nothing any more: BFD, or silence.
     pub fn neighbour_is_gone(&self) -> bool {
         match self {
+            Self::LinkDown => true,
             Self::Lost(text) => text == Self::BFD_DOWN,
             Self::Sent { notification, .. } => {
                 let cause = notification.hard_reset_cause();

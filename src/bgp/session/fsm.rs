@@ -599,6 +599,7 @@ fn retains(negotiated: &Negotiated, failure: &Failure) -> bool {
         | Failure::PlannedRestart => true,
         // It counts as a NOTIFICATION that could not be sent.
         Failure::SendHold => restart.notification,
+        Failure::LinkDown => false,
         Failure::Received(notification) | Failure::Sent { notification, .. } => {
             restart.notification && !notification.is_hard_reset()
         }
@@ -629,6 +630,7 @@ fn stop(session: &mut Session, now: Instant, stop: Stop) {
             Some(Notification::new(error::CEASE, cease::BFD_DOWN)),
             Next::After(session.config.timers.idle_hold),
         ),
+        Stop::LinkDown => (None, Next::After(session.config.timers.idle_hold)),
         Stop::OutOfResources => (
             Some(Notification::new(error::CEASE, cease::OUT_OF_RESOURCES)),
             Next::After(session.config.timers.idle_hold_max),
@@ -646,6 +648,11 @@ fn stop(session: &mut Session, now: Instant, stop: Stop) {
                 return;
             }
         }
+    }
+    if matches!(stop, Stop::LinkDown) && session.established().is_none() {
+        // What is kept for a restart is of no use; an attempt to connect finds out by itself.
+        session.events.push_back(Event::ForwardingLost);
+        return;
     }
     let was_stopped = session.phase == Phase::Stopped;
     for slot in Slot::BOTH {
@@ -679,6 +686,9 @@ fn stop_connection(
     if !connection.is_open_sent() {
         return drop_connection(session, slot, true);
     }
+    if matches!(stop, Stop::LinkDown) {
+        return end(session, now, slot, Failure::LinkDown, Next::Stay, true);
+    }
     let restart = connection.negotiated().and_then(|n| n.graceful_restart.as_ref());
     // RFC 5882 section 4.3: with the C bit BFD does not fail for a restart.
     let bfd_graceful =
@@ -694,7 +704,11 @@ fn stop_connection(
             Stop::Shutdown(_) | Stop::Deconfigured | Stop::MaxPrefixes { .. } => true,
             // Nothing should be sent to where it does not arrive, for as long as a restart may take.
             Stop::BfdDown { .. } => !bfd_graceful,
-            Stop::Reset(_) | Stop::ConfigChange | Stop::OutOfResources | Stop::PlannedRestart => false,
+            Stop::Reset(_)
+            | Stop::ConfigChange
+            | Stop::OutOfResources
+            | Stop::LinkDown
+            | Stop::PlannedRestart => false,
         };
     let notification = match notification {
         Some(notification) if hard => notification.into_hard_reset(),

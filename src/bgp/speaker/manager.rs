@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     PeerAction, PeerStatus, ReconfigureReport, Shutdown, SpeakerError, SpeakerEvent, change,
+    links::{LinkChange, Links},
     liveness::{Liveness, state_of},
     monitor::{
         self, CollectorCommand, CollectorContext, CollectorId, CollectorShared, CollectorStatus,
@@ -41,7 +42,7 @@ use crate::{
         session::{State, Stop},
     },
     model::{Family, Prefix},
-    netlink::ns::ifindex,
+    netlink::{self, ns::ifindex},
 };
 
 /// How long the end of all sessions may take.
@@ -175,6 +176,8 @@ pub(super) struct Manager {
     events: mpsc::UnboundedSender<SpeakerEvent>,
     host: HostAddresses,
     liveness: Liveness,
+    /// None when the kernel does not tell: then hold timers and BFD notice a dead link.
+    links: Option<Links>,
     restarting: bool,
 }
 
@@ -191,6 +194,9 @@ impl Manager {
         let mut manager = Self {
             restarting: config.restarting,
             liveness: Liveness::new(config.bfd_state_dir.clone()),
+            links: Links::open()
+                .inspect_err(|error| tracing::warn!(%error, "links are not watched: only hold timers and BFD notice a dead one"))
+                .ok(),
             config: Arc::new(config),
             rib,
             thread: Some(thread),
@@ -237,6 +243,13 @@ impl Manager {
                 Some(accepted) = self.inbox.accepted.recv() => self.accept(accepted),
                 Some(message) = self.inbox.tasks.recv() => self.task_says(message),
                 Some((peer, idle)) = self.inbox.expired.recv() => self.expire(peer, idle),
+                changes = link_changes(&mut self.links) => match changes {
+                    Ok(changes) => self.links_changed(&changes),
+                    Err(error) => {
+                        tracing::warn!(%error, "links are no longer watched: only hold timers and BFD notice a dead one");
+                        self.links = None;
+                    }
+                },
                 _ = again.tick() => self.watch_again(),
                 _ = pulse.tick() => {
                     if self.thread.as_ref().is_some_and(thread::JoinHandle::is_finished) {
@@ -415,6 +428,14 @@ impl Manager {
             let _ = self.rib.control.send(Control::Removed(id));
             if peer.range.is_none() {
                 self.add((*peer.config).clone(), None);
+            }
+        }
+    }
+
+    fn links_changed(&self, changes: &[LinkChange]) {
+        for &LinkChange { ifindex, up } in changes {
+            for peer in self.peers.values() {
+                peer.tell(PeerCommand::Link { ifindex, up });
             }
         }
     }
@@ -762,6 +783,14 @@ fn bfd_sessions(handle: Option<&BfdHandle>) -> Vec<BfdStatus> {
 
 fn on(interface: &str, from: SocketAddr) -> bool {
     ifindex(interface).is_ok_and(|index| index == scope(from))
+}
+
+/// The next changes of links; never, when they are not watched.
+async fn link_changes(links: &mut Option<Links>) -> Result<Vec<LinkChange>, netlink::Error> {
+    match links {
+        Some(links) => links.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn accept_loop(socket: Arc<TcpListener>, accepted: mpsc::Sender<Accepted>) {

@@ -11,6 +11,7 @@
 //! KEEPALIVEs; with a slow peer the RIB stops encoding for that peer, and goes on with the others.
 
 mod change;
+mod links;
 mod liveness;
 mod manager;
 mod monitor;

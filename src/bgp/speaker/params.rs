@@ -166,6 +166,16 @@ impl HostAddresses {
         }
     }
 
+    /// The interface that the session runs over, if the peer is on that link.
+    pub(super) fn link(&self, local: SocketAddr, peer: SocketAddr) -> Option<u32> {
+        let (local, peer) = (canonical(local), canonical(peer));
+        match scope(peer) {
+            0 if self.shared_networks(local, peer).is_empty() => None,
+            0 => Self::ifindex(&self.list(), local),
+            scope => Some(scope),
+        }
+    }
+
     /// The networks of the link that the session runs over; none if the peer is not on it.
     fn shared_networks(&self, local: SocketAddr, peer: SocketAddr) -> Vec<Prefix> {
         let list = self.list();

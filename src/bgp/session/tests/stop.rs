@@ -53,6 +53,7 @@ fn stops() {
             [(Some((6, 10)), false), (Some((6, 10)), false), (Some((6, 9)), false)],
             Idle,
         ),
+        (Stop::LinkDown, [(None, false), (None, false), (None, false)], Idle),
         (Stop::OutOfResources, [(Some((6, 8)), false), (Some((6, 8)), false), (Some((6, 8)), true)], Idle),
         (Stop::PlannedRestart, [(Some((6, 4)), false), (None, true), (None, true)], Idle),
     ];
@@ -233,6 +234,19 @@ fn strict_bfd_waits_again() {
     assert_eq!(pair.states()[0], State::Idle);
     pair.input(0, Input::BfdUp);
     assert!(pair.run_until(Duration::from_secs(30), Pair::is_established));
+}
+
+/// Whatever was kept for a restart is not forwarded to over a dead link.
+#[test]
+fn link_down_during_a_restart() {
+    let mut pair = Pair::new();
+    pair.establish();
+    pair.stop(0, Stop::PlannedRestart);
+    pair.run(Duration::from_millis(100));
+    assert_eq!(pair.down(1).map(|(_, retain)| retain), Some(true));
+    pair.refuse = true;
+    pair.stop(1, Stop::LinkDown);
+    assert!(pair.events[1].iter().any(|event| matches!(event, Event::ForwardingLost)));
 }
 
 /// RFC 5882 section 4.3: while a neighbour restarts, its BFD fails as well unless it is independent of what restarts.

@@ -431,6 +431,7 @@ fn put_peer_down(out: &mut BytesMut, header: &PeerHeader, why: Option<&Failure>)
             bmp::peer_down(out, header, PeerDown::RemoteNotification(&message(notification)));
         }
         Some(Failure::Closed | Failure::Dial(_)) => bmp::peer_down(out, header, PeerDown::RemoteClosed),
+        Some(Failure::LinkDown) => bmp::peer_down(out, header, PeerDown::LocalEvent(event::NONE)),
         Some(Failure::Lost(text)) if text == Failure::BFD_DOWN => {
             bmp::peer_down(out, header, PeerDown::LocalEvent(event::NONE));
         }

@@ -123,6 +123,7 @@ impl PeerTask {
             Established { conn, negotiated: negotiated.clone(), local, peer, outbox: outbox.clone() };
         let params = Box::new(self.params(&established));
         self.established = Some(established);
+        self.link = self.context.host.link(local, peer);
         self.log_state(State::Established);
         let id = self.context.id;
         self.sessions += 1;

@@ -71,6 +71,11 @@ pub(super) enum PeerCommand {
     BfdDown {
         forwarding_lost: bool,
     },
+    /// A link of the host went down or came up.
+    Link {
+        ifindex: u32,
+        up: bool,
+    },
     /// The time of restarting is over.
     EndRestarting,
     /// The neighbour on an unnumbered interface.
@@ -127,6 +132,8 @@ struct PeerTask {
     dial: Option<(ConnId, JoinHandle<io::Result<TcpStream>>)>,
     closing: JoinSet<()>,
     established: Option<Established>,
+    /// The link of the last session, if the neighbour is on it.
+    link: Option<u32>,
     /// Counts the sessions of this peer.
     sessions: u32,
     to_rib: VecDeque<FromPeer>,
@@ -158,6 +165,7 @@ pub(super) fn spawn(context: PeerContext) -> (mpsc::UnboundedSender<PeerCommand>
         dial: None,
         closing: JoinSet::new(),
         established: None,
+        link: None,
         sessions: 0,
         to_rib: VecDeque::new(),
         neighbour: None,
@@ -274,6 +282,14 @@ impl PeerTask {
                 self.notice_closed();
                 self.session.handle_input(now, Input::Stop(Stop::BfdDown { forwarding_lost }));
             }
+            PeerCommand::Link { ifindex, up } if self.link == Some(ifindex) => {
+                if !up {
+                    self.session.handle_input(now, Input::Stop(Stop::LinkDown));
+                } else if self.session.state() < State::OpenSent {
+                    self.session.handle_input(now, Input::RetryNow);
+                }
+            }
+            PeerCommand::Link { .. } => {}
             PeerCommand::EndRestarting => self.session.end_restarting(),
             PeerCommand::Neighbour(address) => {
                 self.neighbour = Some(address);

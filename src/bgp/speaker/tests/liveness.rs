@@ -13,7 +13,7 @@ use crate::{
         session::State,
         speaker::{Shutdown, SpeakerEvent},
     },
-    netlink::{self, link, ns::ifindex},
+    netlink::{self, addr, link, ns::ifindex},
 };
 
 const QUICK: BfdConfig = BfdConfig {
@@ -28,6 +28,17 @@ fn cut(lab: &Lab, host: u8, interface: &str) {
     lab.host(host).run(|| {
         let index = ifindex(interface).unwrap();
         link::set_down(&mut netlink::Socket::route().unwrap(), index).unwrap();
+    });
+}
+
+/// The link stays up, and the host does not answer any more.
+fn silence(lab: &Lab, host: u8, interface: &str) {
+    lab.host(host).run(|| {
+        let index = ifindex(interface).unwrap();
+        let mut socket = netlink::Socket::route().unwrap();
+        for a in addr::list(&mut socket).unwrap().into_iter().filter(|a| a.ifindex == index) {
+            addr::delete(&mut socket, index, a.addr, a.prefix_len).unwrap();
+        }
     });
 }
 
@@ -53,7 +64,7 @@ fn bfd_ends_the_session_long_before_the_hold_timer() {
             node.until("up twice", |p| p.state == State::Established && p.bfd == Some("up")).await;
             two.until("up twice", |p| p.state == State::Established && p.bfd == Some("up")).await;
             assert_eq!(node.handle.bfd().await.unwrap().len(), 1);
-            cut(&lab, 2, "to1");
+            silence(&lab, 2, "to1");
             let reason = node
                 .event("down", |event| match event {
                     SpeakerEvent::PeerDown { reason, .. } => Some(reason),
@@ -61,6 +72,35 @@ fn bfd_ends_the_session_long_before_the_hold_timer() {
                 })
                 .await;
             assert!(reason.contains("BFD Down"), "{reason}");
+        });
+    }
+}
+
+#[test]
+fn a_dead_link_ends_the_session_at_once() {
+    for neighbour in [neighbour4, neighbour6] {
+        let lab = Lab::new(2, &[(1, 2)]);
+        wait(async {
+            let mut one = host_config(1, 64512);
+            one.peers = vec![neighbour(1, 2, 65000)];
+            let mut two = host_config(2, 65000);
+            two.peers = vec![neighbour(2, 1, 64512)];
+            let (mut node, two) = (lab.start(1, one), lab.start(2, two));
+            node.established().await;
+            two.handle
+                .originate(vec![(prefix("10.32.4.7/32"), LocalRoute::default())], Duration::from_secs(5))
+                .await
+                .unwrap();
+            // No BFD here, and the hold time is longer than this test may take.
+            cut(&lab, 2, "to1");
+            let (reason, retained) = node
+                .event("down", |event| match event {
+                    SpeakerEvent::PeerDown { reason, retained, .. } => Some((reason, retained)),
+                    _ => None,
+                })
+                .await;
+            assert_eq!(reason, "the link to the neighbour is down");
+            assert!(!retained);
         });
     }
 }

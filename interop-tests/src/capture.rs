@@ -1,15 +1,18 @@
 //! Packet captures, for the day a test fails.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::eventually;
 use crate::machine::{Machine, Process};
+use crate::pcap::{self, Packet};
 
 /// A running capture. It ends with the lab or when dropped; the file is kept when the lab fails.
 pub struct Capture {
     process: Process,
+    file: PathBuf,
 }
 
 impl Machine {
@@ -19,7 +22,8 @@ impl Machine {
         let file = self.log_dir().join(format!("{interface}.pcap"));
         let process = self
             .command("tcpdump")
-            .args(["-i", interface, "-n", "-U", "-Z", "root", "-w"])
+            // Each packet is in the file at once, not when a buffer is full or a second has passed.
+            .args(["-i", interface, "-n", "-U", "--immediate-mode", "-Z", "root", "-w"])
             .arg(file.display())
             .args(filter.split_whitespace())
             .spawn(&format!("tcpdump-{interface}"))
@@ -29,11 +33,17 @@ impl Machine {
             ensure!(process.log().contains("listening on"), "{}", process.log());
             Ok(())
         })?;
-        Ok(Capture { process })
+        Ok(Capture { process, file })
     }
 }
 
 impl Capture {
+    /// The TCP and UDP packets seen so far.
+    pub fn packets(&self) -> Result<Vec<Packet>> {
+        let file = std::fs::read(&self.file).with_context(|| format!("read {}", self.file.display()))?;
+        pcap::parse(&file)
+    }
+
     /// Ends the capture with everything written.
     pub fn stop(self) -> Result<()> {
         self.process.terminate().map(drop)

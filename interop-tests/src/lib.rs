@@ -33,6 +33,7 @@ mod inject;
 mod lab;
 mod link;
 mod machine;
+mod pcap;
 mod ping;
 mod podman;
 mod probe;
@@ -58,6 +59,7 @@ pub use link::Port;
 #[doc(hidden)]
 pub use machine::serve as init;
 pub use machine::{Cmd, Exit, Machine, Output, Process, Signal};
+pub use pcap::Packet;
 pub use podman::{Podman, PodmanContainer};
 pub use probe::{Flow, FlowReport, Probe, ProbeReport, Watcher};
 pub use programs::slash32;

@@ -6,7 +6,7 @@
 # What RouterOS does unless told otherwise, and what follows for slash32:
 #   communities    all kinds are passed on, unless a filter removes them. Nothing to switch on.
 #   /32 and /128   accepted.
-#   prefix limit   none. limit-process-routes-* here; a session that hit it stays down until
+#   prefix limit   none. limit-process-routes-* here, which counts only roughly; a session that hit it stays down until
 #                  `/routing/bgp/session/clear flag=limit-exceeded`. Rejected routes still take memory.
 #   RFC 8212       not obeyed: without a filter everything is accepted and sent.
 #   own AS check   "early cut": routes that the neighbour would drop for its own AS number are not sent. Nothing to do

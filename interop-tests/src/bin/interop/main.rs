@@ -122,7 +122,7 @@ fn conclude(seen: &Results, all: bool, write: bool) -> Result<ExitCode> {
     let regressions = before.regressions(seen);
     // What got worse must not become the measure of the next run by itself.
     if write || (all && regressions.is_empty()) {
-        let mut results = if all { Results::default() } else { before };
+        let mut results = if all { Results::default() } else { before.clone() };
         results.merge(seen);
         let routers: Vec<&str> = flavors::ALL.iter().map(|flavor| flavor.name()).collect();
         std::fs::write(&path, results.render(&cases::all(), &routers))
@@ -136,6 +136,12 @@ fn conclude(seen: &Results, all: bool, write: bool) -> Result<ExitCode> {
         count(|outcome| matches!(outcome, Outcome::Unsupported(_))),
         count(|outcome| matches!(outcome, Outcome::Fail(_))),
     );
+    let known = |key: &(String, String)| matches!(before.cells.get(key), Some(Outcome::Fail(_)));
+    let failing =
+        seen.cells.iter().filter(|(key, outcome)| matches!(outcome, Outcome::Fail(_)) && known(key));
+    for ((case, router), _) in failing {
+        println!("KNOWN TO FAIL: {case} with {router}, as in {}", path.display());
+    }
     if regressions.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

@@ -189,6 +189,7 @@ impl Plan {
             asn: self.switch_as,
             router_id: format!("198.18.{s}.1"),
             networks: vec![format!("10.99.0.{s}/32"), format!("fd00:99::{s}/128")],
+            addresses: Family::BOTH.map(|family| self.switch_address(s, 1, family)).to_vec(),
             ..RouterSpec::default()
         };
         for address in &self.anycast {

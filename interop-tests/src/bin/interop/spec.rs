@@ -10,6 +10,8 @@ pub(crate) struct RouterSpec {
     /// In IPv4 form.
     pub(crate) router_id: String,
     pub(crate) neighbors: Vec<Neighbor>,
+    /// Its own addresses on the hosts' Ethernet segment, where it is on one.
+    pub(crate) addresses: Vec<String>,
     /// Prefixes it announces as its own: addresses of its loopback interface.
     pub(crate) networks: Vec<String>,
     /// Standard communities on them, `AS:VALUE`.
@@ -22,6 +24,13 @@ pub(crate) struct RouterSpec {
     pub(crate) graceful_restart: Option<u32>,
     /// Long-lived stale time, seconds (RFC 9494).
     pub(crate) long_lived: Option<u32>,
+}
+
+impl RouterSpec {
+    /// Its address of that family on the segment.
+    pub(crate) fn address(&self, family: Family) -> Option<String> {
+        self.addresses.iter().find(|address| Family::of(address) == family).cloned()
+    }
 }
 
 /// A neighbour of a router.
@@ -53,6 +62,8 @@ pub(crate) struct Neighbor {
     pub(crate) next_hop_self: bool,
     /// The limit comes with a restart after so many seconds, where the router can.
     pub(crate) enhanced_refresh: bool,
+    /// The router serves routes as they are, with nothing of its own in them (RFC 7947).
+    pub(crate) route_server: bool,
 }
 
 /// How a neighbour is told from others.
@@ -94,6 +105,7 @@ impl Neighbor {
             max_prefixes: None,
             next_hop_self: false,
             enhanced_refresh: false,
+            route_server: false,
         }
     }
 

@@ -114,7 +114,9 @@ fn add_path_send(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
     let prefix = format!("{}/32", HOST_ANYCAST[0]);
     site.switches[0].wait_paths(flavor, &prefix, 2)?;
     // One of the two goes, the other path stays.
-    leaves[0].0.stop()?;
+    // For good: after a planned restart its path would rightly stay for the restart time.
+    leaves[0].0.cli("stop").run()?;
+    leaves[0].0.process().wait(PATIENCE)?;
     leaves[0].1.link_down("eth0")?;
     eventually("one path is left", PATIENCE, || {
         let shown = flavor.paths(&site.switches[0].run, &prefix)?;
@@ -190,15 +192,15 @@ fn weighted_ecmp(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
 }
 
 fn allowas_in(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
+    let mut plan = Plan::new(flavor).host_as(|_| 65001).group("allowas_in = 1");
     if flavor.name() == "gobgp" {
-        return unsupported(
-            "withholds routes from neighbours of the AS they come from, with no setting against it",
-        );
+        // It withholds routes from neighbours of the AS they come from, except as a route server.
+        plan = plan.group("enforce_first_as = false").neighbor(|_, neighbor| neighbor.route_server = true);
     }
-    let plan = Plan::new(flavor).host_as(|_| 65001).group("allowas_in = 1");
     let site = plan.start(lab)?;
     site.needs_passing_on()?;
-    site.traffic()
+    // A GoBGP that is a route server does not serve routes of its own.
+    site.containers_reach_each_other()
 }
 
 fn same_as_racks(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
@@ -240,6 +242,7 @@ fn same_as_racks(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
     agent.wait_established(2)?;
     // The host is cabled to both leaves; take one cable away, so that its packets to the other rack cross the spine.
     site.hosts[0].machine.link_down("up2")?;
+    site.switches[1].machine.link_down("port1")?;
     let address = service(2, Family::Four);
     reach(&site.hosts[0].container, &address)?;
     let rows = site.hosts[0].rib(&format!("{address}/32"))?;

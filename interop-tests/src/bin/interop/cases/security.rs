@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use interop_tests::{Lab, steadily};
 
 use super::{Case, case};
 use crate::flavors::Flavor;
-use crate::site::Plan;
+use crate::site::{Plan, Site};
 use crate::spec::Family;
 
 pub(super) const CASES: &[Case] = &[
@@ -82,5 +82,33 @@ fn gtsm(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
     site.traffic()?;
     let counted = machine.run("nft list table inet ttl")?;
     ensure!(counted.matches("packets 0 ").count() == 4, "packets with another TTL: {counted}");
-    Ok(())
+    from_afar(&site)
+}
+
+/// Packets that have crossed one more router than allowed are dropped by the kernel before we see them.
+fn from_afar(site: &Site) -> Result<()> {
+    let (host, machine) = (&site.hosts[0], &site.switches[0].machine);
+    let dropped = || -> Result<u64> {
+        let shown = host.machine.run("nstat -asz TcpExtTCPMinTTLDrop")?;
+        let line = shown.lines().find(|line| line.starts_with("TcpExtTCPMinTTLDrop")).unwrap_or_default();
+        line.split_whitespace().nth(1).unwrap_or_default().parse().with_context(|| shown.clone())
+    };
+    machine.run("nft delete table inet ttl")?;
+    machine.run("nft add table inet afar")?;
+    machine.run("nft add chain inet afar out { type filter hook postrouting priority 0 ; }")?;
+    for ports in ["dport", "sport"] {
+        machine.run(&format!("nft add rule inet afar out tcp {ports} 179 ip ttl set 254"))?;
+        machine.run(&format!("nft add rule inet afar out tcp {ports} 179 ip6 hoplimit set 254"))?;
+    }
+    let before = dropped()?;
+    host.agent.cli("bgp clear *").run()?;
+    steadily("no session with a neighbour behind another router", Duration::from_secs(3), || {
+        let peers = host.agent.peers()?;
+        ensure!(!peers.iter().any(crate::site::is_up), "{peers:?}");
+        Ok(())
+    })?;
+    ensure!(dropped()? > before, "nothing was dropped: nobody has tried");
+    machine.run("nft delete table inet afar")?;
+    site.wait_up()?;
+    site.traffic()
 }

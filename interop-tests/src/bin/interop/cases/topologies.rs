@@ -317,17 +317,17 @@ fn full_mesh(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
             }
         }
         let others = (1..=5).filter(|other| *other != n).map(|other| {
-            Neighbor::new(
-                &format!("m{other}"),
-                Remote::Address(address(other)[0].clone()),
-                &address(n)[0],
-                ASN,
-            )
+            let remote = Remote::Address(address(other)[0].clone());
+            let mut neighbor = Neighbor::new(&format!("m{other}"), remote, &address(n)[0], ASN);
+            // Two that only call would never meet: ExaBGP listens where it is told to be passive.
+            neighbor.passive = (n, other) == (2, 1) && !flavor.passes_on();
+            neighbor
         });
         let spec = RouterSpec {
             asn: ASN,
             router_id: address(n)[0].clone(),
             neighbors: others.collect(),
+            addresses: address(n).to_vec(),
             networks,
             ..RouterSpec::default()
         };

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use interop_tests::ImageRun;
 
 use super::Flavor;
+use crate::site::Switch;
 use crate::spec::{AddPath, Family, Neighbor, Remote, RouterSpec};
 
 pub(super) struct Bird {
@@ -118,8 +119,13 @@ impl Flavor for Bird {
         run.start_again(&["-R"])
     }
 
-    fn bfd_admin_down(&self, run: &ImageRun, _neighbor: &str) -> Result<()> {
-        run.command("birdc").args(["disable", "bfd1"]).run().map(drop)
+    fn bfd_admin_down(&self, switch: &mut Switch) -> Result<()> {
+        // It has no command for one session, and ends one that no protocol asks for any more.
+        switch.reconfigure(self, |spec| {
+            for neighbor in spec.neighbors.iter_mut().filter(|neighbor| neighbor.name.starts_with("h1")) {
+                neighbor.bfd = None;
+            }
+        })
     }
 }
 
@@ -142,11 +148,13 @@ fn protocol(text: &mut String, spec: &RouterSpec, neighbor: &Neighbor) -> Result
     writeln!(text, "  local as {};", spec.asn)?;
     match &neighbor.remote {
         Remote::Address(address) => {
-            writeln!(
-                text,
-                "  neighbor {address} as {};\n  source address {};",
-                neighbor.asn, neighbor.local
-            )?;
+            // Without the 4-octet capability it refuses to be told a large number, and takes it from the neighbour all the same.
+            let who = if neighbor.four_octet_as || neighbor.asn <= 0xffff {
+                format!("as {}", neighbor.asn)
+            } else {
+                "external".to_owned()
+            };
+            writeln!(text, "  neighbor {address} {who};\n  source address {};", neighbor.local)?;
         }
         Remote::Range(range) => {
             writeln!(text, "  neighbor range {range} external;\n  dynamic name \"{}_\";", neighbor.name)?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use interop_tests::{ImageRun, Signal};
 
 use super::Flavor;
@@ -73,14 +73,24 @@ impl Flavor for ExaBgp {
         unsupported("has no command that brings a session back")
     }
 
+    fn refresh(&self, run: &ImageRun, _neighbor: &str) -> Result<()> {
+        run.command("exabgpcli").args(["announce", "route-refresh", "ipv4", "unicast"]).run().map(drop)
+    }
+
     fn no_graceful_restart(&self) -> Option<&'static str> {
         Some("holds no table: nothing of it forwards while it restarts")
     }
 }
 
 fn peer(text: &mut String, spec: &RouterSpec, neighbor: &Neighbor) -> Result<()> {
-    let Remote::Address(address) = &neighbor.remote else {
+    let (Remote::Address(address) | Remote::Range(address)) = &neighbor.remote else {
         return unsupported("is configured by neighbour's address");
+    };
+    let local = if neighbor.local.is_empty() {
+        let family = if neighbor.four { Family::Four } else { Family::Six };
+        spec.address(family).context("no address on the segment")?
+    } else {
+        neighbor.local.clone()
     };
     if neighbor.bfd.is_some() {
         return unsupported("has no BFD");
@@ -94,12 +104,12 @@ fn peer(text: &mut String, spec: &RouterSpec, neighbor: &Neighbor) -> Result<()>
     writeln!(
         text,
         "neighbor {address} {{\n\trouter-id {};\n\tlocal-address {};\n\tlocal-as {};\n\tpeer-as {};",
-        spec.router_id, neighbor.local, spec.asn, neighbor.asn
+        spec.router_id, local, spec.asn, neighbor.asn
     )?;
     text.push_str("\tadj-rib-in true;\n");
     writeln!(text, "\thold-time {};", neighbor.timers.map_or(180, |(hold, _)| hold))?;
     if neighbor.passive {
-        text.push_str("\tpassive true;\n");
+        text.push_str("\tpassive true;\n\tlisten 179;\n");
     }
     if let Some(password) = &neighbor.password {
         writeln!(text, "\tmd5-password \"{password}\";")?;
@@ -127,14 +137,10 @@ fn peer(text: &mut String, spec: &RouterSpec, neighbor: &Neighbor) -> Result<()>
         if !neighbor.families().any(|f| f == family) {
             continue;
         }
-        let next_hop = if Family::of(&neighbor.local) == family {
+        let next_hop = if Family::of(&local) == family {
             "self".to_owned()
         } else {
-            let number = spec.router_id.split('.').nth(2).unwrap_or("1");
-            match family {
-                Family::Four => spec.router_id.clone(),
-                Family::Six => format!("2001:db8:{number}::1"),
-            }
+            spec.address(family).context("no address on the segment")?
         };
         let mut attributes = String::new();
         if !spec.network_communities.is_empty() {

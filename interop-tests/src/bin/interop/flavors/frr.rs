@@ -7,6 +7,7 @@ use interop_tests::ImageRun;
 use serde_json::Value;
 
 use super::Flavor;
+use crate::site::Switch;
 use crate::spec::{AddPath, Family, Neighbor, Remote, RouterSpec, unsupported};
 
 pub(super) struct Frr {
@@ -165,7 +166,9 @@ impl Flavor for Frr {
         vtysh(run, &[&format!("clear bgp ipv4 unicast {neighbor} soft in")]).map(drop)
     }
 
-    fn bfd_admin_down(&self, run: &ImageRun, neighbor: &str) -> Result<()> {
+    fn bfd_admin_down(&self, switch: &mut Switch) -> Result<()> {
+        let run = &switch.run;
+        let neighbor = name(switch.spec.neighbors.first().context("a neighbour")?);
         let shown = vtysh(run, &["show bfd peers json"])?;
         let json: Value = serde_json::from_str(&shown).context("BFD peers")?;
         let peers = json.as_array().cloned().unwrap_or_default();

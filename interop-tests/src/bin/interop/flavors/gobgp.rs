@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use interop_tests::ImageRun;
 use serde_json::Value;
 
@@ -47,8 +47,15 @@ impl Flavor for Gobgp {
              [policy-definitions.statements.actions]\nroute-disposition = \"accept-route\"\n\
              [policy-definitions.statements.actions.bgp-actions]\nset-next-hop = \"unchanged\"\n",
         );
-        if spec.link_bandwidth.is_some() {
-            return unsupported("its command line refuses a link bandwidth on routes of its own");
+        if let Some(bandwidth) = spec.link_bandwidth {
+            // Its command line cannot (3.36 wants two words and reads three), a policy can.
+            writeln!(
+                text,
+                "[policy-definitions.statements.actions.bgp-actions.set-ext-community]\noptions = \"add\"\n\
+                 [policy-definitions.statements.actions.bgp-actions.set-ext-community.set-ext-community-method]\n\
+                 communities-list = [\"lb:{}:{bandwidth:.0}\"]",
+                spec.asn
+            )?;
         }
         for neighbor in &spec.neighbors {
             peer(&mut text, spec, neighbor)?;
@@ -65,7 +72,7 @@ impl Flavor for Gobgp {
                 .iter()
                 .find(|n| !n.local.is_empty() && Family::of(&n.local) == family)
                 .map(|n| n.local.clone());
-            let next_hop = local.unwrap_or_else(|| segment_address(spec, family));
+            let next_hop = local.or_else(|| spec.address(family)).context("no address on the segment")?;
             let mut command =
                 run.command("gobgp").args(["global", "rib", "add", "-a", family.word(), network]);
             command = command.args(["nexthop", &next_hop]);
@@ -105,8 +112,9 @@ impl Flavor for Gobgp {
         run.signal(interop_tests::Signal::HUP)
     }
 
+    // Not `disable`, which 3.36 sends without the reason given.
     fn shut_down(&self, run: &ImageRun, neighbor: &str, text: &str) -> Result<()> {
-        run.command("gobgp").args(["neighbor", neighbor, "shutdown", text]).run().map(drop)
+        run.command("gobgp").args(["neighbor", neighbor, "shutdown", "--reason", text]).run().map(drop)
     }
 
     fn revive(&self, run: &ImageRun, neighbor: &str) -> Result<()> {
@@ -119,15 +127,6 @@ impl Flavor for Gobgp {
 
     fn start_after_end(&self, run: &mut ImageRun) -> Result<()> {
         run.start_again(&["-r"])
-    }
-}
-
-/// The router's address when no session has that family: see `site.rs`, switch number from the router id 198.18.N.1.
-fn segment_address(spec: &RouterSpec, family: Family) -> String {
-    let number = spec.router_id.split('.').nth(2).unwrap_or("1");
-    match family {
-        Family::Four => spec.router_id.clone(),
-        Family::Six => format!("2001:db8:{number}::1"),
     }
 }
 
@@ -171,6 +170,9 @@ fn peer(text: &mut String, spec: &RouterSpec, neighbor: &Neighbor) -> Result<()>
     }
     if neighbor.ttl_security {
         writeln!(text, "[{table}.ttl-security.config]\nenabled = true\nttl-min = 255")?;
+    }
+    if neighbor.route_server {
+        writeln!(text, "[{table}.route-server.config]\nroute-server-client = true")?;
     }
     if neighbor.reflector_client {
         writeln!(

@@ -10,6 +10,7 @@ mod openbgpd;
 use anyhow::Result;
 use interop_tests::{ImageRun, Machine};
 
+use crate::site::Switch;
 use crate::spec::{RouterSpec, unsupported};
 
 /// One router, as the cases see it. What a router cannot do is an [`Unsupported`](crate::spec::Unsupported) error with
@@ -105,8 +106,8 @@ pub(crate) trait Flavor: Sync {
         None
     }
 
-    /// Takes the BFD session administratively down, BGP staying up.
-    fn bfd_admin_down(&self, _run: &ImageRun, _neighbor: &str) -> Result<()> {
+    /// Takes the BFD session with host 1 administratively down, BGP staying up.
+    fn bfd_admin_down(&self, _switch: &mut Switch) -> Result<()> {
         unsupported("has no command for it")
     }
 

@@ -9,7 +9,10 @@ use super::print;
 /// Why a received prefix is not in the RIB, in words, with what to do where something can be done here.
 const REJECTED: [(&str, &str); 11] = [
     ("as_loop", "our own AS number is in the AS path (allowas_in admits it)"),
-    ("first_as", "the AS path does not begin with the neighbour's AS number"),
+    (
+        "first_as",
+        "the AS path does not begin with the neighbour's AS number (enforce_first_as = false admits it)",
+    ),
     ("originator_loop", "we are the originator (RFC 4456)"),
     ("cluster_loop", "our cluster is in the cluster list (RFC 4456)"),
     ("next_hop", "the next hop is an address of ours, or none that can be one"),

@@ -312,6 +312,7 @@ impl Context<'_> {
             route_reflector_client: client,
             next_hop,
             allowas_in: peer.allowas_in.unwrap_or(0),
+            enforce_first_as: peer.enforce_first_as.unwrap_or(true),
             as_override: peer.as_override.unwrap_or(false),
             remove_private: peer.remove_private.unwrap_or(false),
             add_path: add_path(peer.add_path),

@@ -473,6 +473,22 @@ pub struct GracefulRestart {
     pub long_lived: Option<Duration>,
 }
 
+impl GracefulRestart {
+    /// How long a configured peer may take to come back after our own restart, while the kernel keeps what it had by it.
+    ///
+    /// With long-lived restart, neighbours keep our routes beyond the restart time, so what the kernel has is kept for
+    /// as long as a neighbour in its idle hold takes, whatever the restart time.
+    pub fn connect_wait(&self) -> Duration {
+        const WAIT: Duration = Duration::from_secs(30);
+        if self.long_lived.is_some() { WAIT } else { self.restart_time.min(WAIT) }
+    }
+
+    /// How long after our own restart sessions say that we restarted and have kept our forwarding state.
+    pub fn restarting_time(&self) -> Duration {
+        self.restart_time.max(self.connect_wait())
+    }
+}
+
 impl Default for GracefulRestart {
     fn default() -> Self {
         Self {

@@ -223,7 +223,7 @@ impl Manager {
     }
 
     pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        let restart_over = tokio::time::sleep(self.config.graceful_restart.restart_time);
+        let restart_over = tokio::time::sleep(self.config.graceful_restart.restarting_time());
         tokio::pin!(restart_over);
         let mut again = tokio::time::interval(RETRY);
         let mut pulse = tokio::time::interval(PULSE);

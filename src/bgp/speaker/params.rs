@@ -21,9 +21,6 @@ use crate::{
     netlink::{Socket, addr},
 };
 
-/// After our own restart: how long a configured peer that does not come is waited for.
-const CONNECT_WAIT: Duration = Duration::from_secs(30);
-
 /// The RIB's configuration.
 pub fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restarting: bool) -> RibConfig {
     let mut rib = RibConfig::new(config.asn, config.router_id);
@@ -38,7 +35,7 @@ pub fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restarting: bool
     rib.local_addresses = host.list().iter().map(|a| a.addr).collect();
     rib.restart = restarting.then(|| Restart {
         peers: config.peers.iter().filter(|peer| peer.settings.shutdown.is_none()).count(),
-        connect_wait: config.graceful_restart.restart_time.min(CONNECT_WAIT),
+        connect_wait: config.graceful_restart.connect_wait(),
         deferral: config.graceful_restart.stale_time,
     });
     rib

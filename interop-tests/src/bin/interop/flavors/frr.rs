@@ -29,10 +29,11 @@ impl Flavor for Frr {
     }
 
     fn env(&self) -> &'static [(&'static str, &'static str)] {
-        // zebra keeps the kernel's routes of a former run so long, as an operator who wants graceful restart has it.
+        // As an operator who wants graceful restart has it: zebra leaves the kernel's routes there when it ends (-r), and
+        // takes over those of a former run for so long (-K).
         match self.profile {
-            "datacenter" => &[("FRR_PROFILE", "datacenter"), ("FRR_ZEBRA_OPTIONS", "-K 30")],
-            _ => &[("FRR_PROFILE", "traditional"), ("FRR_ZEBRA_OPTIONS", "-K 30")],
+            "datacenter" => &[("FRR_PROFILE", "datacenter"), ("FRR_ZEBRA_OPTIONS", "-r -K 30")],
+            _ => &[("FRR_PROFILE", "traditional"), ("FRR_ZEBRA_OPTIONS", "-r -K 30")],
         }
     }
 

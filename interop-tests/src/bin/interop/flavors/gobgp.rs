@@ -128,6 +128,12 @@ impl Flavor for Gobgp {
     fn start_after_end(&self, run: &mut ImageRun) -> Result<()> {
         run.start_again(&["-r"])
     }
+
+    fn no_graceful_restart(&self) -> Option<&'static str> {
+        Some(
+            "sends End-of-RIB as soon as its first neighbour is back, without the routes of the others, and a Cease when it is stopped",
+        )
+    }
 }
 
 fn peer(text: &mut String, spec: &RouterSpec, neighbor: &Neighbor) -> Result<()> {

@@ -188,6 +188,9 @@ pub struct FamilyParams {
     pub max_prefixes: Option<MaxPrefixes>,
     /// Graceful restart, when the peer announced it for this family.
     pub graceful: Option<GracefulParams>,
+    /// The peer has the graceful restart capability, with this family in it or not: it ends its first routes with
+    /// End-of-RIB (RFC 4724 section 3).
+    pub sends_end_of_rib: bool,
 }
 
 /// Which paths go to a peer that receives several.

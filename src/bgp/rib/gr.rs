@@ -180,7 +180,6 @@ impl Rib {
 /// Whether End-of-RIB of a peer is still to come. One without graceful restart does not promise any.
 fn owes_routes(peer: &Peer) -> bool {
     Family::ALL.into_iter().any(|family| {
-        peer.params.families[family].is_some_and(|f| f.graceful.is_some())
-            && !peer.families[family].end_of_rib
+        peer.params.families[family].is_some_and(|f| f.sends_end_of_rib) && !peer.families[family].end_of_rib
     })
 }

@@ -117,6 +117,7 @@ fn family_params(
         extended_next_hop: negotiated.extended_next_hop,
         max_prefixes: settings.max_prefixes,
         graceful,
+        sends_end_of_rib: negotiated.graceful_restart.is_some(),
     })
 }
 

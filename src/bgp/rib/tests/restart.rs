@@ -24,7 +24,7 @@ fn graceful(n: u8, preserved: bool, long_lived: Option<u64>) -> PeerParams {
         long_lived: long_lived.map(Duration::from_secs),
         stale_time: Duration::from_secs(30),
     };
-    let family = FamilyParams { graceful: Some(graceful), ..FamilyParams::default() };
+    let family = FamilyParams { graceful: Some(graceful), sends_end_of_rib: true, ..FamilyParams::default() };
     PeerParams { families: PerFamily::both(Some(family)), ..ibgp(n) }
 }
 
@@ -217,6 +217,20 @@ fn our_restart_does_not_wait_for_ever() {
 fn our_restart_does_not_wait_for_those_who_promise_nothing() {
     let mut lab = restarting(1);
     lab.up(1, ibgp(1));
+    assert!(converged(&mut lab));
+}
+
+/// RFC 4724 section 3: a capability without families promises End-of-RIB all the same. What the kernel has is kept
+/// until the routes are there, however long the peer takes to send them.
+#[test]
+fn our_restart_waits_for_those_who_help_only() {
+    let mut lab = restarting(1);
+    let family = FamilyParams { sends_end_of_rib: true, ..FamilyParams::default() };
+    lab.up(1, PeerParams { families: PerFamily::both(Some(family)), ..ibgp(1) });
+    assert!(!converged(&mut lab), "its routes are still to come");
+    for family in Family::ALL {
+        lab.update(1, end_of_rib(family));
+    }
     assert!(converged(&mut lab));
 }
 

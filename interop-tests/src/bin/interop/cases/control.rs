@@ -149,9 +149,11 @@ fn shutdown_text(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
 fn flap_100(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
     let site = Plan::new(flavor).hosts(1).sessions(Sessions::Shared).start(lab)?;
     let name = site.neighbor(1, 1, Family::Four);
+    let session = site.session_name(1, 1, Family::Four);
     let host = &site.hosts[0];
     for flap in 1..=100 {
         host.agent.cli("bgp clear").arg(&name).run()?;
+        flavor.forgive(&site.switches[0].run, &session)?;
         host.wait_peer(&name, &format!("flap {flap}"), |peer| {
             peer["state"] == "Established" && peer["established_count"].as_u64() > Some(flap)
         })?;
@@ -163,6 +165,7 @@ fn flap_100(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
 fn collision(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
     let site = Plan::new(flavor).hosts(1).sessions(Sessions::OnlyFour).start(lab)?;
     let name = site.neighbor(1, 1, Family::Four);
+    let session = site.session_name(1, 1, Family::Four);
     let (host, machine) = (&site.hosts[0], &site.switches[0].machine);
     // Calls are held up on both sides until both have called; then they meet.
     machine.run("nft add table inet hold")?;
@@ -177,6 +180,7 @@ fn collision(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
         std::thread::sleep(std::time::Duration::from_millis(1500));
         machine.run("nft flush chain inet hold in")?;
         machine.run("nft flush chain inet hold out")?;
+        flavor.forgive(&site.switches[0].run, &session)?;
         host.wait_peer(&name, "a session after the collision", |peer| peer["state"] == "Established")?;
         eventually("one connection is left", PATIENCE, || {
             let shown = host.machine.run("ss -Htn state established ( sport = :179 or dport = :179 )")?;

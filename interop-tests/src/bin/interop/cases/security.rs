@@ -7,7 +7,7 @@ use interop_tests::{Lab, steadily};
 
 use super::{Case, case};
 use crate::flavors::Flavor;
-use crate::site::{Plan, Site};
+use crate::site::{Plan, Sessions, Site};
 use crate::spec::Family;
 
 pub(super) const CASES: &[Case] = &[
@@ -42,7 +42,12 @@ fn wrong(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
 }
 
 fn change(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
-    let mut site = with_password(flavor, "old", "old").start(lab)?;
+    let mut plan = with_password(flavor, "old", "old");
+    if flavor.name() == "gobgp" {
+        // 3.36 stops in the middle of a reload that changes the passwords of several neighbours.
+        plan = plan.hosts(1).sessions(Sessions::OnlyFour);
+    }
+    let mut site = plan.start(lab)?;
     site.traffic()?;
     let flavor = site.flavor();
     site.switches[0].reconfigure(flavor, |spec| {
@@ -54,7 +59,7 @@ fn change(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
         host.reconfigure(|text| text.replace("password = \"old\"", "password = \"new\""))?;
     }
     for host in &site.hosts {
-        for family in Family::BOTH {
+        for family in site.plan.families() {
             let name = site.neighbor(1, if host.machine.name() == "host1" { 1 } else { 2 }, family);
             host.wait_peer(&name, "a second session", |peer| {
                 peer["state"] == "Established" && peer["established_count"].as_u64() >= Some(2)

@@ -85,6 +85,11 @@ pub(crate) trait Flavor: Sync {
         Ok(run.log().contains(text))
     }
 
+    /// Ends the wait that it puts on a neighbour whose session was reset often, where it has such a thing.
+    fn forgive(&self, _run: &ImageRun, _neighbor: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Asks a neighbour for its routes again (ROUTE-REFRESH), IPv4.
     fn refresh(&self, _run: &ImageRun, _neighbor: &str) -> Result<()> {
         unsupported("has no command that asks a neighbour for its routes again")

@@ -93,6 +93,11 @@ impl Flavor for OpenBgpd {
         run.command("bgpctl").args(["neighbor", neighbor, "up"]).run().map(drop)
     }
 
+    fn forgive(&self, run: &ImageRun, neighbor: &str) -> Result<()> {
+        // Each reset doubles the time it stays idle and refuses calls.
+        self.revive(run, neighbor)
+    }
+
     fn refresh(&self, run: &ImageRun, neighbor: &str) -> Result<()> {
         run.command("bgpctl").args(["neighbor", neighbor, "refresh"]).run().map(drop)
     }

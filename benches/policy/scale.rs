@@ -15,7 +15,7 @@ use slash32::{
     netlink::ns::testing::private,
     policy::{
         Enforcer, PolicySet,
-        engine::{EngineConfig, LocalEndpoint},
+        engine::{EngineConfig, LocalEndpoint, PoolConfig},
         language,
         nft::{Settings, Text},
     },
@@ -35,6 +35,12 @@ impl Times {
     pub(crate) fn ratios(&self) -> Vec<f64> {
         self.ours.iter().zip(&self.nft).map(|(a, b)| a / b).collect()
     }
+}
+
+/// A cluster with one pool, of IPv4.
+fn config() -> EngineConfig {
+    let cidr = "10.0.0.0/8".parse().expect("a valid prefix");
+    EngineConfig { pools: vec![PoolConfig { cidr, nat_outgoing: false }], ..EngineConfig::default() }
 }
 
 /// The host's end of an endpoint.
@@ -109,7 +115,7 @@ fn milliseconds<T>(times: &mut Vec<f64>, work: impl FnOnce() -> T) -> T {
 pub(crate) fn one_more_endpoint(present: u32, count: u32, rules: u32) -> Times {
     let text = policies(count, rules);
     private(move || {
-        let mut enforcer = Enforcer::open(EngineConfig::default(), Settings::default()).expect("nftables");
+        let mut enforcer = Enforcer::open(config(), Settings::default()).expect("nftables");
         enforcer.engine_mut().set_policies(parsed(&text));
         for i in 0..present {
             enforcer.engine_mut().upsert_local(endpoint(i, count));
@@ -156,7 +162,7 @@ fn script_of(delta: &slash32::policy::ir::Delta, interface: &str, other: &str) -
 
 pub(crate) fn one_remote(members: u32, leaves: bool) -> Times {
     private(move || {
-        let mut enforcer = Enforcer::open(EngineConfig::default(), Settings::default()).expect("nftables");
+        let mut enforcer = Enforcer::open(config(), Settings::default()).expect("nftables");
         enforcer.engine_mut().set_policies(parsed(&policies(10, 10)));
         for i in 0..1000 {
             enforcer.engine_mut().upsert_local(endpoint(i, 10));
@@ -218,8 +224,7 @@ pub(crate) fn full_load(endpoints: u32, count: u32, remotes: u32, rounds: u32) -
         private(|| {
             let identities: Vec<_> = (0..count).map(|a| Arc::new(Identity::of(&labels(a)))).collect();
             let start = Instant::now();
-            let mut enforcer =
-                Enforcer::open(EngineConfig::default(), Settings::default()).expect("nftables");
+            let mut enforcer = Enforcer::open(config(), Settings::default()).expect("nftables");
             enforcer.engine_mut().set_policies(parsed(&text));
             for i in 0..endpoints {
                 enforcer.engine_mut().upsert_local(endpoint(i, count));

@@ -25,6 +25,7 @@ impl Engine {
             self.selects = Selects::new(&policies);
             self.policies = policies;
         }
+        self.families = self.families_in_use();
         let before = self.skeleton.clone();
         self.rebuild_skeleton();
         self.revokes |= self.skeleton != before;
@@ -50,7 +51,8 @@ impl Engine {
     /// Compiles only the part that does not depend on endpoints, for a change that no class notices and that permits or
     /// forbids nothing.
     pub(super) fn rebuild_skeleton(&mut self) {
-        let Skeleton { rules, sets } = skeleton::build(&self.config, &self.policies, self.mapped);
+        let Skeleton { rules, sets } =
+            skeleton::build(&self.config, &self.policies, self.families, self.mapped);
         self.skeleton = rules;
         self.use_sets(&sets);
         let old = std::mem::replace(&mut self.skeleton_sets, sets);
@@ -79,8 +81,7 @@ impl Engine {
             live.users += 1;
             return Data::Verdict(live.value.entry.clone());
         }
-        let (direction, policies, allow) = key;
-        let class = lower::class(&self.policies, &self.config, *direction, policies, *allow);
+        let class = lower::class(&self.policies, &self.config, self.families, key);
         for chain in &class.chains {
             match self.chains.entry(chain.name.clone()) {
                 Entry::Occupied(mut live) => live.get_mut().users += 1,

@@ -15,9 +15,10 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
+    ClassKey, Families,
     config::EngineConfig,
     services::ServiceSet,
-    sets::{SetDef, short_digest},
+    sets::{SetDef, family_index, short_digest},
     skeleton::{REFUSE, REJECT},
 };
 use crate::{
@@ -57,12 +58,12 @@ pub(super) struct Class {
 pub(super) fn class(
     set: &PolicySet,
     config: &EngineConfig,
-    direction: Direction,
-    policies: &[u32],
-    default_allow: bool,
+    families: Families,
+    (direction, policies, default_allow): &ClassKey,
 ) -> Class {
     let mut chains = Vec::new();
-    let profile = if default_allow { Verdict::Return } else { Verdict::Goto("profile_deny".into()) };
+    let direction = *direction;
+    let profile = if *default_allow { Verdict::Return } else { Verdict::Goto("profile_deny".into()) };
     let chosen: Vec<&Policy> =
         policies.iter().filter_map(|i| set.policies.get(*i as usize)).map(|p| &**p).collect();
     let mut next = profile;
@@ -72,8 +73,15 @@ pub(super) fn class(
         if of_tier.is_empty() {
             continue;
         }
-        let mut lower =
-            Lower { set, config, direction, rules: Vec::new(), sets: Vec::new(), pass: next.clone() };
+        let mut lower = Lower {
+            set,
+            config,
+            families,
+            direction,
+            rules: Vec::new(),
+            sets: Vec::new(),
+            pass: next.clone(),
+        };
         for policy in of_tier.iter().filter(|p| p.staged) {
             let staged = lower.staged(policy);
             lower.rules.push(Rule::new([Statement::Verdict(Verdict::Jump(staged.name.clone()))]));
@@ -128,13 +136,13 @@ fn used_sets(rules: &[Rule], mut sets: Vec<SetUse>) -> Vec<SetUse> {
 pub(super) fn host_rules(
     set: &PolicySet,
     config: &EngineConfig,
-    rules: &[PolicyRule],
-    name: &str,
-    staged: bool,
+    families: Families,
+    (rules, name, staged): (&[PolicyRule], &str, bool),
 ) -> (Vec<Rule>, Vec<SetUse>) {
     let mut lower = Lower {
         set,
         config,
+        families,
         direction: Direction::Ingress,
         rules: Vec::new(),
         sets: Vec::new(),
@@ -186,6 +194,7 @@ enum End {
 struct Lower<'a> {
     set: &'a PolicySet,
     config: &'a EngineConfig,
+    families: Families,
     direction: Direction,
     rules: Vec<Rule>,
     sets: Vec<SetUse>,
@@ -207,6 +216,7 @@ impl Lower<'_> {
         let mut inner = Lower {
             set: self.set,
             config: self.config,
+            families: self.families,
             direction: self.direction,
             rules: Vec::new(),
             sets: Vec::new(),
@@ -367,7 +377,13 @@ impl Lower<'_> {
         let mut out = Vec::new();
         for family in Family::ALL {
             let field = self.field(end, family);
-            let ways = if not {
+            let ways = if !self.families[family_index(family)] {
+                // Nobody with an identity is of this family, so nobody is selected.
+                if !not {
+                    continue;
+                }
+                vec![vec![is_family(family)]]
+            } else if not {
                 self.outside(selector, family, field)
             } else {
                 vec![self.members(selector, family, field)]
@@ -415,7 +431,7 @@ impl Lower<'_> {
             }
             let field = self.field(end, family);
             let statement = if ranges.is_everything_in(family) {
-                Statement::is(Field::NfProto, Key::byte(if family == Family::Ipv4 { 2 } else { 10 }))
+                is_family(family)
             } else if let Some(prefix) = ranges.as_prefix(family) {
                 Statement::in_prefix(field, prefix.addr(), prefix.len())
             } else {
@@ -492,6 +508,9 @@ impl Lower<'_> {
             for (family, field) in
                 [(Family::Ipv4, Field::DestinationV4), (Family::Ipv6, Field::DestinationV6)]
             {
+                if !self.families[family_index(family)] {
+                    continue;
+                }
                 let mut statements = vec![
                     Statement::is(Field::L4Proto, Key::byte(port.protocol.0)),
                     Statement::is(Field::DestinationPort, Key::port(port.port)),
@@ -514,6 +533,10 @@ impl Lower<'_> {
 /// own labels only.
 fn is_indexed(selector: &Selector) -> bool {
     selector.hashed().required(&|_| 0).is_some()
+}
+
+fn is_family(family: Family) -> Statement {
+    Statement::is(Field::NfProto, Key::byte(if family == Family::Ipv4 { 2 } else { 10 }))
 }
 
 fn negated(mut statement: Statement) -> Statement {

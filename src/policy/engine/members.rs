@@ -8,12 +8,12 @@ use std::{
 use rustc_hash::FxHashMap;
 
 use super::{
-    Engine, LiveSet,
+    Engine, Families, LiveSet,
     lower::SetUse,
     sets::{Content, family_index},
 };
 use crate::{
-    model::{EndpointId, Identity, Labels, Prefix},
+    model::{EndpointId, Family, Identity, Labels, Prefix},
     policy::ir::{Data, Key, Name, Set},
 };
 impl Engine {
@@ -45,6 +45,11 @@ impl Engine {
             return;
         }
         let family = family_index(prefix.family());
+        self.population[family] += usize::from(new.is_some());
+        self.population[family] -= usize::from(old.is_some());
+        if self.families_in_use() != self.families {
+            self.rebuild(self.config.clone(), self.policies.clone());
+        }
         let sets = |identity: &Option<Arc<Identity>>| {
             identity.as_ref().map_or_else(Vec::new, |identity| self.index.sets(identity, family))
         };
@@ -67,6 +72,18 @@ impl Engine {
             };
             self.put(name, key.clone(), None, Some(Data::None));
         }
+    }
+
+    /// The families that rules have to tell endpoints apart in. Half the sets are the kernel's work saved in a network
+    /// without IPv6. With pools, a family that none of them is of counts only while somebody has an address of it all
+    /// the same: then everything is compiled anew when the first of them comes and the last goes.
+    pub(super) fn families_in_use(&self) -> Families {
+        let pools = &self.config.pools;
+        Family::ALL.map(|family| {
+            pools.is_empty()
+                || pools.iter().any(|pool| pool.cidr.family() == family)
+                || self.population[family_index(family)] > 0
+        })
     }
 
     fn is_unselected(&self, set: &Name) -> bool {

@@ -82,12 +82,19 @@ pub struct Engine {
     chains: BTreeMap<Name, Live<CompiledChain>>,
     sets: BTreeMap<Name, LiveSet>,
     index: SelectorIndex,
+    /// How many addresses have an identity.
+    population: [usize; 2],
+    /// For which there are sets of addresses.
+    families: Families,
     given: Given,
     revokes: bool,
     port_maps: PortMaps,
     /// Whether there is a port mapping, for which the skeleton has chains of its own.
     mapped: bool,
 }
+
+/// Whether there are, or may soon be, endpoints with IPv4 and with IPv6 addresses.
+type Families = [bool; 2];
 
 /// Direction, policies in order, and what applies when none of them decides.
 type ClassKey = (Direction, Box<[u32]>, bool);
@@ -118,7 +125,7 @@ impl Engine {
     /// An engine without policies and endpoints.
     pub fn new(config: EngineConfig) -> Self {
         let policies = Arc::new(PolicySet::default());
-        let Skeleton { rules, sets } = skeleton::build(&config, &policies, false);
+        let Skeleton { rules, sets } = skeleton::build(&config, &policies, [true; 2], false);
         let mut engine = Self {
             config,
             policies,
@@ -132,6 +139,8 @@ impl Engine {
             chains: BTreeMap::new(),
             sets: BTreeMap::new(),
             index: SelectorIndex::default(),
+            population: [0; 2],
+            families: [true; 2],
             given: Given::default(),
             revokes: false,
             port_maps: PortMaps::default(),
@@ -139,6 +148,7 @@ impl Engine {
         };
         engine.use_sets(&sets);
         engine.skeleton_sets = sets;
+        engine.families = engine.families_in_use();
         engine
     }
 
@@ -181,6 +191,7 @@ impl Engine {
             reader.locals.insert(id.clone(), Local { endpoint, identity, classes });
         }
         reader.remotes.clone_from(&self.remotes);
+        (reader.population, reader.families) = (self.population, self.families);
         reader
     }
 

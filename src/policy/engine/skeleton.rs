@@ -12,6 +12,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
+    Families,
     config::EngineConfig,
     lower::{SetUse, host_rules},
     nat,
@@ -65,8 +66,13 @@ pub(super) struct Skeleton {
 }
 
 /// Builds the skeleton; the maps and sets that follow endpoints are there and empty. `mapped`: with port mappings.
-pub(super) fn build(config: &EngineConfig, policies: &PolicySet, mapped: bool) -> Skeleton {
-    let mut builder = Builder { rules: Ruleset::default(), sets: Vec::new() };
+pub(super) fn build(
+    config: &EngineConfig,
+    policies: &PolicySet,
+    families: Families,
+    mapped: bool,
+) -> Skeleton {
+    let mut builder = Builder { rules: Ruleset::default(), sets: Vec::new(), families };
     builder.fixed_sets(config);
     builder.prerouting();
     builder.forward();
@@ -106,6 +112,7 @@ pub(super) fn logged(matches: impl IntoIterator<Item = Statement>, why: &str) ->
 struct Builder {
     rules: Ruleset,
     sets: Vec<SetUse>,
+    families: Families,
 }
 
 impl Builder {
@@ -312,7 +319,8 @@ impl Builder {
         let mut ends: BTreeSet<Option<&str>> = BTreeSet::new();
         for (index, policy) in policies.host_policies.iter().enumerate() {
             let name = format!("host_{index}");
-            let (body, sets) = host_rules(policies, config, &policy.ingress, &policy.name, policy.staged);
+            let (body, sets) =
+                host_rules(policies, config, self.families, (&policy.ingress, &policy.name, policy.staged));
             self.sets.extend(sets);
             self.chain(&name, body);
             for condition in interfaces(policy) {

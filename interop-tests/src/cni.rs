@@ -66,6 +66,12 @@ impl Network {
         self
     }
 
+    /// Sets the version of the specification.
+    pub fn version(mut self, version: &str) -> Self {
+        self.conflist["cniVersion"] = json!(version);
+        self
+    }
+
     /// Sets a key of the first plugin's configuration.
     pub fn plugin_key(mut self, key: &str, value: Value) -> Self {
         self.conflist["plugins"][0][key] = value;
@@ -117,6 +123,7 @@ impl Network {
 pub struct Container {
     machine: Machine,
     name: String,
+    ifname: String,
     network: Network,
     result: Value,
 }
@@ -136,9 +143,15 @@ impl Machine {
 
     /// CNI ADD on a namespace made by [`sandbox`](Self::sandbox).
     pub fn attach(&self, name: &str, network: &Network) -> Result<Container> {
+        self.attach_as(name, "eth0", network)
+    }
+
+    /// CNI ADD of another interface than `eth0`: further networks of a container are called `net1` and so on.
+    pub fn attach_as(&self, name: &str, ifname: &str, network: &Network) -> Result<Container> {
         let mut container = Container {
             machine: self.clone(),
             name: name.to_owned(),
+            ifname: ifname.to_owned(),
             network: network.clone(),
             result: Value::Null,
         };
@@ -236,7 +249,7 @@ impl Container {
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", &self.name)
             .env("CNI_NETNS", format!("/run/netns/{}", self.name))
-            .env("CNI_IFNAME", "eth0")
+            .env("CNI_IFNAME", &self.ifname)
             .env("CNI_ARGS", self.network.cni_args())
             .env("CNI_PATH", PLUGINS)
             .stdin(config.to_string())

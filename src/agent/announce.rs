@@ -1,9 +1,13 @@
 //! From endpoints to originated prefixes.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
-    bgp::{rib::LocalRoute, speaker::SpeakerHandle},
+    bgp::{rib::LocalRoute, speaker::SpeakerHandle, wire::Origin},
     cni::attachment::Attachment,
     model::{Identity, Prefix},
 };
@@ -44,9 +48,16 @@ impl Announcer {
         let endpoint = &attachment.endpoint;
         let full = endpoint.labels.iter().filter(|(key, _)| self.expand.contains(*key));
         let identity = Some(Arc::new(Identity::of_endpoint(&endpoint.labels).with_full(full)));
+        // As other routers announce what they have from the kernel; what has just moved here is better.
+        let taken_over = match (attachment.takes_over(SystemTime::now()), attachment.moved_again) {
+            (false, _) => Origin::Incomplete,
+            (true, false) => Origin::Egp,
+            (true, true) => Origin::Igp,
+        };
         let route = |addr| LocalRoute {
             identity: identity.clone(),
             sequence: attachment.number(addr),
+            origin: Some(attachment.number(addr).map_or(Origin::Incomplete, |_| taken_over)),
             ..LocalRoute::default()
         };
         endpoint.addresses().map(|addr| (Prefix::host(addr), route(addr))).collect()

@@ -12,7 +12,12 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    actor::State, announce::Announcer, cni_stats::CniStats, config::Config, flows::Flows, policies::Policies,
+    actor::State,
+    announce::Announcer,
+    cni_stats::CniStats,
+    config::Config,
+    flows::Flows,
+    policies::{NotEnforced, Policies},
 };
 use crate::{
     api::{CniAnswer, CniRequest, Failure},
@@ -335,9 +340,12 @@ impl Outside {
 
 impl Host for Outside {
     fn enforce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
-        self.policies.enforce(attachment).map_err(|error| {
-            CniError::new(code::POLICY_FAILED, "the endpoint's policy could not be put in force")
-                .details(error)
+        self.policies.enforce(attachment).map_err(|error| match error {
+            NotEnforced::HostPort(why) => CniError::new(code::HOST_PORT_REFUSED, why),
+            NotEnforced::Policy(why) => {
+                CniError::new(code::POLICY_FAILED, "the endpoint's policy could not be put in force")
+                    .details(why)
+            }
         })?;
         self.flows.mapped(attachment);
         Ok(())

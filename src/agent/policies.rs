@@ -29,6 +29,15 @@ const RETRY: Duration = Duration::from_secs(5);
 /// How long changes of remote endpoints are gathered before they are written.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 
+/// Why an endpoint is not protected, or not reachable, as it should be.
+#[derive(Debug)]
+pub(super) enum NotEnforced {
+    /// A port of the host cannot lead to it.
+    HostPort(String),
+    /// The kernel does not take the rules.
+    Policy(String),
+}
+
 /// Policies compiled and in force, or the reason why not.
 #[derive(Debug)]
 pub(super) struct Policies {
@@ -199,15 +208,15 @@ impl Policies {
         }
     }
 
-    pub(super) fn enforce(&mut self, attachment: &Attachment) -> Result<(), String> {
+    pub(super) fn enforce(&mut self, attachment: &Attachment) -> Result<(), NotEnforced> {
         let mut local = LocalEndpoint::from(&attachment.endpoint);
         local.addresses.extend(attachment.spoofed());
         self.engine.upsert_local(local);
         if let Err(error) = self.engine.set_port_maps(&attachment.endpoint.id, port_maps(attachment)) {
             self.engine.remove_local(&attachment.endpoint.id);
-            return Err(error.to_string());
+            return Err(NotEnforced::HostPort(error.to_string()));
         }
-        self.flush()
+        self.flush().map_err(NotEnforced::Policy)
     }
 
     pub(super) fn unenforce(&mut self, attachment: &Attachment) -> Result<(), String> {

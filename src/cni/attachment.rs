@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,10 @@ use crate::{
     model::{Endpoint, Prefix},
     netlink::ns::NetnsId,
 };
+
+/// How long the announcement of an address that has moved is made better than others, see [`Attachment::takes_over`].
+/// Afterwards it is like all, so that the address can move on.
+pub const TAKEOVER: Duration = Duration::from_secs(60);
 
 /// An attachment as ADD made it. Written to disk before the kernel is touched, so nothing in it is learned later.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +61,13 @@ pub struct Attachment {
     /// go back to no block of ours.
     #[serde(default)]
     pub moved: Vec<IpAddr>,
+    /// The least attachment number of addresses that moved here: one more than that of the host they came from, whose
+    /// clock may be ahead of ours.
+    #[serde(default)]
+    pub number: Option<u32>,
+    /// Whether the host they came from had taken them over only moments before: the announcement must be better still.
+    #[serde(default)]
+    pub moved_again: bool,
     /// Whether other hosts may announce the same addresses at the same time.
     #[serde(default)]
     pub anycast: bool,
@@ -74,10 +86,19 @@ impl Attachment {
     }
 
     /// The attachment number to announce an address with: only addresses that moved here have one. It is the time of
-    /// the attachment in seconds, so the newest attachment of an address anywhere has the highest.
+    /// the attachment in seconds, or more if it has to be: the newest attachment of an address has the highest.
     pub fn number(&self, addr: IpAddr) -> Option<u32> {
         let moved = self.moved.contains(&addr) && !self.anycast;
-        moved.then(|| u32::try_from(self.sequence / 1_000_000).unwrap_or(u32::MAX))
+        let time = u32::try_from(self.sequence / 1_000_000).unwrap_or(u32::MAX);
+        moved.then(|| self.number.map_or(time, |least| least.max(time)))
+    }
+
+    /// Whether an address has moved here so recently that its announcement must be the best one everywhere: switches
+    /// do not know attachment numbers, and whoever had the address hears of its move by their choice of path only.
+    pub fn takes_over(&self, now: SystemTime) -> bool {
+        let made = UNIX_EPOCH + Duration::from_micros(self.sequence);
+        let recent = now.duration_since(made).is_ok_and(|age| age < TAKEOVER);
+        recent && !self.moved.is_empty() && !self.anycast
     }
 
     /// Every single address of `allow_spoofing`; the configuration has kept the prefixes small.
@@ -178,6 +199,8 @@ pub(super) mod tests {
             bandwidth: None,
             aliases: Vec::new(),
             moved: Vec::new(),
+            number: None,
+            moved_again: false,
             anycast: false,
             delegate: None,
             sequence,
@@ -204,6 +227,21 @@ pub(super) mod tests {
             ["10.9.9.9/32", "255.255.255.254/31", "fd00::fffe/127"].map(|p| p.parse().unwrap()).to_vec();
         let list: Vec<String> = attachment.spoofed().map(|a| a.to_string()).collect();
         assert_eq!(list, ["10.9.9.9", "255.255.255.254", "255.255.255.255", "fd00::fffe", "fd00::ffff"]);
+    }
+
+    #[test]
+    fn a_move_wins_for_a_while() {
+        let mut attachment = sample("c", 1_800_000_000_000_000);
+        let addr = IpAddr::V4(attachment.endpoint.ipv4.unwrap());
+        let after = |seconds: u64| UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds);
+        assert!(attachment.number(addr).is_none() && !attachment.takes_over(after(1)));
+        attachment.moved = vec![addr];
+        assert_eq!(attachment.number(addr), Some(1_800_000_000));
+        attachment.number = Some(1_800_000_009);
+        assert_eq!(attachment.number(addr), Some(1_800_000_009));
+        assert!(attachment.takes_over(after(59)) && !attachment.takes_over(after(60)));
+        attachment.anycast = true;
+        assert!(attachment.number(addr).is_none() && !attachment.takes_over(after(1)));
     }
 
     #[test]

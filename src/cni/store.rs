@@ -274,6 +274,12 @@ fn write<T: Serialize>(dir: &Path, name: &str, value: &T) -> Result<(), StoreErr
 
 fn remove(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
+        // A read-only file system says so before it looks whether there is anything to remove.
+        Err(source)
+            if source.kind() == io::ErrorKind::ReadOnlyFilesystem && fs::symlink_metadata(path).is_err() =>
+        {
+            Ok(())
+        }
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(StoreError { what: "remove", path: path.to_owned(), source })
         }

@@ -15,6 +15,7 @@ mod inside;
 mod inspect;
 mod message;
 pub mod prepare;
+mod ready;
 mod reaper;
 mod shape;
 mod uplink;
@@ -210,7 +211,8 @@ impl Attacher {
     /// Makes what is missing on the host's side of a living endpoint: routes, the gateway's address, settings.
     pub fn repair_host_side(&mut self, attachment: &Attachment) -> Result<(), AttachError> {
         self.gateways.ensure(attachment.gateway, self.config, &mut self.socket)?;
-        Ok(self.host_side(attachment)?)
+        self.host_side(attachment)?;
+        Ok(self.host_routes_of(attachment)?)
     }
 
     /// Removes the host's route to one address of an endpoint that goes on living.
@@ -262,7 +264,11 @@ impl Attacher {
         fault::point("attach:host");
         self.container_side(attachment, ns, inside)?;
         fault::point("attach:container");
-        self.settle(attachment)
+        self.settle(attachment)?;
+        ready::wait(attachment, &mut self.socket, inside.socket()?)?;
+        // Last: the kernel asks for the MAC address of a container that packets wait for, and asks again only a second
+        // later if it was not there yet.
+        Ok(self.host_routes_of(attachment)?)
     }
 
     fn create(&mut self, attachment: &Attachment, ns: &Netns) -> Result<(), AttachError> {
@@ -326,7 +332,6 @@ impl Attacher {
         if attachment.endpoint.ipv6.is_some() {
             steps.address(index, Attachment::gateway6().into(), 64);
         }
-        self.push_host_routes(&mut steps, attachment);
         let bandwidth = attachment.bandwidth.unwrap_or_default();
         if let Some(limit) = Limit::new(bandwidth.ingress_rate, bandwidth.ingress_burst, attachment.mtu) {
             steps.limit(index, limit);
@@ -342,16 +347,17 @@ impl Attacher {
             .map_err(|source| StepError { what: "switch IPv6 on", source })?;
         let mut steps = Steps::default();
         steps.address(index, Attachment::gateway6().into(), 64);
-        self.push_host_routes(&mut steps, attachment);
         steps.execute(&mut self.socket)
     }
 
     /// Replaces what is there: a learned route of the same metric must not keep a local container from working.
-    fn push_host_routes(&self, steps: &mut Steps, attachment: &Attachment) {
+    fn host_routes_of(&mut self, attachment: &Attachment) -> Result<(), StepError> {
+        let mut steps = Steps::default();
         for addr in attachment.endpoint.addresses() {
             let key = self.host_route(addr);
             steps.device_route("add the route to the container", &key, attachment.ifindex, true);
         }
+        steps.execute(&mut self.socket)
     }
 
     const fn host_route(&self, addr: IpAddr) -> route::Key {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::{Handler, Host, Now, labels};
+use super::{Handler, Host, Now, labels, moves::is_recent};
 use crate::{
     api::CniRequest,
     cni::{
@@ -70,6 +70,7 @@ impl Handler {
         let mut inside = self.attacher.enter(&ns);
         let (grant, routes, dns) = self.addresses(&conf, &args, &id, &earlier, now)?;
         fault::point("add:leased");
+        let replaced = grant.moved.iter().filter_map(|addr| self.numbers.get(addr)).max().copied();
         let attachment = Attachment {
             endpoint: Endpoint {
                 ipv4: grant.ipv4,
@@ -92,6 +93,8 @@ impl Handler {
             port_mappings: conf.runtime.port_mappings,
             bandwidth: conf.runtime.bandwidth,
             aliases: conf.runtime.aliases,
+            number: replaced.map(|number| number.saturating_add(1)),
+            moved_again: replaced.is_some_and(|number| is_recent(number, now)),
             moved: grant.moved,
             anycast: conf.anycast,
             delegate: conf.ipam.delegate,
@@ -99,6 +102,9 @@ impl Handler {
         };
         let attachment = self.make(host, attachment, &ns, &mut inside, now)?;
         let result = attachment.result().to_json(conf.version);
+        if attachment.takes_over(now.wall) {
+            self.taking_over.push(id.clone());
+        }
         self.attachments.insert(id, attachment);
         Ok(result)
     }
@@ -187,7 +193,7 @@ impl Handler {
         let mut dns = conf.dns.clone();
         if conf.ipam.delegate.is_some() {
             let result = conf.ipam_result.as_ref().ok_or_else(|| {
-                CniError::new(code::INTERNAL, "the plugin did not bring the delegated plugin's addresses")
+                CniError::new(code::DELEGATE_FAILED, "the delegated plugin has given no addresses")
             })?;
             let grant = self.adopt_delegated(id, result, now)?;
             if dns.is_empty() {

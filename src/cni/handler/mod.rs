@@ -22,7 +22,8 @@ mod remove;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
     path::PathBuf,
     time::{Duration, Instant, SystemTime},
 };
@@ -103,6 +104,12 @@ pub struct Handler {
     attachments: BTreeMap<EndpointId, Attachment>,
     /// Adopted at start, but the agent's side of them has failed so far.
     unfinished: Vec<EndpointId>,
+    /// Whose announcements are made better for now, because their addresses have moved here.
+    taking_over: Vec<EndpointId>,
+    /// The attachment numbers that other hosts announce addresses with: of the few that have moved.
+    numbers: HashMap<IpAddr, u32>,
+    /// Removed, but their files could not be.
+    left_over: Vec<Attachment>,
     last_sequence: u64,
     /// The uplink's MTU, once it has been asked for.
     uplink_mtu: Option<u32>,
@@ -120,6 +127,9 @@ impl Handler {
             store: Store::open(&config.run_dir)?,
             attachments: BTreeMap::new(),
             unfinished: Vec::new(),
+            taking_over: Vec::new(),
+            left_over: Vec::new(),
+            numbers: HashMap::new(),
             last_sequence: 0,
             uplink_mtu: None,
             last_sweep: None,
@@ -228,6 +238,8 @@ impl Handler {
     pub fn tick(&mut self, host: &mut impl Host, now: Now) {
         self.honour_tombstones(host, now);
         self.finish_adoptions(host);
+        self.end_takeovers(host, now);
+        self.remove_left_over();
         if self.last_look.is_none_or(|last| now.mono.saturating_duration_since(last) >= LOOK) {
             self.last_look = Some(now.mono);
             self.uplink_changed();

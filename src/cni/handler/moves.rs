@@ -4,11 +4,22 @@
 //! number, and BGP prefers the path with the higher number. A host that learns of a higher number for an address it
 //! holds gives way: the container that was there first has been replaced. And a host that sees one of its blocks'
 //! addresses announced by another does not give it to anybody.
+//!
+//! Switches of other makes do not know the number. So that they too choose the newer announcement, and pass it on to the
+//! host that has to give way, the announcement is made better for [`TAKEOVER`]: its ORIGIN is EGP, or IGP if the one it
+//! replaces is in its own takeover; that of all other containers is INCOMPLETE. Afterwards it is like all, and the
+//! address can move on.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use super::{Handler, Host, Now};
-use crate::cni::{attachment::Attachment, types::CniError};
+use crate::cni::{
+    attachment::{Attachment, TAKEOVER},
+    types::CniError,
+};
 
 /// What became of a remote announcement of a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +41,10 @@ impl Handler {
         number: Option<u32>,
         now: Now,
     ) -> Result<Move, CniError> {
+        match number {
+            Some(number) => self.numbers.insert(addr, number),
+            None => self.numbers.remove(&addr),
+        };
         let holder = self.ipam.owner(addr).and_then(|id| self.attachments.get(id)).cloned();
         let Some(holder) = holder else {
             self.ipam.set_elsewhere(addr, true, now.mono);
@@ -55,7 +70,22 @@ impl Handler {
 
     /// Says that no other host announces this address any more.
     pub fn no_longer_elsewhere(&mut self, addr: IpAddr, now: Now) {
+        self.numbers.remove(&addr);
         self.ipam.set_elsewhere(addr, false, now.mono);
+    }
+
+    /// Announces what has moved here as everything else, once that must do.
+    pub(super) fn end_takeovers(&mut self, host: &mut impl Host, now: Now) {
+        let ids = std::mem::take(&mut self.taking_over);
+        for id in ids {
+            let Some(attachment) = self.attachments.get(&id) else { continue };
+            if attachment.takes_over(now.wall) {
+                self.taking_over.push(id);
+            } else if let Err(error) = host.announce(attachment) {
+                tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot announce it anew");
+                self.taking_over.push(id);
+            }
+        }
     }
 
     /// The file first, so that a crash does not bring the address back.
@@ -69,4 +99,11 @@ impl Handler {
         self.attachments.insert(kept.endpoint.id.clone(), kept);
         withdrawn.and(enforced)
     }
+}
+
+/// Whether an attachment with this number may be in its takeover still.
+pub(super) fn is_recent(number: u32, now: Now) -> bool {
+    let made = UNIX_EPOCH + Duration::from_secs(number.into());
+    // One of a clock ahead of ours is.
+    now.wall.duration_since(made).is_ok_and(|age| age < TAKEOVER) || made > now.wall
 }

@@ -119,6 +119,9 @@ impl Handler {
             if let Err(error) = self.attacher.repair_host_side(&attachment) {
                 report.problems.push(format!("{}: {error}", attachment.endpoint.key));
             }
+            if attachment.takes_over(now.wall) {
+                self.taking_over.push(id.clone());
+            }
             self.attachments.insert(id.clone(), attachment);
             self.unfinished.push(id);
         }
@@ -212,6 +215,8 @@ fn rebuild(end: &HostEnd, routes: &[(u32, IpAddr)]) -> Option<Attachment> {
         bandwidth: None,
         aliases: Vec::new(),
         moved: Vec::new(),
+        number: None,
+        moved_again: false,
         anycast: false,
         delegate: None,
         sequence: 0,

@@ -82,7 +82,8 @@ impl Handler {
         }
         // A file that stays (a read-only file system) does no harm: without its link it is dropped at the next start.
         if let Err(error) = self.store.release(attachment) {
-            tracing::warn!(endpoint = %attachment.endpoint.key, %error, "the endpoint's file stays");
+            tracing::warn!(endpoint = %attachment.endpoint.key, %error, "the endpoint's file stays for now");
+            self.left_over.push(attachment.clone());
         }
         fault::point("del:released");
         self.attachments.remove(id);
@@ -156,6 +157,13 @@ impl Handler {
         for id in gone {
             self.link_gone(host, &id, now);
         }
+    }
+
+    /// Removes the files that could not be removed with their endpoints.
+    pub(super) fn remove_left_over(&mut self) {
+        let (store, attachments) = (&self.store, &self.attachments);
+        // A new attachment of the same name has written its own over it.
+        self.left_over.retain(|a| !attachments.contains_key(&a.endpoint.id) && store.release(a).is_err());
     }
 
     /// Does what plugins asked for while the agent did not answer.

@@ -604,7 +604,7 @@ fn delegated_addresses() {
         let mut world = World::new();
         let ns = container();
         let delegate = with(request("ADD", "c1", &ns), "ipam", json!({"type": "host-local"}));
-        assert_eq!(world.call(&delegate).unwrap_err().code, code::INTERNAL);
+        assert_eq!(world.call(&delegate).unwrap_err().code, code::DELEGATE_FAILED);
         world.assert_clean();
         let given = json!({"ips": [{"address": "10.99.0.5/24", "gateway": "10.99.0.1"}], "routes": [{"dst": "10.0.0.0/8", "gw": "10.99.0.1"}], "dns": {"nameservers": ["10.99.0.2"]}});
         let delegate = with(delegate, crate::cni::types::IPAM_RESULT_KEY, given);
@@ -739,8 +739,17 @@ fn an_address_that_moves_away() {
         let number = world.handler.attachments().next().unwrap().number(v4).unwrap();
         assert_eq!(learn(&mut world, v4, Some(number)), Move::Kept);
         assert_eq!(learn(&mut world, v4, Some(number + 1)), Move::GaveWay);
-        world.handler.no_longer_elsewhere(v4, now);
         world.call(&request("DEL", "c2", &ns)).unwrap();
+        // A host with a clock ahead of ours cannot keep it, whether it has had it for long or for a moment.
+        for (theirs, again) in [(number + 1000, true), (number - 1000, false)] {
+            learn(&mut world, v4, Some(theirs));
+            world.call(&add).unwrap();
+            let back = world.handler.attachments().next().unwrap();
+            assert!(back.number(v4).unwrap() > theirs && back.takes_over(now.wall));
+            assert_eq!(back.moved_again, again);
+            world.call(&request("DEL", "c2", &ns)).unwrap();
+        }
+        world.handler.no_longer_elsewhere(v4, now);
         // Anycast is announced by many, and nobody gives way.
         let add = with(
             with(request("ADD", "c3", &ns), "anycast", true.into()),

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     api::CniRequest,
-    cni::types::{CniError, code},
+    cni::types::{CniError, SpecVersion, answer_version, code},
 };
 
 /// The most that is read of a plugin's output, in bytes.
@@ -30,6 +30,8 @@ pub(super) struct Delegate {
     path: PathBuf,
     environment: Vec<(&'static str, String)>,
     config: String,
+    /// The same with the version before the last.
+    older: Option<String>,
     wait: Duration,
 }
 
@@ -57,15 +59,39 @@ impl Delegate {
             ("CNI_ARGS", request.args.clone()),
             ("CNI_PATH", request.path.clone()),
         ];
-        Ok(Some(Self { name: name.to_owned(), path, environment, config: request.stdin.to_string(), wait }))
+        let older = (answer_version(&request.stdin) > SpecVersion::V1_0_0).then(|| {
+            let mut older = request.stdin.clone();
+            older["cniVersion"] = SpecVersion::V1_0_0.as_str().into();
+            older.to_string()
+        });
+        let config = request.stdin.to_string();
+        Ok(Some(Self { name: name.to_owned(), path, environment, config, older, wait }))
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Runs it. The answer is what it printed, or its error with its own number.
+    /// Runs it. The answer is what it printed, or its error with its own number. An older plugin gets the configuration
+    /// as that of a version it knows; what it does not know to do at all, GC and STATUS, counts as done.
     pub(super) fn run(&self, command: &str) -> Result<Value, CniError> {
+        let error = match self.run_with(command, &self.config) {
+            Err(error) if matches!(error.code, code::INCOMPATIBLE_VERSION | code::INVALID_ENVIRONMENT) => {
+                error
+            }
+            other => return other,
+        };
+        if matches!(command, "GC" | "STATUS") {
+            return Ok(Value::Null);
+        }
+        match &self.older {
+            Some(older) if error.code == code::INCOMPATIBLE_VERSION => self.run_with(command, older),
+            _ => Err(error),
+        }
+    }
+
+    /// Undoes an ADD; what could not be undone.
+    pub(super) fn roll_back(&self) -> Vec<String> {
+        self.run("DEL").err().map(|failure| format!("{}: {failure}", self.name)).into_iter().collect()
+    }
+
+    fn run_with(&self, command: &str, config: &str) -> Result<Value, CniError> {
         let failed =
             |why: String| CniError::new(code::DELEGATE_FAILED, format!("{} {command}: {why}", self.name));
         let mut child = Command::new(&self.path)
@@ -77,7 +103,7 @@ impl Delegate {
             .spawn()
             .map_err(|e| failed(e.to_string()))?;
         let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let config = self.config.clone();
+        let config = config.to_owned();
         let (done, output) = mpsc::sync_channel(1);
         // On threads, because pipes fill up in both directions; and threads that nobody has to wait for, because a
         // child of the plugin's may keep them open for ever.

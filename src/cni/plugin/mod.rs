@@ -195,14 +195,14 @@ impl Call {
         match self.request.command.as_str() {
             "ADD" => {
                 let Some(delegate) = delegate? else { return self.ask_agent(waits.agent) };
-                let given = delegate.run("ADD")?;
+                let given = match delegate.run("ADD") {
+                    Ok(given) => given,
+                    Err(error) => return self.without_addresses(&delegate, error, waits),
+                };
                 if let Value::Object(config) = &mut self.request.stdin {
                     config.insert(IPAM_RESULT_KEY.to_owned(), given);
                 }
-                self.ask_agent(waits.agent).map_err(|error| match delegate.run("DEL") {
-                    Ok(_) => error,
-                    Err(failure) => error.and_rollback(&[format!("{}: {failure}", delegate.name())]),
-                })
+                self.ask_agent(waits.agent).map_err(|error| error.and_rollback(&delegate.roll_back()))
             }
             "DEL" => {
                 self.del(waits)?;
@@ -229,6 +229,21 @@ impl Call {
             }
             other => Err(CniError::new(code::INVALID_ENVIRONMENT, format!("unknown CNI_COMMAND {other:?}"))),
         }
+    }
+
+    /// What becomes of an ADD whose delegated plugin gave nothing. If the runtime repeats an ADD, the plugin may refuse
+    /// a second address although all is well. One that was ended may have reserved something.
+    fn without_addresses(
+        &self,
+        delegate: &Delegate,
+        error: CniError,
+        waits: Waits,
+    ) -> Result<Value, CniError> {
+        if error.code == code::DELEGATE_FAILED {
+            let failures = delegate.roll_back();
+            return Err(error.and_rollback(&failures));
+        }
+        self.ask_agent(waits.agent).map_err(|_| error)
     }
 
     fn del(&self, waits: Waits) -> Result<(), CniError> {

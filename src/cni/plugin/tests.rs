@@ -8,7 +8,7 @@ use std::{
 
 use super::*;
 use crate::{
-    api::Answer,
+    api::{Answer, CniFailure},
     cni::{attachment::tests::sample, store::Store},
     netlink::ns::testing::private,
 };
@@ -255,6 +255,10 @@ fn delegated_ipam_is_run_and_rolled_back() {
         assert_eq!(calls(dir.path()), "ADD c1;DEL c1;");
         agent(dir.path(), |request| {
             let Request::Cni(request) = request else { panic!("not a CNI request") };
+            if request.command == "ADD" && request.stdin.get(IPAM_RESULT_KEY).is_none() {
+                let (code, msg) = (code::DELEGATE_FAILED, "no addresses".to_owned());
+                return line(CniAnswer::Failure(CniFailure { code, msg, details: String::new() }));
+            }
             line(CniAnswer::Success(request.stdin[IPAM_RESULT_KEY]["ips"][0]["address"].clone()))
         });
         let output = run("ADD");
@@ -266,11 +270,23 @@ fn delegated_ipam_is_run_and_rolled_back() {
         assert_eq!(code_of(&run("ADD")), 77);
         fake_ipam(dir.path(), "echo oops; exit 1");
         assert_eq!(code_of(&run("ADD")), u64::from(code::DELEGATE_FAILED));
-        // One that hangs is ended.
+        calls(dir.path());
+        // One that does not know the newest version, nor its verbs.
+        fake_ipam(
+            dir.path(),
+            r#"if grep -q '"cniVersion":"1.1.0"'; then echo '{"code":1,"msg":"too new"}'; exit 1; fi
+            [ "$CNI_COMMAND" = ADD ] && echo '{"ips":[{"address":"10.9.9.8/24"}]}'; exit 0"#,
+        );
+        let output = run("ADD");
+        assert!(output.success && output.text.contains("10.9.9.8/24"), "{output:?}");
+        assert!(run("DEL").success && run("STATUS").success && run("GC").success);
+        assert_eq!(calls(dir.path()), "ADD c1;ADD c1;DEL c1;DEL c1;STATUS c1;GC c1;");
+        // One that hangs is ended, and what it may have reserved is given back.
         fake_ipam(dir.path(), "exec sleep 60");
         let waits = Waits { delegate: Duration::from_millis(50), ..SHORT };
         let output = call_of(dir.path(), "ADD", conf.clone()).answer(waits);
         assert!(output.text.contains("no answer within"), "{}", output.text);
+        assert_eq!(calls(dir.path()), "ADD c1;DEL c1;");
     });
 }
 

@@ -44,6 +44,8 @@ pub mod code {
     pub const CHECK_FAILED: u32 = 105;
     /// Ours: a delegated IPAM plugin failed without an error object of its own.
     pub const DELEGATE_FAILED: u32 = 106;
+    /// Ours: a port of the host cannot be mapped to the container: it leads to another, or nowhere.
+    pub const HOST_PORT_REFUSED: u32 = 107;
     /// Ours: a fault inside slash32 (libcni's `ErrInternal`).
     pub const INTERNAL: u32 = 999;
 }

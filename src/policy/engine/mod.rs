@@ -295,6 +295,9 @@ impl Engine {
                 let what = format!("{host}{}/{}", map.protocol, map.host_port);
                 return Err(PortMapError::Taken(what, other.clone()));
             }
+            if maps.iter().any(|other| other.key() == map.key() && other.target != map.target) {
+                return Err(PortMapError::Twice(format!("{}/{}", map.protocol, map.host_port)));
+            }
         }
         self.replace_port_maps(id, maps);
         Ok(())

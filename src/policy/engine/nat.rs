@@ -51,6 +51,9 @@ pub enum PortMapError {
     /// Another endpoint has it.
     #[error("host port {0} is mapped to endpoint {1} already")]
     Taken(String, EndpointId),
+    /// The same endpoint wants it for two ports.
+    #[error("host port {0} is mapped to two ports of the container")]
+    Twice(String),
     /// Address families differ, or a loopback address is given for IPv6, which Linux does not route.
     #[error("host address {0} cannot lead to {1}")]
     Family(IpAddr, IpAddr),

@@ -1,0 +1,166 @@
+//! Addresses by other IPAM plugins: Debian's host-local and static.
+
+use anyhow::{Result, ensure};
+use interop_tests::{Agent, Lab, Machine, Network, Rack, Switch, reach_each_other};
+use serde_json::{Value, json};
+
+use crate::kit::{refused, tidy};
+
+/// Where host-local keeps its leases.
+const LEASES: &str = "/var/lib/cni/networks/slash32";
+
+/// A rack whose first host has one container network with this `ipam`.
+fn with_ipam(name: &str, test: impl FnOnce(&Machine, &Agent, &Machine) -> Result<()>) {
+    Lab::run(name, |lab| {
+        let rack = Rack::new(lab, Switch::Slash32)?;
+        let (_switch, [host1, _host2]) = rack.start()?;
+        rack.hosts[0].own("/var/lib/cni")?;
+        test(&rack.hosts[0], &host1, &rack.hosts[1])
+    });
+}
+
+fn network(version: &str, ipam: &Value) -> Result<Network> {
+    Ok(Network::slash32()?.version(version).plugin_key("ipam", ipam.clone()))
+}
+
+/// Three addresses of IPv4, and what a range of IPv6 has.
+fn host_local(six: &str) -> Value {
+    json!({"type": "host-local", "dataDir": "/var/lib/cni/networks", "ranges": [
+        [{"subnet": "10.32.1.64/29", "rangeStart": "10.32.1.66", "rangeEnd": "10.32.1.68"}],
+        [{"subnet": six}]]})
+}
+
+/// The addresses that host-local has given.
+fn leases(host: &Machine) -> Result<Vec<String>> {
+    let shown = host.command("sh").args(["-c", &format!("ls {LEASES} 2>/dev/null || true")]).run()?;
+    Ok(shown
+        .split_whitespace()
+        .filter(|f| !f.starts_with("last") && *f != "lock")
+        .map(str::to_owned)
+        .collect())
+}
+
+#[test]
+fn host_local_gives_and_takes() {
+    with_ipam("host-local", |host, agent, neighbour| {
+        let other = neighbour.container("other", &Network::slash32()?)?;
+        // Debian's plugins do not know 1.1.0 yet.
+        for version in ["0.4.0", "1.0.0", "1.1.0"] {
+            let network = network(version, &host_local("fd00:32:0:1::100/124"))?;
+            let mut web = host.container("web", &network)?;
+            ensure!(
+                web.ipv4()?.starts_with("10.32.1.6") && web.ipv6()?.starts_with("fd00:32:0:1::1"),
+                "{}",
+                web.result()
+            );
+            ensure!(leases(host)?.len() == 2, "{:?}", leases(host)?);
+            reach_each_other(&[&web, &other])?;
+            web.check()?;
+            // A runtime that repeats an ADD gets what there is, although host-local refuses.
+            let before = (web.ipv4()?, web.ipv6()?);
+            web.add()?;
+            ensure!(before == (web.ipv4()?, web.ipv6()?), "{before:?} {}", web.result());
+            ensure!(leases(host)?.len() == 2, "{:?}", leases(host)?);
+            tidy(agent, 1)?;
+            if version == "1.1.0" {
+                web.call("STATUS", 0, None)?;
+            }
+            web.detach()?;
+            web.remove()?;
+            ensure!(leases(host)?.is_empty(), "{:?}", leases(host)?);
+            tidy(agent, 0)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_host_local_gave_goes_back_when_something_fails() {
+    with_ipam("host-local-fails", |host, agent, _| {
+        // No IPv4 address left.
+        let network4 = network("1.0.0", &host_local("fd00:32:0:1::100/124"))?;
+        let full: Vec<_> =
+            ["a", "b", "c"].iter().map(|n| host.container(n, &network4)).collect::<Result<_>>()?;
+        host.sandbox("d")?;
+        let error = refused(host.attach("d", &network4))?;
+        ensure!(error.msg.contains("no IP addresses available"), "{error}");
+        ensure!(leases(host)?.len() == 6, "{:?}", leases(host)?);
+        tidy(agent, 3)?;
+        for container in full {
+            container.remove()?;
+        }
+        ensure!(leases(host)?.is_empty(), "{:?}", leases(host)?);
+
+        // The first family is given, the second is not: too few IPv6 addresses.
+        let network6 = network("1.0.0", &host_local("fd00:32:0:1::200/126"))?;
+        let e = host.container("e", &network6)?;
+        let f = host.container("f", &network6);
+        let held = leases(host)?.len();
+        ensure!(held == if f.is_ok() { 4 } else { 2 }, "{:?}", leases(host)?);
+        host.sandbox("g")?;
+        refused(host.attach("g", &network6))?;
+        ensure!(leases(host)?.len() == held, "{:?}", leases(host)?);
+        if let Ok(f) = f {
+            f.remove()?;
+        }
+        e.remove()?;
+
+        // Ours fails after it: an address that a container of slash32 has already. What it gave goes back.
+        let taken: Vec<_> = ["10.32.1.66", "10.32.1.67", "10.32.1.68"]
+            .iter()
+            .enumerate()
+            .map(|(n, address)| {
+                host.container(&format!("h{n}"), &Network::slash32()?.capability("ips", json!([address])))
+            })
+            .collect::<Result<_>>()?;
+        host.sandbox("i")?;
+        let error = refused(host.attach("i", &network4))?;
+        ensure!(error.code == 101 && error.msg.contains("in use"), "{error}");
+        ensure!(leases(host)?.is_empty(), "{:?}", leases(host)?);
+        tidy(agent, 3)?;
+        for container in taken {
+            container.remove()?;
+        }
+
+        // A DEL whose plugin fails takes the interface away all the same, and says that something is left.
+        host.sandbox("j")?;
+        let j = host.attach("j", &network4)?;
+        let (four, six) = (j.ipv4()?, j.ipv6()?);
+        host.run(&format!("mv {LEASES} {LEASES}.away"))?;
+        host.write(LEASES, "not a folder")?;
+        ensure!(
+            j.detach().is_err(),
+            "host-local could not give {four} and {six} back, and DEL did not say so"
+        );
+        ensure!(agent.endpoints()?.iter().all(|e| e.container_id != "j"), "{:?}", agent.endpoints()?);
+        host.run(&format!("rm {LEASES}"))?;
+        host.run(&format!("mv {LEASES}.away {LEASES}"))?;
+        j.remove()?;
+        ensure!(leases(host)?.iter().all(|l| *l != four && *l != six), "{:?}", leases(host)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn static_addresses_are_what_the_configuration_says() {
+    with_ipam("static", |host, agent, neighbour| {
+        let ipam = json!({"type": "static", "addresses": [
+            {"address": "10.32.1.200/24", "gateway": "10.32.1.1"}, {"address": "fd00:32:0:1::c8/64"}],
+            "routes": [{"dst": "10.32.0.0/16"}, {"dst": "fd00:32::/48"}], "dns": {"nameservers": ["192.0.2.53"]}});
+        let other = neighbour.container("other", &Network::slash32()?)?;
+        let web = host.container("web", &network("1.0.0", &ipam)?)?;
+        ensure!(web.ipv4()? == "10.32.1.200" && web.ipv6()? == "fd00:32:0:1::c8", "{}", web.result());
+        ensure!(web.result()["dns"]["nameservers"] == json!(["192.0.2.53"]), "{}", web.result());
+        let routes = web.run("ip route show")?;
+        ensure!(routes.contains("10.32.0.0/16 via 169.254.1.1") && !routes.contains("default"), "{routes}");
+        reach_each_other(&[&web, &other])?;
+        // The same address a second time is refused, and the first container keeps it.
+        host.sandbox("twin")?;
+        let error = refused(host.attach("twin", &network("1.0.0", &ipam)?))?;
+        ensure!(error.code == 101 && error.msg.contains("in use"), "{error}");
+        tidy(agent, 1)?;
+        web.check()?;
+        web.remove()?;
+        tidy(agent, 0)
+    });
+}

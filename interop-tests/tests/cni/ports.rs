@@ -1,0 +1,143 @@
+//! Port mappings under traffic: from everywhere they may be reached from, both families, TCP and UDP.
+
+use anyhow::{Result, ensure};
+use interop_tests::{Lab, Machine, Network, PATIENCE, Rack, Switch, check, eventually, labelled};
+use serde_json::{Value, json};
+
+use crate::kit::{refused, tidy};
+
+const FOUR: &str = "192.0.2.1";
+const SIX: &str = "2001:db8:0:1::2";
+
+fn mapping(host: u16, container: u16, protocol: &str, ip: &str) -> Value {
+    json!({"hostPort": host, "containerPort": container, "protocol": protocol, "hostIP": ip})
+}
+
+fn with_ports(mappings: &[Value]) -> Result<Network> {
+    Ok(labelled("role", "web")?.capability("portMappings", json!(mappings)))
+}
+
+/// A TCP port answers, or does not, to a program somewhere.
+fn tcp(from: &Machine, netns: Option<&str>, address: &str, port: u16) -> Result<()> {
+    let command = from.command("lab-tool").args(["connect", address, &port.to_string()]);
+    match netns {
+        Some(name) => command.netns(name).run(),
+        None => command.run(),
+    }
+    .map(drop)
+}
+
+/// One datagram to a UDP echo comes back.
+fn udp(from: &Machine, netns: Option<&str>, address: &str, port: u16) -> Result<()> {
+    let script = format!(
+        "exec 3<>/dev/udp/{address}/{port} && printf 'over here\\n' >&3 && read -t 2 -r line <&3 && \
+         [ \"$line\" = 'over here' ]"
+    );
+    let command = from.command("bash").args(["-c", &script]);
+    match netns {
+        Some(name) => command.netns(name).run(),
+        None => command.run(),
+    }
+    .map(drop)
+}
+
+#[test]
+fn ports_are_reached_from_everywhere() {
+    Lab::run("ports", |lab| {
+        let rack = Rack::new(lab, Switch::Slash32)?;
+        let (_switch, [host1, _host2]) = rack.start()?;
+        let host = &rack.hosts[0];
+        // Who reaches the host from elsewhere is the administrator's to route.
+        rack.hosts[1].run("ip route add 192.0.2.0/31 via 192.0.2.2")?;
+        let web = host.container(
+            "web",
+            &with_ports(&[
+                mapping(8080, 7, "tcp", ""),
+                mapping(8080, 7, "udp", ""),
+                mapping(9090, 7, "tcp", FOUR),
+            ])?,
+        )?;
+        let _echo = web.echo()?;
+        let near = host.container("near", &labelled("role", "near")?)?;
+        let far = rack.hosts[1].container("far", &labelled("role", "far")?)?;
+        let everywhere = [
+            ("the switch", &rack.tor, None),
+            ("the host", host, None),
+            ("the container itself", host, Some(web.name())),
+            ("a container of the same host", host, Some(near.name())),
+        ];
+        for (who, machine, netns) in everywhere {
+            for address in [FOUR, SIX] {
+                eventually(&format!("TCP from {who} to {address}"), PATIENCE, || {
+                    tcp(machine, netns, address, 8080)
+                })?;
+                eventually(&format!("UDP from {who} to {address}"), PATIENCE, || {
+                    udp(machine, netns, address, 8080)
+                })?;
+            }
+            eventually(&format!("9090 from {who}"), PATIENCE, || tcp(machine, netns, FOUR, 9090))?;
+            // Only the address that was named.
+            ensure!(tcp(machine, netns, SIX, 9090).is_err(), "{who} reaches 9090 by {SIX}");
+        }
+        eventually("TCP from localhost", PATIENCE, || tcp(host, None, "127.0.0.1", 8080))?;
+        eventually("UDP from localhost", PATIENCE, || udp(host, None, "127.0.0.1", 8080))?;
+        ensure!(tcp(host, None, "127.0.0.1", 9090).is_err(), "9090 is for {FOUR} only");
+        let (four, six) = (far.ipv4()?, far.ipv6()?);
+        ensure!(!four.is_empty() && !six.is_empty(), "two families");
+
+        // Another container takes over the port: nothing goes to the first one any more.
+        web.remove()?;
+        for address in [FOUR, SIX] {
+            eventually("the port is closed", PATIENCE, || {
+                check(tcp(&rack.tor, None, address, 8080).is_err(), "it answers")
+            })?;
+        }
+        let second = host
+            .container("second", &with_ports(&[mapping(8080, 7, "udp", ""), mapping(8080, 7, "tcp", "")])?)?;
+        let _echo = second.echo()?;
+        for address in [FOUR, SIX] {
+            eventually("UDP to the second container", PATIENCE, || udp(&rack.tor, None, address, 8080))?;
+            eventually("TCP to the second container", PATIENCE, || tcp(&rack.tor, None, address, 8080))?;
+        }
+        second.remove()?;
+        near.remove()?;
+        tidy(&host1, 0)
+    });
+}
+
+#[test]
+fn a_port_has_one_owner() {
+    Lab::run("port-conflict", |lab| {
+        let rack = Rack::new(lab, Switch::Slash32)?;
+        let (_switch, [host1, _host2]) = rack.start()?;
+        let host = &rack.hosts[0];
+        let one = host.container("one", &with_ports(&[mapping(8080, 80, "tcp", "")])?)?;
+        for (name, taken) in [
+            ("same", mapping(8080, 81, "tcp", "")),
+            ("any-address", mapping(8080, 80, "tcp", "0.0.0.0")),
+            ("any-six", mapping(8080, 80, "tcp", "::")),
+        ] {
+            host.sandbox(name)?;
+            let error = refused(host.attach(name, &with_ports(&[mapping(9000, 80, "tcp", ""), taken])?))?;
+            ensure!(error.code == 107 && error.msg.contains("8080"), "{name}: {error}");
+            tidy(&host1, 1)?;
+        }
+        // Another protocol or port is another matter; and what was refused holds nothing.
+        let two = host.container(
+            "two",
+            &with_ports(&[
+                mapping(8080, 80, "udp", ""),
+                mapping(9000, 80, "tcp", ""),
+                mapping(9001, 80, "tcp", FOUR),
+            ])?,
+        )?;
+        let three = host.container("three", &with_ports(&[mapping(9001, 80, "tcp", SIX)])?)?;
+        tidy(&host1, 3)?;
+        for container in [one, two, three] {
+            container.remove()?;
+        }
+        let again = host.container("again", &with_ports(&[mapping(8080, 80, "tcp", FOUR)])?)?;
+        again.remove()?;
+        tidy(&host1, 0)
+    });
+}

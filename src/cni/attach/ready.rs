@@ -1,0 +1,71 @@
+//! IPv6 addresses that work.
+//!
+//! The kernel answers that an IPv6 address is there before it is: a task of its own joins the multicast group by which
+//! neighbours ask for the address, and adds the local route by which it is recognised, in this order. A neighbour
+//! that asks too early hears nothing, and asks again only a second later.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    thread,
+    time::Duration,
+};
+
+use super::message::StepError;
+use crate::{
+    cni::attachment::Attachment,
+    netlink::{Error, Socket},
+};
+
+const RTM_GETROUTE: u16 = 26;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+/// Where `rtm_type` is in `struct rtmsg`, and `RTN_LOCAL` (linux/rtnetlink.h).
+const TYPE_AT: usize = 7;
+const RTN_LOCAL: u8 = 2;
+
+/// How often to look, and how long to wait between, at first; the task is seldom later than the first look.
+const LOOKS: u32 = 40;
+const PAUSE: Duration = Duration::from_micros(100);
+const LONGEST: Duration = Duration::from_millis(20);
+
+/// Waits until the container can be found by its IPv6 address, and its gateway by the container. An address that
+/// takes longer than half a second is left to itself.
+pub(super) fn wait(attachment: &Attachment, host: &mut Socket, inside: &mut Socket) -> Result<(), StepError> {
+    let Some(address) = attachment.endpoint.ipv6 else { return Ok(()) };
+    let gateway = Attachment::gateway6();
+    let ends = [(inside, address, attachment.ifindex + 1), (host, gateway, attachment.ifindex)];
+    for (socket, address, index) in ends {
+        let mut pause = PAUSE;
+        for look in 1..=LOOKS {
+            let local = is_local(socket, address, index)
+                .map_err(|source| StepError { what: "look for an IPv6 address", source })?;
+            if local {
+                break;
+            }
+            if look == LOOKS {
+                tracing::warn!(endpoint = %attachment.endpoint.key, %address, "the kernel is slow to take up the address");
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST);
+        }
+    }
+    Ok(())
+}
+
+/// Whether packets to an address of an interface are for this machine.
+fn is_local(socket: &mut Socket, address: Ipv6Addr, index: u32) -> Result<bool, Error> {
+    let asked = socket.request(RTM_GETROUTE, 0, |w| {
+        w.raw(&[libc::AF_INET6 as u8, 128, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+            .attr_ip(RTA_DST, IpAddr::V6(address))
+            .attr_u32(RTA_OIF, index);
+    });
+    match asked {
+        Ok(report) => {
+            let kind = report.replies.first().and_then(|(_, _, route)| route.get(TYPE_AT).copied());
+            Ok(kind == Some(RTN_LOCAL))
+        }
+        // No route at all yet.
+        Err(error) if matches!(error.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

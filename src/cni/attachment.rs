@@ -97,7 +97,9 @@ impl Attachment {
     /// do not know attachment numbers, and whoever had the address hears of its move by their choice of path only.
     pub fn takes_over(&self, now: SystemTime) -> bool {
         let made = UNIX_EPOCH + Duration::from_micros(self.sequence);
-        let recent = now.duration_since(made).is_ok_and(|age| age < TAKEOVER);
+        // Clocks are set back now and then.
+        let age = now.duration_since(made).unwrap_or_else(|ahead| ahead.duration());
+        let recent = age < TAKEOVER;
         recent && !self.moved.is_empty() && !self.anycast
     }
 

@@ -145,7 +145,7 @@ fn what_host_local_gave_goes_back_when_something_fails() {
 fn static_addresses_are_what_the_configuration_says() {
     with_ipam("static", |host, agent, neighbour| {
         let ipam = json!({"type": "static", "addresses": [
-            {"address": "10.32.1.200/24", "gateway": "10.32.1.1"}, {"address": "fd00:32:0:1::c8/64"}],
+            {"address": "10.32.1.200/32"}, {"address": "fd00:32:0:1::c8/128"}],
             "routes": [{"dst": "10.32.0.0/16"}, {"dst": "fd00:32::/48"}], "dns": {"nameservers": ["192.0.2.53"]}});
         let other = neighbour.container("other", &Network::slash32()?)?;
         let web = host.container("web", &network("1.0.0", &ipam)?)?;

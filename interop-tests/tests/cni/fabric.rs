@@ -126,7 +126,7 @@ fn slash32(at: usize) -> String {
     text
 }
 
-/// A switch that prefers announcements of addresses that have just moved: `docs/moving-addresses.md`.
+/// A switch that prefers announcements of addresses that have just moved: `docs/cni.md`.
 fn bird(at: usize) -> String {
     let mut text = format!(
         "log stderr all;\nrouter id 10.255.0.{};\nprotocol device {{ }}\n\

@@ -10,6 +10,8 @@ use interop_tests::{
 use crate::kit::{refused, tidy};
 
 const RUN_DIR: &str = "/run/slash32";
+/// Its folders.
+const FOLDERS: [&str; 3] = ["endpoints", "released", "tombstones"];
 
 /// A host with its agent at a switch, and its run directory on a file system of its own.
 fn on_a_host(name: &str, test: impl FnOnce(&Machine, Agent) -> Result<()>) {
@@ -64,7 +66,10 @@ fn a_read_only_run_directory() {
         let network = Network::slash32()?;
         let old = host.container("old", &network)?;
         let stays = host.container("stays", &network)?;
-        host.run(&format!("mount -o remount,ro {RUN_DIR}"))?;
+        for dir in FOLDERS {
+            host.run(&format!("mount --bind {RUN_DIR}/{dir} {RUN_DIR}/{dir}"))?;
+            host.run(&format!("mount -o remount,bind,ro {RUN_DIR}/{dir}"))?;
+        }
         host.sandbox("new")?;
         let error = refused(host.attach("new", &network))?;
         ensure!(
@@ -75,7 +80,9 @@ fn a_read_only_run_directory() {
         stays.check()?;
         let endpoints = agent.endpoints()?;
         ensure!(endpoints.len() == 1 && endpoints[0].container_id == "stays", "{endpoints:?}");
-        host.run(&format!("mount -o remount,rw {RUN_DIR}"))?;
+        for dir in FOLDERS {
+            host.run(&format!("umount {RUN_DIR}/{dir}"))?;
+        }
         // What could not be removed is, as soon as it can be.
         for killed in [false, true] {
             if killed {

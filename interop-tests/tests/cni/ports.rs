@@ -27,13 +27,9 @@ fn tcp(from: &Machine, netns: Option<&str>, address: &str, port: u16) -> Result<
     .map(drop)
 }
 
-/// One datagram to a UDP echo comes back.
+/// Datagrams to a UDP echo come back.
 fn udp(from: &Machine, netns: Option<&str>, address: &str, port: u16) -> Result<()> {
-    let script = format!(
-        "exec 3<>/dev/udp/{address}/{port} && printf 'over here\\n' >&3 && read -t 2 -r line <&3 && \
-         [ \"$line\" = 'over here' ]"
-    );
-    let command = from.command("bash").args(["-c", &script]);
+    let command = from.command("lab-tool").args(["probe", address, &port.to_string(), "100"]).stdin("");
     match netns {
         Some(name) => command.netns(name).run(),
         None => command.run(),

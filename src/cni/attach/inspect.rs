@@ -124,6 +124,10 @@ impl Attacher {
         let mut findings = Vec::new();
         self.check_host(attachment, &mut findings)?;
         let path = &attachment.endpoint.netns;
+        // Of what is known from the kernel alone, after the files were lost, nobody has told where its namespace is.
+        if path.is_empty() {
+            return Ok(findings);
+        }
         match self.open(path) {
             Ok(ns) if ns.id() == attachment.netns_id => {
                 self.check_container(attachment, &ns, &mut findings)?;

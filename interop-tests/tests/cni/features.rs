@@ -90,32 +90,11 @@ fn everything_a_network_may_say() {
             labels.get("role").is_some_and(|v| v == "db") && labels.get("net").is_some_and(|v| v == "main"),
             "{labels:?}"
         );
-        // Its own addresses, those it may use, and no other.
-        // Answers to those need a route, and so does the check of the reverse path.
-        host.run("ip route add default via 192.0.2.0")?;
-        let near_hears = |source: &str| -> Result<bool> {
-            router.run(&format!("ip address add {source}/32 dev eth0"))?;
-            near.run(&format!("ip route replace {source}/32 via 169.254.1.1"))?;
-            let before = received(&near)?;
-            drop(router.command("ping").args(["-c1", "-W1", "-I", source, &near.ipv4()?]).output()?);
-            Ok(received(&near)? > before)
-        };
-        ensure!(near_hears("10.99.0.5")?, "an address that may be used was refused");
-        ensure!(!near_hears("10.99.0.17")?, "an address that may not be used was let through");
         router.remove()?;
         near.remove()?;
         drop(switch);
         tidy(&host1, 0)
     });
-}
-
-/// How many echo requests a container has got.
-fn received(container: &interop_tests::Container) -> Result<u64> {
-    let shown = container.run("cat /proc/net/snmp")?;
-    let mut lines = shown.lines().filter(|line| line.starts_with("Icmp:"));
-    let (names, values) = (lines.next().context("names")?, lines.next().context("values")?);
-    let at = names.split(' ').position(|name| name == "InEchos").context("InEchos")?;
-    values.split(' ').nth(at).context("a value")?.parse().context("a number")
 }
 
 #[test]

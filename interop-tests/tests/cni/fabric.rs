@@ -142,10 +142,10 @@ fn bird(at: usize) -> String {
     );
     for (number, (own, address, asn)) in neighbours(at).into_iter().enumerate() {
         let family = if address.contains(':') { "ipv6" } else { "ipv4" };
-        write!(
+        writeln!(
             text,
             "protocol bgp n{number} {{ local {own} as {}; neighbor {address} as {asn}; hold time 9; keepalive time 3; \
-             connect delay time 1; {family} {{ import filter containers; export where source = RTS_BGP; }}; }}\n",
+             connect delay time 1; {family} {{ import filter containers; export where source = RTS_BGP; }}; }}",
             BOXES[at].1
         )
         .expect("a String takes everything");

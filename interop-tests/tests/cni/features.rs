@@ -1,6 +1,6 @@
 //! The rest of what a network's configuration and a runtime may say.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use interop_tests::{
     Lab, Network, PATIENCE, Rack, Switch, check, eventually, example, labelled, reach_each_other,
 };

@@ -1,7 +1,7 @@
 //! The FIB beside a bare netlink sender of the same messages, in the same run and in private network namespaces.
 //!
-//! `cargo bench --bench fib [-- ROUTES RUNS]`, as root. Prints routes a second of both, their ratio (median, lowest
-//! and highest over the runs), and what the loss of one of two next hops costs.
+//! `cargo bench --bench fib [-- ROUTES RUNS]`, as root. For each family: routes a second of both, their ratio (median,
+//! lowest and highest over the runs), and what the loss of one of two next hops costs.
 
 use std::{
     net::IpAddr,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use slash32::{
-    model::{NextHop, NextHopSet, Prefix},
+    model::{Family, NextHop, NextHopSet, Prefix},
     netlink::{Batch, Socket, addr, link, nexthop, ns::testing, route},
     routes::{Fib, FibConfig, Netlink},
 };
@@ -22,16 +22,22 @@ fn main() {
     let numbers: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
     let routes = numbers.first().copied().unwrap_or(100_000);
     let runs = numbers.get(1).copied().unwrap_or(5).max(1);
-    let mut ratios = Vec::new();
-    println!("{routes} IPv4 /32 routes, {runs} runs");
+    for family in Family::ALL {
+        compare(family, routes, runs);
+    }
+}
+
+fn compare(family: Family, routes: usize, runs: usize) {
+    let (mut ratios, mut bytes) = (Vec::new(), 0);
+    println!("{routes} {family} host routes, {runs} runs");
     for run in 0..runs {
         // In turn first and second, so that neither profits from the other's caches every time.
         let (bare, fib) = if run % 2 == 0 {
-            let bare = testing::private(|| bare(routes));
-            (bare, testing::private(|| fib(routes)))
+            let bare = testing::private(|| bare(family, routes));
+            (bare, testing::private(|| fib(family, routes)))
         } else {
-            let fib = testing::private(|| fib(routes));
-            (testing::private(|| bare(routes)), fib)
+            let fib = testing::private(|| fib(family, routes));
+            (testing::private(|| bare(family, routes)), fib)
         };
         let ratio = bare.as_secs_f64() / fib.write.as_secs_f64();
         let rate = |time: Duration| routes as f64 / time.as_secs_f64() / 1000.0;
@@ -44,10 +50,11 @@ fn main() {
             fib.restart.as_secs_f64() * 1000.0,
         );
         ratios.push(ratio);
+        bytes = fib.bytes / routes.max(1);
     }
     ratios.sort_by(f64::total_cmp);
     println!(
-        "ratio to the bare sender: median {:.2}, {:.2} to {:.2} (target 0.80)",
+        "ratio to the bare sender: median {:.2}, {:.2} to {:.2} (target 0.80); {bytes} bytes of memory a route",
         ratios[ratios.len() / 2],
         ratios[0],
         ratios[ratios.len() - 1],
@@ -66,21 +73,35 @@ fn links(socket: &mut Socket) -> [u32; 2] {
         let index = link::by_name(socket, &near).expect("the link was just made").index;
         let address = address.parse().expect("a literal address");
         addr::add(socket, index, address, 31).expect("an address can be added in a namespace of ours");
+        let address = format!("2001:db8:{name}::1").parse().expect("a literal address");
+        addr::add(socket, index, address, 64).expect("an address can be added in a namespace of ours");
         index
     })
 }
 
-fn prefix(i: usize) -> Prefix {
-    Prefix::host(IpAddr::from((0x0a00_0000 + i as u32).to_be_bytes()))
+/// The far ends of the links.
+fn gateways(family: Family) -> [IpAddr; 2] {
+    let gateways = match family {
+        Family::Ipv4 => ["192.0.2.1", "192.0.2.3"],
+        Family::Ipv6 => ["2001:db8:a::2", "2001:db8:b::2"],
+    };
+    gateways.map(|gateway| gateway.parse().expect("a literal address"))
 }
 
-fn bare(routes: usize) -> Duration {
+fn prefix(family: Family, i: usize) -> Prefix {
+    Prefix::host(match family {
+        Family::Ipv4 => IpAddr::from((0x0a00_0000 + i as u32).to_be_bytes()),
+        Family::Ipv6 => IpAddr::from(((0xfd00_0032_u128 << 96) + i as u128).to_be_bytes()),
+    })
+}
+
+fn bare(family: Family, routes: usize) -> Duration {
     let mut socket = Socket::route().expect("a netlink socket");
     let [a, b] = links(&mut socket);
+    let [first, second] = gateways(family);
     let mut batch = Batch::new();
-    for (id, (gateway, ifindex)) in [("192.0.2.1", a), ("192.0.2.3", b)].into_iter().enumerate() {
-        let via =
-            nexthop::Via { gateway: gateway.parse().expect("a literal address"), ifindex, onlink: false };
+    for (id, (gateway, ifindex)) in [(first, a), (second, b)].into_iter().enumerate() {
+        let via = nexthop::Via { gateway, ifindex, onlink: false };
         nexthop::push_via(&mut batch, id as u32 + 1, 32, &via, nexthop::Mode::Create);
     }
     nexthop::push_group(&mut batch, 10, 32, &[(1, 1), (2, 1)], nexthop::Mode::Create);
@@ -91,7 +112,12 @@ fn bare(routes: usize) -> Duration {
         batch.clear();
         let end = routes.min(i + BATCH);
         for n in i..end {
-            let key = route::Key { prefix: prefix(n), table: route::TABLE_MAIN, protocol: 32, metric: 1024 };
+            let key = route::Key {
+                prefix: prefix(family, n),
+                table: route::TABLE_MAIN,
+                protocol: 32,
+                metric: 1024,
+            };
             route::push(&mut batch, &key, route::Target::Object(10), route::Mode::Create);
         }
         let report = socket.transact(&mut batch).expect("the routes are sent");
@@ -108,10 +134,10 @@ struct Measured {
     bytes: usize,
 }
 
-fn fib(routes: usize) -> Measured {
+fn fib(family: Family, routes: usize) -> Measured {
     let mut socket = Socket::route().expect("a netlink socket");
     links(&mut socket);
-    let gateways = ["192.0.2.1", "192.0.2.3"].map(|g| g.parse().expect("a literal address"));
+    let gateways = gateways(family);
     let set: Arc<NextHopSet> = Arc::new(gateways.into_iter().map(NextHop::via).collect());
     let new = || {
         let kernel = Netlink::new(Socket::route().expect("a netlink socket"));
@@ -125,7 +151,7 @@ fn fib(routes: usize) -> Measured {
     fib.sweep_stale(None);
     let start = Instant::now();
     for i in 0..routes {
-        fib.set(prefix(i), &set);
+        fib.set(prefix(family, i), &set);
         if i % 4096 == 0 {
             fib.step(Instant::now(), 512).expect("the kernel can be written");
         }
@@ -144,7 +170,7 @@ fn fib(routes: usize) -> Measured {
     let start = Instant::now();
     let mut fib = new();
     for i in 0..routes {
-        fib.set(prefix(i), &set);
+        fib.set(prefix(family, i), &set);
     }
     fib.sweep_stale(None);
     settle(&mut fib);

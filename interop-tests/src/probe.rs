@@ -18,6 +18,8 @@ const START: Duration = Duration::from_secs(10);
 /// What a [`Probe`] saw.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProbeReport {
+    /// When the first packet was sent, in seconds since 1970.
+    pub started: f64,
     /// Packets sent.
     pub sent: u64,
     /// Packets that came back.

@@ -323,6 +323,7 @@ impl Service {
             .await?;
         let fib = self.inner.fib.summary().await?;
         problems.extend(fib.problems());
+        problems.extend(rules::problems(config.routes.table)?);
         for peer in &peers {
             if peer["state"] != "Established" {
                 let error = peer["last_error"].as_str().map_or_else(String::new, |e| format!(": {e}"));

@@ -551,7 +551,8 @@ impl State {
 
     /// Deletes routes of ours with another metric, once stale routes go.
     fn drop_leftovers(&mut self, kernel: &mut dyn Kernel, now: Instant) -> Result<(), Error> {
-        if self.keep_stale.contains(&true) {
+        // What takes their place, with another metric or in another table, comes first.
+        if self.keep_stale.contains(&true) || !self.is_idle() {
             return Ok(());
         }
         if !self.searched_tables {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
@@ -33,6 +33,7 @@ pub fn run(to: IpAddr, port: u16, rate: u32) -> Result<()> {
     let report = std::thread::scope(|scope| {
         let receiver = scope.spawn(|| receive(&socket, &done));
         let start = Instant::now();
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let mut sent = 0;
         let mut times = Vec::new();
         while !stop.load(Ordering::Relaxed) {
@@ -48,7 +49,13 @@ pub fn run(to: IpAddr, port: u16, rate: u32) -> Result<()> {
         let (seen, longest) = receiver.join().unwrap_or_default();
         let lost = (1..).zip(&times).filter(|(number, _)| !seen.contains(number));
         let lost_at_ms = lost.map(|(_, time)| milliseconds(*time)).take(LISTED).collect();
-        ProbeReport { sent, received: seen.len() as u64, longest_gap_ms: milliseconds(longest), lost_at_ms }
+        ProbeReport {
+            started,
+            sent,
+            received: seen.len() as u64,
+            longest_gap_ms: milliseconds(longest),
+            lost_at_ms,
+        }
     });
     println!("{}", serde_json::to_string(&report)?);
     Ok(())

@@ -1,6 +1,7 @@
 //! Against the real kernel, in private network namespaces.
 
 mod changes;
+mod hand;
 mod paths;
 mod repair;
 mod safety;

@@ -14,7 +14,7 @@ use slash32::netlink::ns::Netns;
 use super::{
     feed,
     router::{Configs, Kind},
-    stats::{milliseconds, spread, whole},
+    stats::{milliseconds, spread, tenths},
     watch::Watch,
 };
 
@@ -27,7 +27,7 @@ pub(super) struct Options {
     #[arg(long, value_delimiter = ',', default_value = "1000,100000")]
     routes: Vec<u32>,
     /// Runs of each.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     runs: u32,
     /// Routers to compare.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "slash32,bird2")]
@@ -70,7 +70,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
                 let middle = spread(samples.iter().map(total))[1];
                 let reaction: Vec<f64> =
                     samples.iter().filter_map(|s| s.from_detection).map(milliseconds).collect();
-                let reaction = if reaction.is_empty() { "-".to_owned() } else { whole(reaction) };
+                let reaction = if reaction.is_empty() { "-".to_owned() } else { tenths(reaction) };
                 let ratio = middle / *first.get_or_insert(middle);
                 println!(
                     "| {kind:?} | {} | {routes} | {} | {reaction} | {ratio:.2} |",
@@ -78,7 +78,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
                         Death::Bfd => "BFD 100 ms x 3",
                         Death::Link => "link down",
                     },
-                    whole(samples.iter().map(total)),
+                    tenths(samples.iter().map(total)),
                 );
             }
         }

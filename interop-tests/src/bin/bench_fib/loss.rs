@@ -16,10 +16,16 @@ pub(super) struct Options {
     /// Runs of each.
     #[arg(long, default_value_t = 3)]
     runs: u32,
+    /// Only these.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Event>,
+    /// Tells on the standard error stream when each lost packet was sent (UTC), to put beside `ip -ts monitor`.
+    #[arg(long)]
+    when: bool,
 }
 
 /// What happens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Event {
     Nothing,
     Kill,
@@ -60,7 +66,8 @@ pub(super) fn run(options: &Options) -> Result<()> {
     );
     println!("| what happens | sent | lost in all | lost by the worst probe | longest gap, ms |");
     println!("|---|---|---|---|---|");
-    for (event, name) in EVENTS {
+    let wanted = |event: &Event| options.only.is_empty() || options.only.contains(event);
+    for (event, name) in EVENTS.into_iter().filter(|(event, _)| wanted(event)) {
         let mut reports = Vec::new();
         for run in 0..options.runs {
             for (web, db, _) in &pairs {
@@ -72,7 +79,11 @@ pub(super) fn run(options: &Options) -> Result<()> {
             let happened = happen(event, &rack, &mut running, run).with_context(|| format!("{event:?}"));
             let list: Result<Vec<ProbeReport>> = probes.into_iter().map(Probe::stop).collect();
             happened?;
-            reports.extend(list?);
+            let list = list?;
+            if options.when {
+                list.iter().for_each(|report| tell(event, report));
+            }
+            reports.extend(list);
             recover(event, &rack, &running)?;
         }
         let worst = reports.iter().map(ProbeReport::lost).max().unwrap_or(0);
@@ -85,6 +96,15 @@ pub(super) fn run(options: &Options) -> Result<()> {
     }
     println!();
     Ok(())
+}
+
+/// The times of lost packets.
+fn tell(event: Event, report: &ProbeReport) {
+    for after in &report.lost_at_ms {
+        let day = (report.started + after / 1000.0) % 86_400.0;
+        let (hour, minute) = (day / 3600.0, day % 3600.0 / 60.0);
+        eprintln!("{event:?}: lost one of {:02.0}:{:02.0}:{:09.6}", hour.floor(), minute.floor(), day % 60.0);
+    }
 }
 
 fn probes<T>(pairs: &[(Container, Container, T)], rate: u32) -> Result<Vec<Probe>> {

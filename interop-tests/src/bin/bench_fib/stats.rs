@@ -18,10 +18,10 @@ pub(super) fn show(values: impl IntoIterator<Item = f64>) -> String {
     format!("{middle:.2} ({low:.2} to {high:.2})")
 }
 
-/// The same without decimals.
-pub(super) fn whole(values: impl IntoIterator<Item = f64>) -> String {
+/// The same with one decimal.
+pub(super) fn tenths(values: impl IntoIterator<Item = f64>) -> String {
     let [low, middle, high] = spread(values);
-    format!("{middle:.0} ({low:.0} to {high:.0})")
+    format!("{middle:.1} ({low:.1} to {high:.1})")
 }
 
 pub(super) fn milliseconds(span: Duration) -> f64 {

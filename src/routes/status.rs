@@ -327,10 +327,16 @@ impl State {
         }
         let (table, metric) = (self.config.table, self.config.metric);
         for (prefix, routes) in self.foreign.iter() {
-            let wanted =
-                || self.table.find(*prefix).is_some_and(|r| self.table.meta(r).desired != Target::NONE);
+            // A neighbour that announces the network between us is refused, and nothing to worry about.
+            let in_the_way = || {
+                let meta = self.table.find(*prefix).map(|r| self.table.meta(r));
+                meta.is_some_and(|m| {
+                    m.desired != Target::NONE
+                        && !Reason::from_byte(m.reason).is_some_and(Reason::is_rejection)
+                })
+            };
             if let Some(theirs) = routes.iter().find(|r| r.table == table && r.metric < metric)
-                && wanted()
+                && in_the_way()
             {
                 summary.shadowed += 1;
                 summary.example(*prefix, Some(theirs));

@@ -37,14 +37,24 @@ fn flushes_by_hand_are_undone() {
                 "nexthop flush proto 32",
                 "nexthop flush",
             ];
-            for flush in flushes {
-                ip_command(flush);
+            // With next-hop objects some versions of `ip` cannot flush routes: whatever they do, it is undone.
+            let flush = |line: &str| drop(Command::new("ip").args(line.split(' ')).output().unwrap());
+            for line in flushes {
+                flush(line);
                 w.settle(&mut fib);
-                assert_eq!(w.table(), whole, "{flush}");
-                assert_eq!(fib.verify().unwrap(), [], "{flush}");
+                assert_eq!(w.table(), whole, "{line}");
+                assert_eq!(fib.verify().unwrap(), [], "{line}");
             }
             // All of it before anybody looks.
-            flushes.iter().for_each(|flush| ip_command(flush));
+            flushes.iter().for_each(|line| flush(line));
+            w.settle(&mut fib);
+            assert_eq!(w.table(), whole);
+            assert_eq!(fib.verify().unwrap(), []);
+            // Every route by itself.
+            for row in &whole {
+                w.delete(row.split(' ').next().unwrap(), 32);
+            }
+            assert_eq!(w.table(), [""; 0]);
             w.settle(&mut fib);
             assert_eq!(w.table(), whole);
             assert_eq!(fib.verify().unwrap(), []);

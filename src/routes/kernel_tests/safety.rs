@@ -86,6 +86,8 @@ fn learned_routes_cover_nothing_of_ours() {
         ] {
             assert_eq!(reason(&fib, prefix), Some(why), "{prefix}");
         }
+        // Neighbours announce such things all the time: no cause for alarm.
+        assert_eq!(fib.summary().problems(), [""; 0]);
         // One that somebody else's next hop needs is refused as soon as it is one; and possible when it is none.
         fib.set(p("192.0.2.3/32"), &way);
         w.settle(&mut fib);

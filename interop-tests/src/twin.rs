@@ -87,7 +87,8 @@ impl TwinRack {
     }
 
     /// The configuration of a switch. BFD ends a session as a restart would, so that a host whose agent restarts keeps
-    /// its routes, as RFC 5882 section 4.3 wants it where BFD does not survive the restart.
+    /// its routes, as RFC 5882 section 4.3 wants it where BFD does not survive the restart. Graceful restart is on and not
+    /// only understood, which promises End-of-RIB: without the promise nobody can know when all routes are there.
     pub fn switch_config(switch: usize) -> Result<String> {
         let mut config = format!(
             "log stderr all;\nrouter id 192.0.2.{};\nprotocol device {{ }}\n\
@@ -102,7 +103,7 @@ impl TwinRack {
                 writeln!(
                     config,
                     "protocol bgp host{host}v{family} {{ local {ours} as 65000; neighbor {theirs} as {}; bfd graceful; \
-                     hold time 9; ipv{family} {{ import all; export where source = RTS_BGP; }}; }}",
+                     graceful restart on; hold time 9; ipv{family} {{ import all; export where source = RTS_BGP; }}; }}",
                     65000 + host
                 )?;
             }

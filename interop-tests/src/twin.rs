@@ -87,8 +87,8 @@ impl TwinRack {
     }
 
     /// The configuration of a switch. BFD ends a session as a restart would, so that a host whose agent restarts keeps
-    /// its routes, as RFC 5882 section 4.3 wants it where BFD does not survive the restart. Graceful restart is on and not
-    /// only understood, which promises End-of-RIB: without the promise nobody can know when all routes are there.
+    /// its routes, as RFC 5882 section 4.3 wants it where BFD does not survive the restart. Graceful restart is on, which
+    /// promises End-of-RIB, and not only understood.
     pub fn switch_config(switch: usize) -> Result<String> {
         let mut config = format!(
             "log stderr all;\nrouter id 192.0.2.{};\nprotocol device {{ }}\n\

@@ -46,7 +46,9 @@ fn flushes_by_hand_are_undone() {
                 assert_eq!(fib.verify().unwrap(), [], "{line}");
             }
             // All of it before anybody looks.
-            flushes.iter().for_each(|line| flush(line));
+            for line in flushes {
+                flush(line);
+            }
             w.settle(&mut fib);
             assert_eq!(w.table(), whole);
             assert_eq!(fib.verify().unwrap(), []);

@@ -81,7 +81,9 @@ pub(super) fn run(options: &Options) -> Result<()> {
             happened?;
             let list = list?;
             if options.when {
-                list.iter().for_each(|report| tell(event, report));
+                for report in &list {
+                    tell(event, report);
+                }
             }
             reports.extend(list);
             recover(event, &rack, &running)?;

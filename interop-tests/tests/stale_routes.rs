@@ -23,7 +23,7 @@ struct Site {
 fn bird(networks: &[&str]) -> String {
     let route = |six: bool| {
         let of_family = networks.iter().filter(|network| network.contains(':') == six);
-        of_family.map(|network| format!("route {network} blackhole; ")).collect::<String>()
+        of_family.map(|network| format!("route {network} blackhole; ")).collect::<Vec<_>>().concat()
     };
     let session = |family: u8, ours: &str, theirs: &str| {
         format!(

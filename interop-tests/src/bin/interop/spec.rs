@@ -62,8 +62,6 @@ pub(crate) struct Neighbor {
     pub(crate) next_hop_self: bool,
     /// The limit comes with a restart after so many seconds, where the router can.
     pub(crate) enhanced_refresh: bool,
-    /// The router serves routes as they are, with nothing of its own in them (RFC 7947).
-    pub(crate) route_server: bool,
 }
 
 /// How a neighbour is told from others.
@@ -105,7 +103,6 @@ impl Neighbor {
             max_prefixes: None,
             next_hop_self: false,
             enhanced_refresh: false,
-            route_server: false,
         }
     }
 

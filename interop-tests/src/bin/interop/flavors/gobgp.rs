@@ -177,9 +177,6 @@ fn peer(text: &mut String, spec: &RouterSpec, neighbor: &Neighbor) -> Result<()>
     if neighbor.ttl_security {
         writeln!(text, "[{table}.ttl-security.config]\nenabled = true\nttl-min = 255")?;
     }
-    if neighbor.route_server {
-        writeln!(text, "[{table}.route-server.config]\nroute-server-client = true")?;
-    }
     if neighbor.reflector_client {
         writeln!(
             text,

@@ -101,10 +101,12 @@ fn peer(text: &mut String, spec: &RouterSpec, neighbor: &Neighbor) -> Result<()>
     if neighbor.max_prefixes.is_some() {
         return unsupported("has no prefix limit");
     }
+    // Without the 4-octet capability it knows a large number as AS_TRANS only (RFC 6793).
+    let asn = if neighbor.four_octet_as || neighbor.asn <= 0xffff { neighbor.asn } else { 23456 };
     writeln!(
         text,
         "neighbor {address} {{\n\trouter-id {};\n\tlocal-address {};\n\tlocal-as {};\n\tpeer-as {};",
-        spec.router_id, local, spec.asn, neighbor.asn
+        spec.router_id, local, spec.asn, asn
     )?;
     text.push_str("\tadj-rib-in true;\n");
     writeln!(text, "\thold-time {};", neighbor.timers.map_or(180, |(hold, _)| hold))?;

@@ -215,6 +215,9 @@ impl<'a> View<'a> {
                 return (false, "endpoints never reach this port of the infrastructure".into());
             }
         }
+        if protected && destination.host && !source.host && self.config().strangers().contains(flow.source) {
+            return (false, "endpoints of other hosts never reach this port of the host".into());
+        }
         for side in [&answer.egress, &answer.ingress].into_iter().flatten() {
             if !side.allowed {
                 return (false, format!("{}: {}", side.direction.as_str(), side.decided_by));

@@ -216,6 +216,9 @@ impl View<'_> {
                 allowed = allowed.intersection(&Services::of(&config.endpoint_to_host, &[]));
             }
         }
+        if to.host && self.config().strangers().contains(source) {
+            allowed = allowed.minus(&Services::of(&self.config().protected, &[]));
+        }
         allowed
     }
 

@@ -20,6 +20,9 @@ pub struct EngineConfig {
     pub protected: Vec<Service>,
     /// Addresses of switches, route reflectors and other hosts: BGP neighbours.
     pub infrastructure: Vec<Prefix>,
+    /// Where BGP neighbours may connect from that are not listed one by one. Inside of a pool, such addresses and those
+    /// of [`Self::infrastructure`] are no endpoints as far as [`Self::protected`] ports of this host are concerned.
+    pub neighbours: Vec<Prefix>,
     /// What host policies never block, so that nobody locks himself out.
     pub failsafe: Vec<Service>,
     /// Log refused packets (at most so many a second) to the driver's nflog group.
@@ -51,6 +54,7 @@ impl Default for EngineConfig {
             ],
             protected: Self::protected_ports(&[]),
             infrastructure: Vec::new(),
+            neighbours: Vec::new(),
             failsafe: vec![
                 port(Protocol::TCP, 22),
                 port(Protocol::TCP, 179),
@@ -86,6 +90,12 @@ impl EngineConfig {
         };
         let mut matching = profiles.iter().filter(|p| p.select.matches(labels));
         matching.find_map(profile).unwrap_or(default)
+    }
+
+    /// Addresses of the pools that endpoints of other hosts have, and no BGP neighbour.
+    pub(in crate::policy) fn strangers(&self) -> Ranges {
+        let pools: Ranges = self.pools.iter().map(|p| p.cidr).collect();
+        pools.minus(&self.infrastructure.iter().chain(&self.neighbours).copied().collect())
     }
 
     /// All addresses outside of the pools.

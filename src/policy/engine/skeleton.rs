@@ -287,6 +287,7 @@ impl Builder {
 
     fn input(&mut self, config: &EngineConfig, policies: &PolicySet) {
         let mut rules = vec![Rule::new([from_endpoint(), verdict(goto("input_ep"))])];
+        self.remote_guard(config, &mut rules);
         if !policies.host_policies.is_empty() {
             // Loopback is not traffic from elsewhere.
             rules.push(Rule::new([
@@ -296,6 +297,33 @@ impl Builder {
             self.input_host(config, policies);
         }
         self.base("input", HookPoint::Input, FILTER_PRIORITY, rules);
+    }
+
+    /// Endpoints of other hosts reach the routing protocols here no more than ours do. What the host sends to itself
+    /// may have an address of a pool.
+    fn remote_guard(&mut self, config: &EngineConfig, rules: &mut Vec<Rule>) {
+        let strangers = config.strangers();
+        for (family, field) in [(Family::Ipv4, Field::SourceV4), (Family::Ipv6, Field::SourceV6)] {
+            if strangers.is_empty_in(family) {
+                continue;
+            }
+            let name = format!("strangers{}", family_digit(family));
+            self.rules.sets.insert(name.as_str().into(), SetDef::ranges(&strangers, family).build());
+            for statements in self.services(&config.protected) {
+                let enter = [
+                    Statement::is(Field::CtDirection, Key::byte(0)),
+                    Statement::is_not(Field::IifName, Key::interface("lo")),
+                    Statement::lookup([field, Field::L4Proto], &name.as_str().into()),
+                    verdict(goto("remote_guard")),
+                ];
+                rules.push(Rule::new([&statements[..], &enter].concat()));
+            }
+        }
+        if !strangers.is_empty() {
+            let refuse = Rule::new([Statement::Counter, verdict(goto(REFUSE))]);
+            let refuse = refuse.comment("endpoint of another host to a protected port");
+            self.chain("remote_guard", vec![states(), refuse]);
+        }
     }
 
     fn input_host(&mut self, config: &EngineConfig, policies: &PolicySet) {

@@ -56,7 +56,7 @@ pub(super) const V4: bool = false;
 pub(super) const V6: bool = true;
 
 /// Ports that everybody serves, for TCP and UDP.
-const PORTS: [u16; 5] = [53, 80, 179, 443, 8080];
+const PORTS: [u16; 8] = [53, 80, 179, 443, 3784, 4784, 8080, 9179];
 
 impl Lab {
     /// A lab with so many containers, all attached but not known to policy yet.
@@ -159,6 +159,7 @@ pub(super) fn config() -> EngineConfig {
     let pool = |cidr: &str| PoolConfig { cidr: cidr.parse().unwrap(), nat_outgoing: false };
     EngineConfig {
         pools: vec![pool("10.32.0.0/16"), pool("fd00:32::/48")],
+        protected: EngineConfig::protected_ports(&[9179]),
         infrastructure: vec!["192.0.2.2/32".parse().unwrap(), "2001:db8::2/128".parse().unwrap()],
         ..EngineConfig::default()
     }

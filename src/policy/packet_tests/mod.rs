@@ -1,9 +1,37 @@
-//! Real packets through the real kernel, for every statement about what policy does.
+//! Real packets through the real kernel, for every statement about what policy does, each in IPv4 and IPv6.
+//!
+//! One host is here; two hosts with a switch between them are in `interop-tests/tests/`. "The suite" is [`suite`]: some
+//! 500 cases of `tests/policy/networkpolicy.json`, every one of them sent.
+//!
+//! | statement | one host | two hosts |
+//! |---|---|---|
+//! | not selected in a direction: all is allowed in it | `what_no_policy_selects_is_free`, the suite (targets, types) | `checklist` 1 |
+//! | selected: denied unless a rule of any policy matches; the order is nothing | the suite (conflicts) | `checklist` 2 |
+//! | egress of the source and ingress of the destination must both allow | the suite (conflicts) | `checklist` 3 |
+//! | empty lists: `ingress: []`, `[{}]`, empty `from` and `ports` | the suite (types, peers absent or empty) | `checklist` 4 |
+//! | selectors of pods and namespaces, AND within an item, OR between items | the suite (peers, several peers) | `checklist` 5 |
+//! | blocks of addresses without their exceptions; another rule may still allow | the suite (blocks of both families) | `checklist` 6 |
+//! | protocols, ports, ranges, names of ports | the suite (ports and protocols), `named_ports_sets_world_and_host` | `checklist` 7 |
+//! | rules for SCTP isolate from TCP | the suite (conflicts) | |
+//! | new labels, changed and deleted policies count at once | the suite (actions), `a_revoked_connection_is_cut_…` | `new_labels_pass_…`, `checklist` 8 |
+//! | the own host reaches its endpoints; replies always pass | `allow_and_deny_by_selector_…`, [`profiles`] | `checklist` 9 |
+//! | tiers: order, pass, default, reject; staged policies only count | `tiers_pass_reject_and_staged_policies` | |
+//! | unknown peers and interfaces are refused | `spoofed_sources_and_unknown_interfaces_are_dropped` | `forged_stray_and_stale_…` |
+//! | no source but the own addresses | `no_source_but_the_own_addresses_…` | |
+//! | routing protocols and the agent are out of reach | `endpoints_do_not_reach_routing_protocols`, `endpoints_of_other_hosts_…` | `containers_reach_no_routing_protocol_anywhere` |
+//! | ICMP by type and code | `icmp_by_type_and_code` | |
+//! | limits of rules and of logs | [`limits`] | |
+//! | protection of the host, with a way in | `host_policies_protect_the_host_…` | |
+//! | a damaged table is restored, connections do not notice | `a_flushed_table_is_restored_…` | |
+//! | translation: masquerading, port mappings | [`nat`] | |
+//! | changes without end | [`soak`] | |
 
 mod calico;
 mod lab;
+mod limits;
 mod nat;
 mod profiles;
+mod raw;
 mod soak;
 mod suite;
 mod trace;
@@ -158,13 +186,22 @@ fn spoofed_sources_and_unknown_interfaces_are_dropped() {
 #[test]
 fn endpoints_do_not_reach_routing_protocols() {
     let lab = three();
-    lab.expect(C(WEB), Host, Tcp, 179, false);
-    lab.expect(C(WEB), Outside, Tcp, 179, false);
+    // BGP and the agent's own port; BFD of one hop and of several.
+    for to in [Host, Outside] {
+        for port in [179, 9179] {
+            lab.expect(C(WEB), to, Tcp, port, false);
+        }
+        for port in [3784, 4784] {
+            lab.expect(C(WEB), to, Udp, port, false);
+        }
+    }
     lab.expect(C(WEB), Host, Udp, 53, true);
     lab.expect(C(WEB), Host, Tcp, 53, true);
     lab.expect(C(WEB), Host, Tcp, 80, false);
-    // A container may speak BGP with another.
+    // A container may speak BGP with another, and the infrastructure with containers.
     lab.expect(C(WEB), C(LB), Tcp, 179, true);
+    lab.expect(Outside, C(WEB), Tcp, 179, true);
+    lab.expect(Outside, C(WEB), Udp, 3784, true);
 }
 
 #[test]

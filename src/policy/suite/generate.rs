@@ -45,13 +45,29 @@ pub(super) fn suite() -> Suite {
 fn step(world: &World, policies: &[Np]) -> Step {
     let ends: Vec<End> =
         (0..world.pods.len()).map(End::Pod).chain((0..OUTSIDE.len()).map(End::Outside)).collect();
+    let allowed = matrices(world, policies, &ends, false);
+    let allowed6 = matrices(world, policies, &ends, true);
+    let original = World::new();
+    let labels = world.pods.iter().zip(&original.pods).filter(|(now, then)| now.labels != then.labels);
+    Step {
+        yaml: world.yaml(policies),
+        labels: labels
+            .map(|(now, then)| (format!("{}/{}", then.namespace, then.labels["pod"]), now.labels.clone()))
+            .collect(),
+        allowed6: (allowed6 != allowed).then_some(allowed6),
+        allowed,
+    }
+}
+
+/// Who may talk to whom in a family: services to lines.
+fn matrices(world: &World, policies: &[Np], ends: &[End], v6: bool) -> BTreeMap<String, String> {
     let mut by_matrix: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (protocol, port) in SERVICES {
         let line = |from: &End| -> String {
             let mark = |to: &End| match (from, to) {
                 _ if from == to => '-',
                 (End::Outside(_), End::Outside(_)) => '-',
-                _ if world.allowed(policies, from, to, protocol, port) => 'X',
+                _ if world.allowed(policies, (from, to, v6), protocol, port) => 'X',
                 _ => '.',
             };
             ends.iter().map(mark).collect()
@@ -60,15 +76,7 @@ fn step(world: &World, policies: &[Np]) -> Step {
         let service = format!("{}/{port}", protocol.to_lowercase());
         by_matrix.entry(matrix.join(" ")).or_default().push(service);
     }
-    let original = World::new();
-    let labels = world.pods.iter().zip(&original.pods).filter(|(now, then)| now.labels != then.labels);
-    Step {
-        yaml: world.yaml(policies),
-        labels: labels
-            .map(|(now, then)| (format!("{}/{}", then.namespace, then.labels["pod"]), now.labels.clone()))
-            .collect(),
-        allowed: by_matrix.into_iter().map(|(matrix, services)| (services.join(" "), matrix)).collect(),
-    }
+    by_matrix.into_iter().map(|(matrix, services)| (services.join(" "), matrix)).collect()
 }
 
 fn simple(cases: &mut Vec<Case>, name: String, policies: &[Np]) {
@@ -189,6 +197,14 @@ fn all_peers() -> Vec<(String, PeerModel)> {
         ("192.0.2.9/32", vec![]),
         ("::/0", vec![]),
         ("fd00:32::/48", vec!["fd00:32::2/128"]),
+        ("::/0", vec!["fd00:32::/48"]),
+        ("::/1", vec![]),
+        ("8000::/1", vec!["fd00:32::8/125"]),
+        ("fd00:32::/125", vec!["fd00:32::4/126", "fd00:32::5/128"]),
+        ("fd00:32::5/128", vec![]),
+        ("fd00:32::5/64", vec![]),
+        ("2001:db8::/32", vec!["2001:db8:1::/48"]),
+        ("2001:db8::9/128", vec![]),
     ] {
         let name = format!("block {cidr} except [{}]", except.join(","));
         peers.push((name, PeerModel::Block(cidr, except)));

@@ -1,0 +1,235 @@
+//! Packets by hand: with a source that is not the sender's, or of a kind that no ordinary socket sends.
+
+use std::{
+    io::Read,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{
+    LB, OTHER, WEB,
+    lab::{
+        Lab, V4, V6,
+        Who::{self, C, Host, Outside},
+        config, ip,
+    },
+    three,
+};
+use crate::{
+    netlink::ns::testing::NamedNetns,
+    policy::{Ports, Protocol as Transport, Service, engine::EngineConfig},
+};
+
+/// How long what must arrive may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PORT: u16 = 7777;
+
+/// A UDP packet with its IP header.
+fn udp(source: IpAddr, destination: IpAddr, word: &[u8]) -> Vec<u8> {
+    let length = 8 + word.len() as u16;
+    let mut datagram = Vec::new();
+    for field in [4000, PORT, length, 0] {
+        datagram.extend(field.to_be_bytes());
+    }
+    datagram.extend(word);
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            // The kernel fills in length and checksum of the header; UDP needs no checksum.
+            let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
+            packet.extend(source.octets().into_iter().chain(destination.octets()));
+            [packet, datagram].concat()
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let addresses = [source.octets(), destination.octets()].concat();
+            let pseudo =
+                [&addresses[..], &u32::from(length).to_be_bytes(), &[0, 0, 0, 17], &datagram].concat();
+            let sum: u32 =
+                pseudo.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0))).sum();
+            let sum = (sum & 0xffff) + (sum >> 16);
+            let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+            datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+            let mut packet = vec![0x60, 0, 0, 0];
+            packet.extend(length.to_be_bytes());
+            packet.extend([17, 64]);
+            [packet, addresses, datagram].concat()
+        }
+        _ => panic!("{source} to {destination}"),
+    }
+}
+
+fn raw(ns: &NamedNetns, v6: bool, protocol: i32) -> Socket {
+    let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+    ns.run(|| Socket::new(domain, Type::RAW, Some(Protocol::from(protocol))).unwrap())
+}
+
+/// With IPPROTO_RAW, what is sent has its header already.
+const WITH_HEADER: i32 = 255;
+
+#[test]
+fn no_source_but_the_own_addresses_leaves_a_container() {
+    let mut lab = Lab::new(2);
+    lab.know(0, &[]);
+    lab.know(1, &[]);
+    let receivers: Vec<(Who, UdpSocket)> = [C(1), Host, Outside]
+        .map(|who| (who, lab.ns(who).run(|| UdpSocket::bind(("::", PORT)).unwrap())))
+        .into();
+    // The host lets its endpoints in, or nothing would show.
+    let endpoint_to_host = vec![Service { protocol: Transport::UDP, ports: Ports::Any }];
+    lab.enforcer.engine_mut().set_config(EngineConfig { endpoint_to_host, ..config() });
+    lab.enforcer.commit().unwrap();
+    let forged = [
+        // The other container, the host, the machine outside, an address of the pool that nobody has.
+        vec!["10.32.4.3", "192.0.2.1", "192.0.2.2", "10.32.200.200", "203.0.113.1"],
+        // Loopback, link-local, the gateway, multicast, broadcast, no address.
+        vec!["127.0.0.1", "169.254.1.1", "169.254.7.7", "224.0.0.1", "255.255.255.255", "0.0.0.1"],
+        vec!["fd00:32::3", "2001:db8::1", "2001:db8::2", "fd00:32:0:ffff::1", "2001:db8:ffff::1"],
+        vec!["::1", "::", "fe80::1", "fe80::dead:beef", "ff02::1", "::ffff:10.32.4.2", "::10.32.4.2"],
+    ];
+    let before = spoofed(&lab);
+    let mut sent = 0;
+    for (number, source) in forged.iter().flatten().enumerate() {
+        let source: IpAddr = source.parse().unwrap();
+        let v6 = source.is_ipv6();
+        let socket = raw(&lab.containers[0].ns, v6, WITH_HEADER);
+        for (who, receiver) in &receivers {
+            let to = lab.addr(*who, v6);
+            let target = SocketAddr::new(to, 0).into();
+            socket.send_to(&udp(source, to, b"forged"), &target).unwrap();
+            sent += 1;
+            // What has the right source comes after it, on the same way.
+            let word = format!("true {number}");
+            let until = Instant::now() + PATIENCE;
+            receiver.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            'true_one: loop {
+                let own = lab.addr(C(0), v6);
+                socket.send_to(&udp(own, to, word.as_bytes()), &target).unwrap();
+                let mut heard = [0; 32];
+                while let Ok((length, from)) = receiver.recv_from(&mut heard) {
+                    assert_ne!(&heard[..length], b"forged", "{who:?} hears {source} as {from}");
+                    if &heard[..length] == word.as_bytes() {
+                        break 'true_one;
+                    }
+                }
+                assert!(Instant::now() < until, "{who:?} hears nothing of {own}");
+            }
+        }
+    }
+    // The kernel itself drops some before they leave the container.
+    let counted = spoofed(&lab) - before;
+    assert!(counted > 0 && counted <= sent + 20, "{counted} counted of {sent}");
+    let most = sent * 2 / 3;
+    assert!(counted >= most, "{counted} counted of {sent}: the others never came to the rule");
+}
+
+fn spoofed(lab: &Lab) -> u64 {
+    let text = lab
+        .host
+        .run(|| crate::policy::nft::tests::nft(&["list", "chain", "inet", "slash32", "anti_spoof"], ""))
+        .unwrap();
+    let line = text.lines().find(|l| l.contains("spoofed")).unwrap();
+    line.split("packets ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap()
+}
+
+/// Sends an ICMP message of a type and code with a word in it, and looks whether it arrives.
+fn icmp_arrives(lab: &Lab, from: Who, to: Who, v6: bool, (kind, code): (u8, u8), hopeful: bool) -> bool {
+    let protocol = if v6 { 58 } else { 1 };
+    let receiver = raw(lab.ns(to), v6, protocol);
+    let sender = raw(lab.ns(from), v6, protocol);
+    let target = SocketAddr::new(lab.addr(to, v6), 0);
+    let mut message = vec![kind, code, 0, 0, 0x51, kind, 0, code];
+    message.extend(b"slash32 ");
+    if !v6 {
+        let sum: u32 = message.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(c[1])).sum();
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
+    receiver.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
+    for _ in 0..if hopeful { 20 } else { 1 } {
+        sender.send_to(&message, &target.into()).unwrap();
+        let mut buffer = [0; 256];
+        while let Ok(length) = (&receiver).read(&mut buffer) {
+            // IPv4 hands over the header as well.
+            let heard = &buffer[if v6 { 0 } else { 20 }..length];
+            if heard.starts_with(&[kind, code]) && heard.ends_with(b"slash32 ") {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+#[test]
+fn icmp_by_type_and_code() {
+    let mut lab = three();
+    lab.policies(
+        r#"[[policy]]
+        name = "web"
+        select = 'role == "web"'
+        ingress = [
+          { action = "allow", protocol = "icmp", icmp_type = 8, icmp_code = 5 },
+          { action = "allow", protocol = "icmp", icmp_type = 13 },
+          { action = "allow", protocol = "icmpv6", icmp_type = 128, icmp_code = 3 },
+          { action = "allow", protocol = "icmpv6", icmp_type = 139 },
+        ]"#,
+    );
+    let (from, web) = (C(LB), C(WEB));
+    for (v6, message, passes) in [
+        (V4, (8, 5), true),
+        (V4, (8, 0), false),
+        (V4, (13, 0), true),
+        (V4, (13, 9), true),
+        (V4, (15, 0), false),
+        (V6, (128, 3), true),
+        (V6, (128, 0), false),
+        (V6, (139, 0), true),
+        (V6, (139, 1), true),
+    ] {
+        assert_eq!(icmp_arrives(&lab, from, web, v6, message, passes), passes, "{message:?} IPv6: {v6}");
+    }
+    // The other one is not selected.
+    assert!(icmp_arrives(&lab, from, C(OTHER), V4, (8, 0), true));
+    assert!(icmp_arrives(&lab, from, C(OTHER), V6, (128, 0), true));
+}
+
+/// A container of another host: an address of the pool, beyond the uplink.
+#[test]
+fn endpoints_of_other_hosts_do_not_reach_routing_protocols() {
+    let mut lab = Lab::new(1);
+    lab.know(0, &[]);
+    for (addr, via) in [("10.32.9.9/32", "192.0.2.2"), ("fd00:32::9:9/128", "2001:db8::2")] {
+        let nodad = if addr.contains(':') { " nodad" } else { "" };
+        ip(&lab.outside, &format!("addr add {addr} dev lo{nodad}"));
+        ip(&lab.host, &format!("route add {addr} via {via}"));
+    }
+    let asks = |source: Option<&str>, v6: bool, port: u16, hopeful: bool| {
+        let to = SocketAddr::new(lab.addr(Host, v6), port);
+        let from = source.map_or_else(|| lab.addr(Outside, v6), |s| s.parse().unwrap());
+        let socket = lab.outside.run(|| UdpSocket::bind((from, 0)).unwrap());
+        socket.connect(to).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
+        (0..if hopeful { 20 } else { 1 })
+            .any(|_| socket.send(b"?").is_ok() && socket.recv(&mut [0; 4]).is_ok())
+    };
+    let connects = |source: &str, v6: bool, port: u16| {
+        let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+        let socket = lab.outside.run(|| Socket::new(domain, Type::STREAM, None).unwrap());
+        socket.bind(&SocketAddr::new(source.parse().unwrap(), 0).into()).unwrap();
+        let to = SocketAddr::new(lab.addr(Host, v6), port).into();
+        socket.connect_timeout(&to, Duration::from_millis(500)).is_ok()
+    };
+    for (v6, source) in [(V4, "10.32.9.9"), (V6, "fd00:32::9:9")] {
+        assert!(asks(Some(source), v6, 53, true), "{source} reaches what is no routing protocol");
+        assert!(connects(source, v6, 80));
+        for port in [3784, 4784] {
+            assert!(!asks(Some(source), v6, port, false), "{source} reaches udp/{port}");
+            // The neighbour does.
+            assert!(asks(None, v6, port, true));
+        }
+        for port in [179, 9179] {
+            assert!(!connects(source, v6, port), "{source} reaches tcp/{port}");
+            assert!(connects(&lab.addr(Outside, v6).to_string(), v6, port));
+        }
+    }
+}

@@ -106,7 +106,7 @@ impl Forged {
         Agent::start(
             &self.host,
             &format!(
-                "metrics_listen = '127.0.0.1:9179'\n[bgp]\nasn = 65100\n{}{}\
+                "[agent]\nmetrics_listen = '127.0.0.1:9179'\n[bgp]\nasn = 65100\n{}{}\
                  [[ipam.pool]]\ncidr = '10.32.0.0/16'\nblock = '10.32.1.0/24'\n\
                  [[ipam.pool]]\ncidr = 'fd00:32::/48'\nblock = 'fd00:32:0:1::/64'\n",
                 peer(TRUSTED, "identity = 'accept'"),
@@ -266,9 +266,18 @@ fn containers_reach_no_routing_protocol_anywhere() {
     Lab::run("identity-guard", |lab| {
         let rack = Rack::new(lab, Switch::Bird)?;
         let switch = rack.start_switch()?;
-        let hosts = rack.start_hosts_with(|_, config| format!("metrics_listen = '[::]:9179'\n{config}"))?;
+        let hosts =
+            rack.start_hosts_with(|_, config| format!("[agent]\nmetrics_listen = '[::]:9179'\n{config}"))?;
         for host in &hosts {
             host.wait_established(2)?;
+        }
+        // The links between switch and hosts are not announced.
+        for (host, four, six) in [
+            (&rack.hosts[0], "192.0.2.0", "2001:db8:0:1::1"),
+            (&rack.hosts[1], "192.0.2.2", "2001:db8:0:2::1"),
+        ] {
+            host.run(&format!("ip route add default via {four}"))?;
+            host.run(&format!("ip route add default via {six}"))?;
         }
         let router = switch.router().context("BIRD is the switch")?;
         let web = rack.hosts[0].container("web", &labelled("role", "web")?)?;

@@ -322,7 +322,7 @@ impl Builder {
         if !strangers.is_empty() {
             let refuse = Rule::new([Statement::Counter, verdict(goto(REFUSE))]);
             let refuse = refuse.comment("endpoint of another host to a protected port");
-            self.chain("remote_guard", vec![states(), refuse]);
+            self.chain("remote_guard", vec![current(), exceptional(), refuse]);
         }
     }
 

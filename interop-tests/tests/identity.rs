@@ -135,10 +135,10 @@ fn announcing(machine: &Machine, number: u8, routes: &[(&str, u32, bool, bool)])
             // What has labels goes before what has none.
             let preference = if labels.is_empty() { 100 } else { 200 };
             let length = if family == 4 { 32 } else { 128 };
-            config.push_str(&format!(
+            config.extend([format!(
                 "protocol static {protocol}_{family} {{ ipv{family} {{ preference {preference}; \
                  import filter {{ {labels} accept; }}; }}; route {address}/{length} blackhole; }}\n"
-            ));
+            )]);
             if !machine.run("ip address show dev lo")?.contains(address.as_str()) {
                 machine.run(&format!("ip address add {address}/{length} dev lo"))?;
             }

@@ -3,7 +3,7 @@
 SWITCH ?= slash32
 export SWITCH
 
-.PHONY: help build demo test test-unit interop sim bench-cni bench-bgp bench-fib bench-policy soak format
+.PHONY: help build demo test test-unit interop sim bench-cni bench-bgp bench-fib bench-policy soak fuzz format
 
 help:                ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -65,6 +65,9 @@ bench-policy:        ## what policies cost: packets, changes, loading; beside no
 soak:                ## 10,000 changes under traffic: nothing wrongly passed or dropped; CHANGES=n, SEED=n for others
 	@scripts/deps.sh build test
 	SLASH32_SOAK=$(or $(CHANGES),10000) SLASH32_SOAK_SEED=$(or $(SEED),1) cargo test --locked --package slash32 --lib policy::packet_tests::soak -- --nocapture
+
+fuzz:                ## libFuzzer on all that reads octets from outside; TIME=60 seconds each, TARGET=update for one; needs nightly
+	@scripts/fuzz.sh
 
 format:              ## rustfmt
 	cargo fmt --all

@@ -41,6 +41,8 @@ pub(super) struct Facts {
     pub(super) file_errors: Vec<String>,
     /// Whether next-hop objects are in use.
     pub(super) nexthop_objects: bool,
+    /// Whether the kernel has TCP-AO, if a neighbour's configuration asks for it.
+    pub(super) tcp_ao: Option<bool>,
     /// Configured pools that give this host no addresses.
     pub(super) pools_without_block: Vec<String>,
 }
@@ -56,6 +58,7 @@ impl Check {
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let mut list = vec![files(facts), sysctls(facts)];
     list.extend(peers(facts));
+    list.extend(facts.tcp_ao.map(tcp_ao));
     list.push(routes(facts));
     list.push(rules(facts));
     list.push(learned(facts));
@@ -130,6 +133,19 @@ fn peer(peer: &Value) -> Check {
         up,
         message,
         "compare address, AS number and password with the neighbour's configuration; can it be pinged?",
+    )
+}
+
+fn tcp_ao(supported: bool) -> Check {
+    Check::new(
+        "TCP-AO",
+        supported,
+        if supported {
+            "the kernel has it"
+        } else {
+            "the kernel has none: neighbours with `tcp_ao` have no session, as there is none without authentication"
+        },
+        "needs Linux 6.7 built with CONFIG_TCP_AO; TCP MD5 (`password`) works everywhere",
     )
 }
 
@@ -259,6 +275,7 @@ mod tests {
                 json!({"peer": "192.0.2.1", "state": "Active", "last_error": "connection refused"}),
                 json!({"peer": "192.0.2.2", "state": "Established", "prefixes_received": 4, "prefixes_accepted": 1}),
             ],
+            tcp_ao: Some(false),
             route_differences: 2,
             routes_rejected: 1,
             rules: vec!["no rule".into()],

@@ -27,6 +27,7 @@ use crate::{
         speaker::{PeerAction, PeerStatus, SpeakerError, SpeakerHandle},
     },
     model::Prefix,
+    netlink::tcp_ao,
     routes::{
         Difference, Reason, RouteFilter,
         thread::{FibHandle, FibStopped},
@@ -410,6 +411,11 @@ impl Service {
             route_problems: summary.problems(),
             routes_rejected: summary.rejected - summary.over_limit,
             nexthop_objects: summary.nexthop_objects,
+            tcp_ao: config
+                .bgp
+                .as_ref()
+                .filter(|bgp| bgp.uses_tcp_ao())
+                .map(|_| tcp_ao::supported().unwrap_or(false)),
             pools_without_block: config
                 .pools
                 .iter()

@@ -11,7 +11,10 @@ use std::{
 };
 
 use super::rib::{DecisionOptions, filter::Rule};
-use crate::model::{Asn, Family, Prefix, RouterId};
+use crate::{
+    model::{Asn, Family, Prefix, RouterId},
+    netlink::tcp_ao,
+};
 
 /// The whole speaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,12 @@ pub struct SpeakerConfig {
 }
 
 impl SpeakerConfig {
+    /// Whether a neighbour or range has keys for TCP-AO.
+    pub fn uses_tcp_ao(&self) -> bool {
+        let peers = self.peers.iter().map(|peer| &peer.settings);
+        peers.chain(self.listen_ranges.iter().map(|range| &range.settings)).any(|s| !s.tcp_ao.is_empty())
+    }
+
     /// The BGP port (RFC 4271 section 8.2.1).
     pub const PORT: u16 = 179;
 
@@ -269,6 +278,8 @@ pub struct PeerSettings {
     pub ttl_security: Option<u8>,
     /// TCP MD5 (RFC 2385).
     pub password: Option<Secret>,
+    /// TCP-AO (RFC 5925), the key to use first. Excludes `password`.
+    pub tcp_ao: Vec<TcpAoKey>,
     /// Timers.
     pub timers: Timers,
     /// The families offered.
@@ -329,6 +340,7 @@ impl Default for PeerSettings {
             multihop: None,
             ttl_security: None,
             password: None,
+            tcp_ao: Vec::new(),
             timers: Timers::default(),
             families: Family::ALL.to_vec(),
             route_reflector_client: false,
@@ -549,6 +561,19 @@ impl Role {
             Self::Peer => Self::Peer,
         }
     }
+}
+
+/// A master key tuple of TCP-AO (RFC 5925 section 3.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpAoKey {
+    /// The KeyID of what we send.
+    pub send_id: u8,
+    /// The KeyID of what the neighbour sends.
+    pub receive_id: u8,
+    /// The MAC.
+    pub algorithm: tcp_ao::Algorithm,
+    /// 1 to 80 bytes.
+    pub secret: Secret,
 }
 
 /// A text that is not shown.

@@ -38,6 +38,7 @@ mod socket;
 pub mod sockopt;
 mod sys;
 pub mod sysctl;
+pub mod tcp_ao;
 pub mod watch;
 mod writer;
 

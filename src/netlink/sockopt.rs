@@ -13,12 +13,10 @@ use std::{
 use super::sys::{self, Control};
 use crate::model::{Family, Prefix};
 
-/// `TCP_MD5SIG_EXT` and its flags, and the TCP-AO options, of linux/tcp.h.
+/// `TCP_MD5SIG_EXT` and its flag, of linux/tcp.h.
 const TCP_MD5SIG_EXT: i32 = 32;
 const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
-const TCP_AO_ADD_KEY: i32 = 38;
-const TCP_AO_INFO: i32 = 40;
-/// `TCP_MD5SIG_MAXKEYLEN` and `TCP_AO_MAXKEYLEN`.
+/// `TCP_MD5SIG_MAXKEYLEN`.
 const MAX_KEY: usize = 80;
 /// `IPV6_MINHOPCOUNT` of linux/in6.h.
 const IPV6_MINHOPCOUNT: i32 = 73;
@@ -50,51 +48,6 @@ pub fn set_tcp_md5(socket: &impl AsFd, peers: Prefix, key: Option<&[u8]>) -> io:
     sys::setsockopt(socket.as_fd().as_raw_fd(), libc::IPPROTO_TCP, name, &option)
 }
 
-/// A TCP-AO master key (RFC 5925).
-#[derive(Clone, Copy, Debug)]
-pub struct TcpAoKey<'a> {
-    /// The kernel's name of the MAC: `hmac(sha1)` or `cmac(aes128)` (RFC 5926).
-    pub algorithm: &'a str,
-    /// SendID.
-    pub send_id: u8,
-    /// RecvID.
-    pub receive_id: u8,
-    /// The secret, at most 80 bytes.
-    pub secret: &'a [u8],
-}
-
-/// Adds a TCP-AO key for peers inside `peers` and makes it the current one. `ENOPROTOOPT` where the kernel lacks
-/// TCP-AO (see [`tcp_ao_supported`]).
-pub fn add_tcp_ao_key(socket: &impl AsFd, peers: Prefix, key: TcpAoKey<'_>) -> io::Result<()> {
-    let length = key_length(key.secret)?;
-    if length == 0 || key.algorithm.len() >= 64 {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let (addr, prefix_len) = peer_address(socket, peers)?;
-    // struct tcp_ao_add: sockaddr_storage, alg_name[64], ifindex, set_current:1 set_rnext:1, reserved2, prefix,
-    // sndid, rcvid, maclen, keyflags, keylen, key[80].
-    let mut option = [0; 128 + 64 + 16 + MAX_KEY];
-    option[..addr.len()].copy_from_slice(&addr);
-    option[128..128 + key.algorithm.len()].copy_from_slice(key.algorithm.as_bytes());
-    // Bit fields are laid out from the least significant bit on little endian, from the most significant on big.
-    let set_both: u32 = if cfg!(target_endian = "little") { 0b11 } else { 0b11 << 30 };
-    option[196..200].copy_from_slice(&set_both.to_ne_bytes());
-    // 12 octets of MAC: RFC 5926 section 3.2.
-    option[202..208].copy_from_slice(&[prefix_len, key.send_id, key.receive_id, 12, 0, length]);
-    option[208..208 + key.secret.len()].copy_from_slice(key.secret);
-    sys::setsockopt(socket.as_fd().as_raw_fd(), libc::IPPROTO_TCP, TCP_AO_ADD_KEY, &option)
-}
-
-/// Whether the running kernel has TCP-AO (`CONFIG_TCP_AO`).
-pub fn tcp_ao_supported() -> io::Result<bool> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-    // A fresh socket has no AO information: the kernel that knows the option complains about just that.
-    match sys::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, TCP_AO_INFO, &mut [0; 64]) {
-        Err(e) if e.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
-        _ => Ok(true),
-    }
-}
-
 fn key_length(key: &[u8]) -> io::Result<u8> {
     u8::try_from(key.len()).ok().filter(|len| usize::from(*len) <= MAX_KEY).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidInput, "a TCP authentication key has at most 80 bytes")
@@ -103,7 +56,7 @@ fn key_length(key: &[u8]) -> io::Result<u8> {
 
 /// The peer's `sockaddr` and prefix length for a key. On an IPv6 socket an IPv4 peer goes by its mapped address;
 /// its prefix length stays that of IPv4.
-fn peer_address(socket: &impl AsFd, peers: Prefix) -> io::Result<(Vec<u8>, u8)> {
+pub(super) fn peer_address(socket: &impl AsFd, peers: Prefix) -> io::Result<(Vec<u8>, u8)> {
     let domain = sys::getsockopt_int(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN)?;
     let addr = match peers.addr() {
         IpAddr::V4(v4) if domain == libc::AF_INET6 => IpAddr::V6(v4.to_ipv6_mapped()),
@@ -463,13 +416,6 @@ mod tests {
                 bind_device(&socket, Some("lo")).unwrap();
                 bind_device(&socket, None).unwrap();
                 assert!(bind_device(&socket, Some("none")).is_err());
-                let key = TcpAoKey { algorithm: "hmac(sha1)", send_id: 1, receive_id: 1, secret: b"s" };
-                let added = add_tcp_ao_key(&socket, "192.0.2.1/32".parse().unwrap(), key);
-                if !tcp_ao_supported().unwrap() {
-                    assert_eq!(added.unwrap_err().raw_os_error(), Some(libc::ENOPROTOOPT));
-                } else if family == Family::Ipv4 {
-                    added.unwrap();
-                }
             }
         });
     }

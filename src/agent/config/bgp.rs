@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Pool, Surroundings, file, locate::Step, resolve::Errors};
+use super::{Pool, Surroundings, auth, file, locate::Step, resolve::Errors};
 use crate::{
     bgp::config::{
         AddPathConfig, BfdConfig, GracefulRestart, IdentityMode, ListenRange, MaxPrefixes, NextHopMode,
-        PeerAddress, PeerConfig, PeerSettings, RemoteAs, Role, RoleConfig, Secret, SpeakerConfig, Timers,
+        PeerAddress, PeerConfig, PeerSettings, RemoteAs, Role, RoleConfig, SpeakerConfig, Timers,
     },
     bgp::rib::filter::Rule,
     model::{Asn, RouterId},
@@ -131,6 +131,7 @@ pub(super) fn speaker(
             config.listen_ranges.push(range);
         }
     }
+    auth::check_ranges(&config, errors);
     super::monitoring::collectors(table.bmp, &mut config, errors);
     config.mrt = super::monitoring::update_log(table.mrt, errors);
     Some(config)
@@ -306,7 +307,8 @@ impl Context<'_> {
             passive: peer.passive.unwrap_or(false),
             multihop: peer.multihop,
             ttl_security: ttl_security.then_some(1),
-            password: self.password(&peer, place, errors),
+            password: auth::password(&peer, self.base, place, errors),
+            tcp_ao: auth::tcp_ao(&peer, self.base, place, errors),
             timers: timers(&peer, place, errors),
             families,
             route_reflector_client: client,
@@ -334,33 +336,6 @@ impl Context<'_> {
             description: peer.description,
             ..PeerSettings::default()
         }
-    }
-
-    /// TCP MD5 keys are at most 80 bytes (TCP_MD5SIG_MAXKEYLEN, linux/tcp.h).
-    fn password(&self, peer: &file::Peer, place: &[Step<'_>], errors: &mut Errors<'_>) -> Option<Secret> {
-        let (key, text) = match (&peer.password, &peer.password_file) {
-            (Some(_), Some(_)) => {
-                errors
-                    .at(&with(place, "password_file"), "give either `password` or `password_file`, not both");
-                return None;
-            }
-            (Some(text), None) => ("password", text.clone()),
-            (None, Some(file)) => match std::fs::read_to_string(self.base.join(file)) {
-                Ok(text) => ("password_file", text.trim_end_matches(['\r', '\n']).to_owned()),
-                Err(error) => {
-                    errors.at(
-                        &with(place, "password_file"),
-                        format!("cannot read {}: {error}", file.display()),
-                    );
-                    return None;
-                }
-            },
-            (None, None) => return None,
-        };
-        if text.is_empty() || text.len() > 80 {
-            errors.at(&with(place, key), "a TCP MD5 password has 1 to 80 bytes");
-        }
-        Some(Secret(text))
     }
 }
 

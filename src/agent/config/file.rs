@@ -123,6 +123,7 @@ pub(super) struct Peer {
     pub(super) ttl_security: Option<bool>,
     pub(super) password: Option<String>,
     pub(super) password_file: Option<PathBuf>,
+    pub(super) tcp_ao: Option<Vec<TcpAoKey>>,
     pub(super) hold_time: Option<u16>,
     pub(super) keepalive: Option<u16>,
     pub(super) connect_retry: Option<u16>,
@@ -149,6 +150,29 @@ pub(super) struct Peer {
     pub(super) shutdown: Option<bool>,
     pub(super) import: Option<Vec<Rule>>,
     pub(super) export: Option<Vec<Rule>>,
+}
+
+/// One key of `tcp_ao`; `id` stands for both identifiers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TcpAoKey {
+    pub(super) id: Option<u8>,
+    pub(super) send_id: Option<u8>,
+    pub(super) receive_id: Option<u8>,
+    #[serde(default)]
+    pub(super) algorithm: TcpAoAlgorithm,
+    pub(super) secret: Option<String>,
+    pub(super) secret_file: Option<PathBuf>,
+}
+
+/// RFC 5926.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) enum TcpAoAlgorithm {
+    #[default]
+    #[serde(rename = "hmac-sha-1-96")]
+    HmacSha1,
+    #[serde(rename = "aes-128-cmac-96")]
+    Aes128Cmac,
 }
 
 /// `asn` of a peer: a number, or what kind of neighbour it is.
@@ -362,8 +386,12 @@ macro_rules! overlay {
 
 impl Peer {
     /// This peer with what it does not say itself taken from its group.
-    pub(super) fn over(self, base: Self) -> Self {
+    pub(super) fn over(self, mut base: Self) -> Self {
         let own = self;
+        // Of the ways to authenticate a peer has one: its own, whichever its group has.
+        if own.password.is_some() || own.password_file.is_some() || own.tcp_ao.is_some() {
+            (base.password, base.password_file, base.tcp_ao) = (None, None, None);
+        }
         overlay!(
             own,
             base,
@@ -377,6 +405,7 @@ impl Peer {
             ttl_security,
             password,
             password_file,
+            tcp_ao,
             hold_time,
             keepalive,
             connect_retry,

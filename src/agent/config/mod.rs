@@ -3,6 +3,7 @@
 //! Errors carry file, line, column and a caret, all of them at once. A configuration that does not load changes
 //! nothing: the agent goes on with the one it has.
 
+mod auth;
 mod bgp;
 mod file;
 mod ipam;

@@ -144,3 +144,54 @@ fn the_examples_load() {
     }
     assert!(read_files >= 12, "{read_files}");
 }
+
+#[test]
+fn tcp_ao_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "from a file\n").unwrap();
+    let source = |group: &str, peer: &str| {
+        format!(
+            "[bgp]\nasn = 1\n[bgp.group.tor]\nasn = 2\n{group}\n\
+             [[bgp.peer]]\naddress = \"192.0.2.1\"\ngroup = \"tor\"\n{peer}\n"
+        )
+    };
+    let keys = format!(
+        "tcp_ao = [{{ id = 1, secret = \"x\" }},
+         {{ send_id = 2, receive_id = 3, algorithm = \"aes-128-cmac-96\", secret_file = {file:?} }}]"
+    );
+    let settings = |group: &str, peer: &str| {
+        read(&source(group, peer)).map(|config| config.bgp.unwrap().peers[0].settings.clone())
+    };
+    let ids = |s: &crate::bgp::config::PeerSettings| -> Vec<_> {
+        s.tcp_ao.iter().map(|k| (k.send_id, k.receive_id, k.algorithm, k.secret.0.clone())).collect()
+    };
+    use crate::netlink::tcp_ao::Algorithm::{Aes128Cmac, HmacSha1};
+    let expected = [(1, 1, HmacSha1, "x".to_owned()), (2, 3, Aes128Cmac, "from a file".to_owned())];
+    assert_eq!(ids(&settings(&keys, "").unwrap()), expected);
+    // A peer's own way to authenticate replaces its group's, whichever it is.
+    let own = settings(&keys, "password = \"md5\"").unwrap();
+    assert!(own.tcp_ao.is_empty() && own.password.is_some());
+    let own = settings("password = \"md5\"", &keys).unwrap();
+    assert!(own.tcp_ao.len() == 2 && own.password.is_none());
+    for (peer, message) in [
+        ("tcp_ao = []", "has no key"),
+        ("tcp_ao = [{ secret = \"x\" }]", "has no id"),
+        ("tcp_ao = [{ id = 1 }]", "neither `secret` nor `secret_file`"),
+        ("tcp_ao = [{ id = 1, secret = \"\" }]", "1 to 80 bytes"),
+        ("tcp_ao = [{ id = 256, secret = \"x\" }]", "256"),
+        ("tcp_ao = [{ id = 1, secret = \"x\", algorithm = \"md5\" }]", "hmac-sha-1-96"),
+        ("tcp_ao = [{ id = 1, secret = \"x\" }, { id = 1, secret = \"y\" }]", "another key"),
+        ("tcp_ao = [{ id = 1, secret = \"x\", secret_file = \"y\" }]", "not both"),
+        ("tcp_ao = [{ id = 1, secret_file = \"/nowhere\" }]", "cannot read /nowhere"),
+        ("tcp_ao = [{ id = 1, secret = \"x\" }]\npassword = \"y\"", "exclude each other"),
+    ] {
+        let error = settings("", peer).unwrap_err();
+        assert!(error.contains(message) && error.starts_with("test.toml:"), "{peer}\n{error}");
+    }
+    let range = "[bgp]\nasn = 1\n[bgp.group.r]\nasn = 2\ntcp_ao = [{ id = 1, secret = \"x\" }]\n\
+                 [[bgp.listen_range]]\nprefix = \"192.0.2.0/24\"\ngroup = \"r\"\n\
+                 [[bgp.peer]]\naddress = \"192.0.2.1\"\nasn = 2\npassword = \"y\"\n";
+    let error = read(range).unwrap_err();
+    assert!(error.contains("the other TCP-AO"), "{error}");
+}

@@ -1,5 +1,6 @@
 //! What a new configuration means for what is running.
 
+use super::auth;
 use crate::bgp::{
     config::{PeerSettings, SpeakerConfig},
     session::SessionConfig,
@@ -31,6 +32,9 @@ pub(super) fn of_peer(old: (&SpeakerConfig, &PeerSettings), new: (&SpeakerConfig
     reset(old.multihop != new.multihop, "multihop");
     reset(old.ttl_security != new.ttl_security, "ttl_security");
     reset(old.password != new.password, "password");
+    let keys_change = old.tcp_ao != new.tcp_ao;
+    let roll_over = auth::can_roll_over(&old.tcp_ao, &new.tcp_ao);
+    reset(keys_change && !roll_over, "tcp_ao");
     reset(old.timers.hold_time != new.timers.hold_time, "hold_time");
     reset(old.timers.keepalive != new.timers.keepalive, "keepalive");
     reset(old_session.families != new_session.families, "families");
@@ -47,6 +51,7 @@ pub(super) fn of_peer(old: (&SpeakerConfig, &PeerSettings), new: (&SpeakerConfig
         (t.connect_retry, t.delay_open, t.idle_hold, t.idle_hold_max, t.open_hold, t.send_hold)
     };
     live(plain_timers(old) != plain_timers(new), "timers");
+    live(keys_change && roll_over, "tcp_ao");
     live(old.group != new.group, "group");
     live(old.description != new.description, "description");
     live(old.passive != new.passive, "passive");

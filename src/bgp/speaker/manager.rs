@@ -15,7 +15,9 @@ use tokio::{
 };
 
 use super::{
-    PeerAction, PeerStatus, ReconfigureReport, Shutdown, SpeakerError, SpeakerEvent, change,
+    PeerAction, PeerStatus, ReconfigureReport, Shutdown, SpeakerError, SpeakerEvent,
+    auth::{self, Keys},
+    change,
     links::{LinkChange, Links},
     liveness::{Liveness, state_of},
     monitor::{
@@ -103,8 +105,8 @@ struct Listener {
     addr: SocketAddr,
     socket: Arc<TcpListener>,
     task: JoinHandle<()>,
-    /// The TCP MD5 keys it has.
-    keys: Vec<(Prefix, String)>,
+    /// The keys it has.
+    keys: Vec<(Prefix, Keys)>,
 }
 
 #[derive(Debug)]
@@ -469,7 +471,7 @@ impl Manager {
         }
     }
 
-    /// Listens on what is configured and no longer on what is not; gives listeners the TCP MD5 keys.
+    /// Listens on what is configured and no longer on what is not; gives listeners their keys.
     fn listen(&mut self) -> Result<(), SpeakerError> {
         let config = self.config.clone();
         self.listeners.retain(|listener| {
@@ -493,7 +495,7 @@ impl Manager {
         }
         for listener in &mut self.listeners {
             let options = socket::set_listener_ttl(&listener.socket, &config)
-                .and_then(|()| socket::set_listener_keys(&listener.socket, &config, &listener.keys));
+                .and_then(|()| auth::set_listener_keys(&listener.socket, &config, &listener.keys));
             let failed = |source| SpeakerError::Options { addr: listener.addr, source };
             listener.keys = options.map_err(failed)?;
         }

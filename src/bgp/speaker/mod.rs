@@ -10,6 +10,7 @@
 //! Nothing that a peer's task does waits for the RIB: with a slow RIB the task stops reading, and goes on sending
 //! KEEPALIVEs; with a slow peer the RIB stops encoding for that peer, and goes on with the others.
 
+mod auth;
 mod change;
 mod links;
 mod liveness;
@@ -67,7 +68,7 @@ pub enum SpeakerError {
         /// Why.
         source: io::Error,
     },
-    /// TTL security or a TCP MD5 key cannot be set.
+    /// TTL security or a key of TCP MD5 or TCP-AO cannot be set.
     #[error("cannot set the options of the listener {addr}: {source}")]
     Options {
         /// The listener.

@@ -8,10 +8,10 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::SpeakerError;
+use super::{SpeakerError, auth};
 use crate::{
     bgp::config::{PeerSettings, SpeakerConfig},
-    model::{Asn, Family, Prefix},
+    model::{Asn, Family},
     netlink::sockopt,
 };
 
@@ -95,14 +95,11 @@ pub(super) async fn dial(to: SocketAddr, local_asn: Asn, peer: &PeerSettings) ->
         };
         socket.bind(&source.into()).map_err(|e| named(e, &format!("source address {}", source.ip())))?;
     }
-    if let Some(key) = &peer.password {
-        sockopt::set_tcp_md5(&socket, Prefix::host(to.ip()), Some(key.0.as_bytes()))
-            .map_err(|e| named(e, "TCP MD5 key"))?;
-    }
+    auth::before_dial(&socket, to.ip(), peer)?;
     TcpSocket::from_std_stream(socket.into()).connect(to).await
 }
 
-fn named(error: io::Error, what: &str) -> io::Error {
+pub(super) fn named(error: io::Error, what: &str) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
@@ -120,6 +117,7 @@ pub(super) fn adopt(stream: &TcpStream, local_asn: Asn, peer: &PeerSettings) -> 
         SocketAddr::V4(_) => Family::Ipv4,
         SocketAddr::V6(_) => Family::Ipv6,
     };
+    auth::accepted(stream, peer)?;
     common(stream, family)?;
     Ttl::of(local_asn, peer).apply(stream, family)
 }
@@ -162,59 +160,4 @@ pub(super) fn set_listener_ttl(listener: &TcpListener, config: &SpeakerConfig) -
     let ranges = config.listen_ranges.iter().map(|r| &r.settings);
     let least = peers.chain(ranges).map(|settings| Ttl::of(config.asn, settings).least).min();
     sockopt::set_min_ttl(listener, family, least.unwrap_or(0))
-}
-
-/// Sets the TCP MD5 keys of all peers and ranges with a password on a listener; `before` names the keys it has.
-///
-/// Returns the keys that the listener has now, for the next call.
-pub(super) fn set_listener_keys(
-    listener: &TcpListener,
-    config: &SpeakerConfig,
-    before: &[(Prefix, String)],
-) -> io::Result<Vec<(Prefix, String)>> {
-    let family = Family::of(listener.local_addr()?.ip());
-    let after = keys(config, family);
-    for (prefix, key) in before {
-        if !after.iter().any(|(p, _)| p == prefix) {
-            // Gone already is as good.
-            let _ = sockopt::set_tcp_md5(listener, *prefix, None);
-        } else if !after.iter().any(|(p, k)| p == prefix && k == key) {
-            let _ = sockopt::set_tcp_md5(listener, *prefix, None);
-        }
-    }
-    for (prefix, key) in &after {
-        if !before.contains(&(*prefix, key.clone())) {
-            sockopt::set_tcp_md5(listener, *prefix, Some(key.as_bytes()))
-                .map_err(|e| named(e, &format!("TCP MD5 key for {prefix}")))?;
-        }
-    }
-    Ok(after)
-}
-
-fn keys(config: &SpeakerConfig, family: Family) -> Vec<(Prefix, String)> {
-    use crate::bgp::config::PeerAddress;
-    let mut keys = Vec::new();
-    for peer in &config.peers {
-        let Some(key) = &peer.settings.password else { continue };
-        let prefix = match &peer.address {
-            PeerAddress::Ip(addr) => Prefix::host(*addr),
-            PeerAddress::LinkLocal { addr, .. } => Prefix::host(IpAddr::V6(*addr)),
-            // Whoever is on the link: link-local addresses.
-            PeerAddress::Interface(_) => Prefix::V6(crate::model::Ipv6Prefix::new(
-                std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0),
-                10,
-            )),
-        };
-        keys.push((prefix, key.0.clone()));
-    }
-    for range in &config.listen_ranges {
-        if let Some(key) = &range.settings.password {
-            keys.push((range.prefix, key.0.clone()));
-        }
-    }
-    keys.retain(|(prefix, _)| prefix.family() == family);
-    // A host key of a range's prefix is the listed peer's.
-    let mut seen = std::collections::BTreeSet::new();
-    keys.retain(|(prefix, _)| seen.insert(*prefix));
-    keys
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     bgp::{
         config::PeerAddress,
-        session::{ConnId, Input},
+        session::{ConnId, Failure, Input},
     },
     netlink::{ns::ifindex, sockopt},
 };
@@ -48,8 +48,7 @@ impl PeerTask {
         let settings = &self.context.config.settings;
         let usable = socket::adopt(&stream, self.context.speaker.asn, settings);
         if let Err(error) = usable {
-            tracing::warn!(peer = %self.context.config.address, %error, "cannot use an accepted connection");
-            return;
+            return self.note(&Failure::Dial(format!("connection refused: {}", plain(&error))));
         }
         if let Some(id) = self.session.accept(Instant::now()) {
             self.connections.push(Connection { id, stream, out: WireOut::default(), blocked: false });

@@ -188,7 +188,7 @@ impl PeerTask {
         self.idle(keep);
     }
 
-    fn note(&self, failure: &Failure) {
+    pub(super) fn note(&self, failure: &Failure) {
         let text = failure.to_string();
         let mut news = false;
         let collision = matches!(failure, Failure::Received(n) if (n.code, n.subcode) == COLLISION);

@@ -26,7 +26,7 @@ use tokio::{
 pub(super) use self::connection::plain;
 use self::connection::{Connection, Ready, socket_ready};
 use super::{
-    SpeakerEvent,
+    SpeakerEvent, auth,
     outbox::Outbox,
     params::{HostAddresses, peer_params},
     rib_thread::{FromPeer, News, RibSender},
@@ -310,7 +310,17 @@ impl PeerTask {
         }
     }
 
-    fn configure(&mut self, config: Arc<PeerConfig>, speaker: Arc<SpeakerConfig>, reset: Option<Stop>) {
+    fn configure(&mut self, config: Arc<PeerConfig>, speaker: Arc<SpeakerConfig>, mut reset: Option<Stop>) {
+        let before = std::mem::take(&mut Arc::make_mut(&mut self.context.config).settings.tcp_ao);
+        let keys = &config.settings.tcp_ao;
+        if reset.is_none() && before != *keys {
+            for connection in &self.connections {
+                if let Err(error) = auth::roll_over(&connection.stream, &before, keys) {
+                    tracing::warn!(peer = %config.address, %error, "cannot change the keys of a connection: reset");
+                    reset = Some(Stop::ConfigChange);
+                }
+            }
+        }
         let mut session = SessionConfig::new(&speaker, &config.settings);
         session.passive |= self.context.dynamic;
         self.context.config = config;

@@ -3,10 +3,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::harness::{alone, asn, config, peer, prefix, start, v4, v6};
-use crate::bgp::{
-    config::{ListenRange, PeerSettings, RemoteAs, Secret},
-    session::State,
-    speaker::PeerAction,
+use crate::{
+    bgp::{
+        config::{ListenRange, PeerSettings, RemoteAs, Secret, TcpAoKey},
+        session::State,
+        speaker::PeerAction,
+    },
+    netlink::tcp_ao::{self, Algorithm},
 };
 
 #[expect(clippy::unnecessary_wraps, reason = "as the setting wants it")]
@@ -35,6 +38,69 @@ fn md5_keys_must_match() {
             node.established().await;
         });
     }
+}
+
+fn ao(id: u8, secret: &str) -> TcpAoKey {
+    TcpAoKey { send_id: id, receive_id: id, algorithm: Algorithm::default(), secret: Secret(secret.into()) }
+}
+
+/// With keys there is a session where the kernel has TCP-AO, and none, with the reason, where it has not.
+#[test]
+fn tcp_ao_or_no_session() {
+    for (a, b) in [(v4(1), v4(2)), (v6(1), v6(2))] {
+        alone(async || {
+            let mut one = config(1, 64512);
+            one.peers = vec![peer(a, b, 65000)];
+            one.peers[0].settings.tcp_ao = vec![ao(1, "secret"), ao(2, "other")];
+            let mut two = config(2, 65000);
+            two.peers = vec![peer(b, a, 64512)];
+            two.peers[0].settings.tcp_ao = vec![ao(2, "other"), ao(1, "secret")];
+            let (one, node) = (start(one), start(two.clone()));
+            if tcp_ao::supported().unwrap() {
+                one.established().await;
+                node.established().await;
+                // Roll over to a third key.
+                two.peers[0].settings.tcp_ao.push(ao(3, "third"));
+                let report = node.handle.reconfigure(two.clone()).await.unwrap();
+                assert_eq!(report.changed, [(a.to_string(), vec!["tcp_ao"])]);
+                assert_eq!(node.only().await.established_count, 1);
+                return;
+            }
+            let says = |error: Option<&str>| error.is_some_and(|e| e.contains("this kernel has no TCP-AO"));
+            node.until("told", |p| says(p.last_error.as_deref())).await;
+            // A neighbour that dials without keys is refused, and told why here.
+            two.peers[0].settings.tcp_ao.clear();
+            let report = node.handle.reconfigure(two).await.unwrap();
+            assert_eq!(report.reset, [(a.to_string(), vec!["tcp_ao"])]);
+            let refused = |e: &str| e.starts_with("connection refused: this kernel has no TCP-AO");
+            one.until("refused", |p| p.last_error.as_deref().is_some_and(refused)).await;
+            assert_eq!(one.only().await.established_count, 0);
+        });
+    }
+}
+
+/// So is one from a range with keys.
+#[test]
+fn tcp_ao_for_a_range() {
+    alone(async || {
+        let mut one = config(1, 64512);
+        let mut settings = PeerSettings::new(RemoteAs::Is(asn(65000)));
+        settings.tcp_ao = vec![ao(1, "range")];
+        one.listen_ranges = vec![ListenRange { prefix: prefix("127.0.0.0/8"), limit: 10, settings }];
+        let mut two = config(2, 65000);
+        two.peers = vec![peer(v4(2), v4(1), 64512)];
+        let supported = tcp_ao::supported().unwrap();
+        if supported {
+            two.peers[0].settings.tcp_ao = vec![ao(1, "range")];
+        }
+        let (_one, two) = (start(one), start(two));
+        if supported {
+            two.established().await;
+        } else {
+            let seen = two.until("refused", |p| p.last_error.is_some()).await;
+            assert_eq!(seen.established_count, 0);
+        }
+    });
 }
 
 #[test]

@@ -188,17 +188,29 @@ mod tests {
 
     #[test]
     fn which_keys_can_be_rolled_over() {
-        let (one, two, three) = (key(1, 1, "a"), key(2, 2, "b"), key(3, 3, "c"));
-        let yes = |old: &[TcpAoKey], new: &[TcpAoKey]| assert!(can_roll_over(old, new), "{old:?} {new:?}");
-        let no = |old: &[TcpAoKey], new: &[TcpAoKey]| assert!(!can_roll_over(old, new), "{old:?} {new:?}");
-        yes(&[one.clone()], &[one.clone(), two.clone()]);
-        yes(&[one.clone(), two.clone()], &[two.clone(), one.clone()]);
-        yes(&[one.clone(), two.clone()], &[two.clone(), three.clone()]);
-        no(&[one.clone()], &[two.clone()]);
-        no(&[one.clone()], &[]);
-        no(&[], &[one.clone()]);
-        // Another secret under the same number: the other side cannot know when.
-        no(&[one.clone(), two.clone()], &[one.clone(), key(2, 2, "x")]);
-        no(&[one.clone()], &[one.clone(), key(5, 1, "x")]);
+        // Keys by letters; x and y are others under the numbers of b and of what a receives.
+        let chain = |letters: &str| -> Vec<TcpAoKey> {
+            let of = |letter| match letter {
+                'a' => key(1, 1, "a"),
+                'b' => key(2, 2, "b"),
+                'c' => key(3, 3, "c"),
+                'x' => key(2, 2, "x"),
+                _ => key(5, 1, "y"),
+            };
+            letters.chars().map(of).collect()
+        };
+        for (old, new, can) in [
+            ("a", "ab", true),
+            ("ab", "ba", true),
+            ("ab", "bc", true),
+            ("a", "b", false),
+            ("a", "", false),
+            ("", "a", false),
+            // The other side cannot know when.
+            ("ab", "ax", false),
+            ("a", "ay", false),
+        ] {
+            assert_eq!(can_roll_over(&chain(old), &chain(new)), can, "{old} to {new}");
+        }
     }
 }

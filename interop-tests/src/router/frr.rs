@@ -20,8 +20,11 @@ pub(super) fn start(machine: &Machine, config: &str) -> Result<Vec<Process>> {
     }
     let mut processes = Vec::new();
     // mgmtd appeared in FRR 9; later versions hand it part of the configuration.
-    for daemon in ["mgmtd", "zebra", "bgpd"] {
+    for daemon in ["mgmtd", "zebra", "bfdd", "bgpd"] {
         let path = format!("{DAEMONS}/{daemon}");
+        if daemon == "bfdd" && !config.contains(" bfd") {
+            continue;
+        }
         if daemon == "mgmtd" && !machine.outside(&path).exists() {
             continue;
         }

@@ -82,8 +82,18 @@ pub struct Restart {
     pub peers: usize,
     /// How long a peer may take to reach Established; one that does not is waited for no longer.
     pub connect_wait: Duration,
+    /// How long changed best paths are held back for neighbours that are still to come or to send all they have: a route
+    /// over several of them shall not narrow to the first one that is back. The kernel has what it had.
+    pub gather: Duration,
     /// How long in all End-of-RIB of the peers is waited for (Selection_Deferral_Timer).
     pub deferral: Duration,
+}
+
+impl Restart {
+    /// How long a peer that promises no End-of-RIB may take to send what it has, from its session on.
+    pub(super) fn unpromised(&self) -> Duration {
+        self.connect_wait / 2
+    }
 }
 
 /// Options of the decision process (RFC 4271 section 9.1.2.2).

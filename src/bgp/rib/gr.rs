@@ -4,7 +4,7 @@
 //! live on as long-lived stale ones, which anything else is preferred to. When it is back, what it has not announced again
 //! by its End-of-RIB goes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     Rib,
@@ -154,8 +154,9 @@ impl Rib {
         // A peer that does not come is not waited for.
         let all_here = up().count() >= restart.peers || waited >= restart.connect_wait;
         let over = waited >= restart.deferral;
-        let selected = over || all_here && !up().any(|peer| !peer.params.restarting && owes_routes(peer));
-        let complete = over || all_here && !up().any(owes_routes);
+        let owes = |peer: &Peer| owes_routes(peer, restart.unpromised(), now);
+        let selected = over || all_here && !up().any(|peer| !peer.params.restarting && owes(peer));
+        let complete = over || all_here && !up().any(owes);
         restarting.selected |= selected;
         if complete {
             self.converge();
@@ -172,14 +173,27 @@ impl Rib {
         let since = self.restarting.as_ref()?.since?;
         let restart = self.store.config.restart.as_ref()?;
         // A connect wait that is over has been seen by `check_convergence`.
-        let wakes = [since + restart.connect_wait, since + restart.deferral];
-        wakes.into_iter().filter(|at| Some(*at) > self.last_tick).min().or(wakes.into_iter().max())
+        let wakes = [since + restart.gather, since + restart.connect_wait, since + restart.deferral];
+        // Of those who promise no End-of-RIB.
+        let silent = self.store.peers.values().filter(|peer| peer.up).filter_map(|peer| peer.up_since);
+        let wakes = wakes.into_iter().chain(silent.map(|at| at + restart.unpromised()));
+        wakes.clone().filter(|at| Some(*at) > self.last_tick).min().or(wakes.max())
+    }
+
+    /// Whether best paths are held back, as more may come.
+    pub(super) fn is_gathering(&self) -> bool {
+        let Some(since) = self.restarting.as_ref().map(|restarting| restarting.since) else { return false };
+        let gather = self.store.config.restart.as_ref().map_or(Duration::ZERO, |restart| restart.gather);
+        since.is_none_or(|since| self.last_tick.is_none_or(|now| now < since + gather))
     }
 }
 
-/// Whether End-of-RIB of a peer is still to come. One without graceful restart does not promise any.
-fn owes_routes(peer: &Peer) -> bool {
+/// Whether a peer has not sent all it has. One without graceful restart does not promise any End-of-RIB, though some send
+/// it: it gets so much time from its session on.
+fn owes_routes(peer: &Peer, time: Duration, now: Instant) -> bool {
+    let in_time = peer.up_since.is_none_or(|since| now.saturating_duration_since(since) < time);
     Family::ALL.into_iter().any(|family| {
-        peer.params.families[family].is_some_and(|f| f.sends_end_of_rib) && !peer.families[family].end_of_rib
+        peer.params.families[family].is_some_and(|f| f.sends_end_of_rib || in_time)
+            && !peer.families[family].end_of_rib
     })
 }

@@ -171,6 +171,9 @@ impl Rib {
                 self.store.peers.insert(peer, Peer::new(params));
             }
         }
+        if let Some(entry) = self.store.peers.get_mut(&peer) {
+            entry.up_since = Some(now);
+        }
         self.join_group(peer);
         self.check_convergence(now);
     }
@@ -285,9 +288,13 @@ impl Rib {
         self.sweep.add_hops(changed);
     }
 
-    /// At most `max` changed best paths, coalesced. Fewer only when there are no more.
+    /// At most `max` changed best paths, coalesced. Fewer only when there are no more, or while neighbours are waited for
+    /// after a restart of ours ([`Restart::gather`]).
     pub fn poll_best(&mut self, max: usize) -> Vec<BestChange> {
         self.settle();
+        if self.is_gathering() {
+            return Vec::new();
+        }
         let changes = self.best.poll(&mut self.store, max);
         self.free_nodes();
         changes
@@ -315,7 +322,7 @@ impl Rib {
     /// Whether [`Rib::poll_best`] may have something.
     pub fn has_best_changes(&mut self) -> bool {
         self.settle();
-        !self.best.is_empty()
+        !self.best.is_empty() && !self.is_gathering()
     }
 
     /// Whether every established peer has pulled the current state of `prefix`.

@@ -10,6 +10,8 @@ use crate::bgp::wire::PerFamily;
 pub(super) struct Peer {
     pub(super) params: Arc<PeerParams>,
     pub(super) up: bool,
+    /// Since when; `None` before the first call that tells the time.
+    pub(super) up_since: Option<std::time::Instant>,
     /// The update group that it is a member of while it is up.
     pub(super) group: Option<usize>,
     pub(super) families: PerFamily<PeerFamily>,
@@ -83,6 +85,12 @@ impl PeerFamily {
 
 impl Peer {
     pub(super) fn new(params: PeerParams) -> Self {
-        Self { params: Arc::new(params), up: true, group: None, families: PerFamily::default() }
+        Self {
+            params: Arc::new(params),
+            up: true,
+            up_since: None,
+            group: None,
+            families: PerFamily::default(),
+        }
     }
 }

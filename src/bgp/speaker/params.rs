@@ -21,6 +21,9 @@ use crate::{
     netlink::{Socket, addr},
 };
 
+/// How long best paths wait for neighbours after a restart. Those of a rack are back within our own connect retry, 5 s.
+const GATHER: Duration = Duration::from_secs(6);
+
 /// The RIB's configuration.
 pub fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restarting: bool) -> RibConfig {
     let mut rib = RibConfig::new(config.asn, config.router_id);
@@ -36,6 +39,7 @@ pub fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restarting: bool
     rib.restart = restarting.then(|| Restart {
         peers: config.peers.iter().filter(|peer| peer.settings.shutdown.is_none()).count(),
         connect_wait: config.graceful_restart.connect_wait(),
+        gather: config.graceful_restart.restart_time.min(GATHER),
         deferral: config.graceful_restart.stale_time,
     });
     rib

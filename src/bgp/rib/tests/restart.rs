@@ -155,8 +155,12 @@ fn long_lived_and_back() {
 }
 
 fn restarting(peers: usize) -> Lab {
-    let restart =
-        Some(Restart { peers, connect_wait: Duration::from_secs(20), deferral: Duration::from_secs(60) });
+    let restart = Some(Restart {
+        peers,
+        connect_wait: Duration::from_secs(20),
+        gather: Duration::from_secs(5),
+        deferral: Duration::from_secs(60),
+    });
     Lab::new(RibConfig { restart, route_reflector: true, ..config() })
 }
 
@@ -194,7 +198,7 @@ fn our_restart_does_not_wait_for_the_dead() {
     for family in Family::ALL {
         lab.update(1, end_of_rib(family));
     }
-    assert_eq!(lab.rib.poll_timeout(), Some(lab.now + Duration::from_secs(20)));
+    assert_eq!(lab.rib.poll_timeout(), Some(lab.now + Duration::from_secs(5)));
     lab.wait(19);
     assert!(!converged(&mut lab));
     lab.wait(1);
@@ -213,10 +217,23 @@ fn our_restart_does_not_wait_for_ever() {
     assert_eq!(lab.rib.poll_timeout(), None);
 }
 
+/// Who promises no End-of-RIB gets some time, and no more once it has sent one all the same.
 #[test]
-fn our_restart_does_not_wait_for_those_who_promise_nothing() {
+fn our_restart_waits_a_while_for_those_who_promise_nothing() {
+    let mut lab = restarting(1);
+    lab.wait(5);
+    lab.up(1, ibgp(1));
+    lab.wait(9);
+    assert!(!converged(&mut lab), "its routes may still be on their way");
+    assert_eq!(lab.rib.poll_timeout(), Some(lab.now + Duration::from_secs(1)));
+    lab.wait(1);
+    assert!(converged(&mut lab));
     let mut lab = restarting(1);
     lab.up(1, ibgp(1));
+    for family in Family::ALL {
+        assert!(!converged(&mut lab));
+        lab.update(1, end_of_rib(family));
+    }
     assert!(converged(&mut lab));
 }
 
@@ -232,6 +249,37 @@ fn our_restart_waits_for_those_who_help_only() {
         lab.update(1, end_of_rib(family));
     }
     assert!(converged(&mut lab));
+}
+
+/// A route over two neighbours does not narrow to the one that is back first, for a while.
+#[test]
+fn best_paths_are_held_back_after_our_restart() {
+    let mut lab = restarting(2);
+    lab.wait(0);
+    lab.up(1, graceful(1, true, None));
+    lab.update(1, announce(1, internal(), &[P]));
+    for family in Family::ALL {
+        lab.update(1, end_of_rib(family));
+    }
+    assert!(!lab.rib.has_best_changes() && lab.rib.poll_best(10).is_empty(), "the other one is not here yet");
+    let mut late = restarting(2);
+    std::mem::swap(&mut lab, &mut late);
+    // The second one comes: at once when it has sent all.
+    late.up(2, graceful(2, true, None));
+    late.update(2, announce(2, internal(), &[P]));
+    assert!(late.rib.poll_best(10).is_empty());
+    for family in Family::ALL {
+        late.update(2, end_of_rib(family));
+    }
+    let changes = late.rib.poll_best(10);
+    assert_eq!((changes.len(), converged(&mut late)), (1, true));
+    // It does not come: after five seconds, while what is stale in the kernel stays for longer.
+    lab.wait(0);
+    lab.up(1, graceful(1, true, None));
+    lab.update(1, announce(1, internal(), &[P]));
+    assert_eq!(lab.rib.poll_timeout(), Some(lab.now + Duration::from_secs(5)));
+    lab.wait(5);
+    assert_eq!((lab.rib.poll_best(10).len(), converged(&mut lab)), (1, false));
 }
 
 /// Two that restart at the same time must not wait for each other's End-of-RIB; what the kernel has waits for theirs.
@@ -250,8 +298,12 @@ fn a_restarting_neighbour_gets_end_of_rib_at_once_and_is_waited_for() {
 /// A host reflects nothing: its End-of-RIB needs nobody.
 #[test]
 fn a_host_sends_end_of_rib_at_once() {
-    let restart =
-        Some(Restart { peers: 1, connect_wait: Duration::from_secs(20), deferral: Duration::from_secs(60) });
+    let restart = Some(Restart {
+        peers: 1,
+        connect_wait: Duration::from_secs(20),
+        gather: Duration::from_secs(5),
+        deferral: Duration::from_secs(60),
+    });
     let mut lab = Lab::new(RibConfig { restart, ..config() });
     lab.rib.originate(prefix("10.9.0.1/32"), LocalRoute::default(), lab.now);
     lab.up(1, graceful(1, true, None));

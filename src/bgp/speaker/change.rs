@@ -117,6 +117,98 @@ mod tests {
         assert_eq!((live.reset.len(), live.live.as_slice()), (0, ["description", "allowas_in"].as_slice()));
     }
 
+    /// Every setting: whether its change resets the session, and by which name it is told.
+    #[test]
+    fn every_setting() {
+        use crate::bgp::config::{
+            AddPathConfig, BfdConfig, IdentityMode, MaxPrefixes, NextHopMode, RemoteAs, Role, RoleConfig,
+            Secret,
+        };
+        // A new setting does not compile before it is here, and below.
+        let PeerSettings {
+            asn: _,
+            group: _,
+            description: _,
+            local_asn: _,
+            local_address: _,
+            bind_device: _,
+            passive: _,
+            multihop: _,
+            ttl_security: _,
+            password: _,
+            timers: _,
+            families: _,
+            route_reflector_client: _,
+            next_hop: _,
+            allowas_in: _,
+            as_override: _,
+            remove_private: _,
+            enforce_first_as: _,
+            add_path: _,
+            max_prefixes: _,
+            bfd: _,
+            identity: _,
+            graceful_restart: _,
+            role: _,
+            import: _,
+            export: _,
+            send_link_bandwidth: _,
+            shutdown: _,
+        } = PeerSettings::default();
+        type Edit = fn(&mut PeerSettings);
+        let rules = || serde_json::from_str::<Vec<_>>(r#"[{ "action": "accept" }]"#).unwrap().into();
+        let reset: [(&str, Edit); 13] = [
+            ("asn", |s| s.asn = RemoteAs::Internal),
+            ("local_asn", |s| s.local_asn = Asn::new(64999).ok()),
+            ("local_address", |s| s.local_address = "10.0.0.1".parse().ok()),
+            ("bind_device", |s| s.bind_device = Some("eth0".into())),
+            ("multihop", |s| s.multihop = Some(2)),
+            ("ttl_security", |s| s.ttl_security = Some(1)),
+            ("password", |s| s.password = Some(Secret("x".into()))),
+            ("hold_time", |s| s.timers.hold_time = Duration::from_secs(9)),
+            ("keepalive", |s| s.timers.keepalive = Some(Duration::from_secs(1))),
+            ("families", |s| s.families.truncate(1)),
+            ("add_path", |s| s.add_path = AddPathConfig { receive: true, send: 0 }),
+            ("graceful_restart", |s| {
+                s.graceful_restart = Some(GracefulRestart { enabled: false, ..GracefulRestart::default() });
+            }),
+            ("role", |s| s.role = Some(RoleConfig { role: Role::Customer, strict: false })),
+        ];
+        for (name, edit) in reset {
+            assert_eq!(change(|_, s| edit(s)), Change { reset: vec![name], live: vec![] });
+        }
+        let live: [(&str, Edit); 21] = [
+            ("timers", |s| s.timers.connect_retry += Duration::from_secs(1)),
+            ("timers", |s| s.timers.delay_open += Duration::from_secs(1)),
+            ("timers", |s| s.timers.idle_hold += Duration::from_secs(1)),
+            ("timers", |s| s.timers.idle_hold_max += Duration::from_secs(1)),
+            ("timers", |s| s.timers.open_hold += Duration::from_secs(1)),
+            ("timers", |s| s.timers.send_hold = Some(Duration::from_secs(1))),
+            ("group", |s| s.group = Some("x".into())),
+            ("description", |s| s.description = Some("x".into())),
+            ("passive", |s| s.passive = true),
+            ("route_reflector_client", |s| s.route_reflector_client = true),
+            ("next_hop", |s| s.next_hop = NextHopMode::Ourselves),
+            ("allowas_in", |s| s.allowas_in = 1),
+            ("as_override", |s| s.as_override = true),
+            ("remove_private", |s| s.remove_private = true),
+            ("enforce_first_as", |s| s.enforce_first_as = false),
+            ("max_prefixes", |s| {
+                s.max_prefixes = Some(MaxPrefixes { limit: 1, warning_percent: 80, restart: None });
+            }),
+            ("bfd", |s| s.bfd = Some(BfdConfig::default())),
+            ("identity", |s| s.identity = Some(IdentityMode::Ignore)),
+            ("send_link_bandwidth", |s| s.send_link_bandwidth = true),
+            ("shutdown", |s| s.shutdown = Some("x".into())),
+            ("group", |s| s.group = Some(String::new())),
+        ];
+        for (name, edit) in live {
+            assert_eq!(change(|_, s| edit(s)), Change { reset: vec![], live: vec![name] });
+        }
+        assert_eq!(change(|_, s| s.import = rules()).live, ["import"]);
+        assert_eq!(change(|_, s| s.export = rules()).live, ["export"]);
+    }
+
     #[test]
     fn the_speakers_defaults_count_where_the_peer_has_none() {
         let off = |config: &mut SpeakerConfig| config.graceful_restart.enabled = false;

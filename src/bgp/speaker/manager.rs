@@ -642,10 +642,13 @@ impl Manager {
             report.removed.push(name);
             return self.remove(id);
         };
-        let change = change::of_peer((old, &peer.config.settings), (&new, &config.settings));
+        let mut change = change::of_peer((old, &peer.config.settings), (&new, &config.settings));
+        if peer.config.port != config.port {
+            change.live.push("port");
+        }
         let was_shut = peer.config.settings.shutdown.clone();
         let is_shut = config.settings.shutdown.clone();
-        // The port of the next dial, and what the session takes from the speaker, may differ as well.
+        // What the session takes from the speaker may differ as well.
         peer.config = Arc::new(config);
         let reset = (!change.reset.is_empty()).then_some(Stop::ConfigChange);
         let (config, speaker) = (peer.config.clone(), new);

@@ -192,17 +192,29 @@ pub(super) fn refusals(page: &mut Page, peers: &[Value]) {
 
 /// What every BMP collector counts.
 pub(super) fn collectors(page: &mut Page, collectors: &[Value]) {
-    const FIGURES: [(&str, &str, &str, &str); 5] = [
+    const FIGURES: [(&str, &str, &str, &str); 7] = [
         ("slash32_bmp_connects_total", "counter", "connects", "Times the collector was connected to."),
         (
             "slash32_bmp_overflows_total",
             "counter",
             "overflows",
-            "Times the connection was given up as the collector was too slow.",
+            "Times the buffer was full as the collector was too slow.",
         ),
         ("slash32_bmp_messages_sent_total", "counter", "messages_sent", "BMP messages handed out."),
         ("slash32_bmp_bytes_sent_total", "counter", "bytes_sent", "Bytes written to the collector."),
+        (
+            "slash32_bmp_restarts_total",
+            "counter",
+            "restarts",
+            "Times it was so slow that it got all tables anew.",
+        ),
         ("slash32_bmp_bytes_waiting", "gauge", "bytes_waiting", "Bytes that wait for the collector."),
+        (
+            "slash32_bmp_changes_waiting",
+            "gauge",
+            "changes_waiting",
+            "Merged changes that wait for the collector.",
+        ),
     ];
     if collectors.is_empty() {
         return;

@@ -121,7 +121,7 @@ pub struct BmpCollector {
     pub statistics: Duration,
     /// The first wait after a failure; it doubles with every one up to two minutes.
     pub reconnect: Duration,
-    /// The most octets that wait for it. One that is slower is cut off, and gets the tables again later.
+    /// The octets that may wait for it before changes are merged; what is remembered of those takes as much again.
     pub buffer: usize,
 }
 

@@ -120,6 +120,7 @@ fn collectors(global: &Global) -> anyhow::Result<()> {
                 ("MESSAGES", |c| print::field(c, "messages_sent")),
                 ("BYTES", |c| print::field(c, "bytes_sent")),
                 ("WAITING", |c| print::field(c, "bytes_waiting")),
+                ("MERGED", |c| print::field(c, "changes_waiting")),
                 ("LAST ERROR", |c| print::field(c, "last_error")),
             ],
             "no collectors: add [[bgp.bmp]] to the configuration",

@@ -28,7 +28,7 @@ use crate::{
 const STEP: u32 = 1024;
 
 /// Whose routes are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum View {
     /// What a peer sent, before our import rules (as far as it is kept: what they rejected is not).
     PrePolicy(PeerId),
@@ -210,9 +210,16 @@ impl Rib {
 
     fn encoded(&self, ctx: &EncodeContext, view: View, family: Family, set: &AttrSet) -> EncodedAttributes {
         let mut attributes = set.attributes();
-        if matches!(view, View::PrePolicy(_)) && set.is_external() {
+        if let View::PrePolicy(peer) = view
+            && set.is_external()
+        {
             // There is none on an external session; the set has the one in effect.
             attributes.local_pref = None;
+            // Nor was the AS number in whose name we hold the session in the path: import has put it there.
+            let local_as = self.store.peers.get(&peer).and_then(|peer| peer.params.local_as);
+            if let Some(local) = local_as.filter(|local| !local.no_prepend) {
+                attributes.as_path.strip_first(local.asn.get());
+            }
         }
         EncodedAttributes::new(ctx, &attributes, family, next_hop(&self.store, family, set))
     }

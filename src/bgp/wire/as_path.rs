@@ -52,6 +52,19 @@ impl AsPath {
         Self { segments: vec![AsSegment { kind: AsSegmentKind::Sequence, asns }] }
     }
 
+    /// Takes the first AS number away if it is this one.
+    pub fn strip_first(&mut self, asn: u32) {
+        if let Some(first) = self.segments.first_mut()
+            && first.kind == AsSegmentKind::Sequence
+            && first.asns.first() == Some(&asn)
+        {
+            first.asns.remove(0);
+            if first.asns.is_empty() {
+                self.segments.remove(0);
+            }
+        }
+    }
+
     /// The length for the decision process: a set counts 1 (RFC 4271 section 9.1.2.2 a), confederations 0 (RFC 5065).
     pub fn hop_count(&self) -> usize {
         self.segments.iter().map(AsSegment::hop_count).sum()

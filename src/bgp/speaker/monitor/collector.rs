@@ -167,6 +167,7 @@ async fn connected(
     status.update(|status| {
         status.connected = None;
         status.waiting = 0;
+        status.changes_waiting = 0;
     });
     end
 }

@@ -1,10 +1,10 @@
 //! What collectors are told, by the RIB's thread.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -24,11 +24,19 @@ use crate::{
             encode_end_of_rib,
         },
     },
-    model::Family,
+    model::{Family, Prefix},
 };
 
 /// Octets of a table dump that are put together at once.
 const PIECE: usize = 64 << 10;
+/// What one pass of the RIB may add to a full buffer, and more.
+const SLACK: usize = 64 << 20;
+/// What a change that waits to be told costs, about.
+const BACKLOG_ENTRY: usize = 64;
+/// Changes told before it is looked at whether there is still room.
+const STEP: usize = 1024;
+/// Between two times that neighbours are asked for what was not kept, because a collector was slow.
+const REFRESH: Duration = Duration::from_secs(300);
 /// The name of our only table (RFC 9069 section 4.4.1).
 const TABLE: &str = "global";
 
@@ -87,9 +95,39 @@ struct Dump {
     cursor: u32,
 }
 
+/// What a collector that reads slowly is still to be told: not messages but what they would be about. Each is told once,
+/// as it is by then, so a burst of changes costs no more than the routes that it is about.
+#[derive(Debug, Default)]
+struct Backlog {
+    /// More waited than the buffer holds; from then on until this is empty, changes come here.
+    behind: bool,
+    changes: BTreeSet<(View, Prefix, u32)>,
+    /// Tables whose End-of-RIB came meanwhile.
+    ends: BTreeSet<(View, Family)>,
+    /// Neighbours whose rejected routes, which are not kept, may have been among it.
+    refresh: BTreeSet<PeerId>,
+    /// When neighbours were last asked for those.
+    refreshed: Option<Instant>,
+}
+
+impl Backlog {
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.ends.is_empty()
+    }
+
+    /// Nothing about the neighbour's tables is to be told any more.
+    fn forget(&mut self, peer: PeerId) {
+        let theirs = |view: &View| matches!(view, View::PrePolicy(p) | View::PostPolicy(p) if *p == peer);
+        self.changes.retain(|(view, ..)| !theirs(view));
+        self.ends.retain(|(view, _)| !theirs(view));
+        self.refresh.remove(&peer);
+    }
+}
+
 #[derive(Debug)]
 struct Feed {
     new: NewFeed,
+    backlog: Backlog,
     dumps: VecDeque<Dump>,
     next_statistics: Option<Instant>,
     /// What has been written in this round.
@@ -107,19 +145,36 @@ impl Feed {
         }
     }
 
-    /// Hands out what was written, unless too much waits already.
-    fn flush(&mut self) {
-        if self.out.is_empty() {
-            return;
+    /// Tells of a change now, or later if the collector is behind. `update` is what there is to tell.
+    fn change(&mut self, header: &PeerHeader, key: (View, Prefix, u32), update: &[u8]) {
+        if self.backlog.behind {
+            self.backlog.changes.insert(key);
+        } else {
+            put_updates(self, header, update);
         }
-        self.new.outbox.push(vec![self.out.split().freeze()]);
+    }
+
+    /// Hands out what was written. More than the buffer holds: what comes next is merged.
+    fn flush(&mut self) {
+        if !self.out.is_empty() {
+            self.new.outbox.push(vec![self.out.split().freeze()]);
+        }
         let waiting = self.new.outbox.waiting();
+        let before = self.backlog.behind;
+        self.backlog.behind = waiting > self.new.config.buffer || before && !self.backlog.is_empty();
+        let news = self.backlog.behind && !before;
+        // Sessions that come and go are told at once; that ends somewhere too.
+        self.overflown = waiting > self.new.config.buffer.saturating_mul(2).saturating_add(SLACK);
         let messages = std::mem::take(&mut self.messages);
-        self.overflown = waiting > self.new.config.buffer;
+        if news {
+            let collector = self.new.config.address;
+            tracing::info!(%collector, waiting, "the BMP collector is slow: changes are merged until it has caught up");
+        }
         self.new.status.update(|status| {
             status.messages += messages;
             status.waiting = waiting as u64;
-            status.overflows += u64::from(self.overflown);
+            status.changes_waiting = self.backlog.changes.len() as u64;
+            status.overflows += u64::from(news);
         });
         if self.overflown {
             // A task that has ended needs no command.
@@ -151,16 +206,15 @@ impl Monitors {
         let mut feed = Feed {
             next_statistics: (!interval.is_zero()).then(|| now + interval),
             new,
+            backlog: Backlog::default(),
             dumps: VecDeque::new(),
             out: BytesMut::new(),
             messages: 0,
             overflown: false,
         };
         let config = feed.new.config.clone();
-        let mut views = Vec::new();
         for (id, session) in self.sessions.iter().filter(|(_, s)| s.concerns(&config)) {
             put_peer_up(&mut feed, session);
-            views.extend([View::PrePolicy(*id), View::PostPolicy(*id)]);
             if config.pre_policy {
                 // What was not kept comes again.
                 rib.refresh_rejected(*id);
@@ -169,12 +223,7 @@ impl Monitors {
         if config.loc_rib {
             put_loc_rib_up(&mut feed, rib);
         }
-        views.push(View::LocRib);
-        for view in views {
-            if feed.wants(view) {
-                feed.dumps.extend(Family::ALL.map(|family| Dump { view, family, cursor: 0 }));
-            }
-        }
+        want_tables(&mut feed, &self.sessions);
         feed.flush();
         self.feeds.push(feed);
         rib.set_journal(true);
@@ -200,6 +249,7 @@ impl Monitors {
         let Some(session) = self.sessions.remove(&id) else { return };
         let header = session.header(Table::AdjRibInPre, SystemTime::now());
         for feed in self.feeds.iter_mut().filter(|feed| session.concerns(&feed.new.config)) {
+            feed.backlog.forget(id);
             feed.dumps
                 .retain(|dump| !matches!(dump.view, View::PrePolicy(p) | View::PostPolicy(p) if p == id));
             put_peer_down(&mut feed.out, &header, why);
@@ -228,12 +278,23 @@ impl Monitors {
                 }
             }
         }
-        let update = if malformed { &told[..] } else { raw };
+        let octets = if malformed { &told[..] } else { raw };
         let pre = session.header(Table::AdjRibInPre, time);
         for feed in self.feeds.iter_mut().filter(|feed| session.concerns(&feed.new.config)) {
-            if feed.new.config.pre_policy {
-                put_updates(feed, &pre, update);
+            if !feed.new.config.pre_policy {
+                continue;
             }
+            if !feed.backlog.behind {
+                put_updates(feed, &pre, octets);
+                continue;
+            }
+            let view = View::PrePolicy(id);
+            let announced = update.reach.iter().flat_map(|reach| &reach.nlri);
+            let withdrawn = update.unreach.iter().flat_map(|unreach| &unreach.nlri);
+            let changes = announced.chain(withdrawn).map(|nlri| (view, nlri.prefix, nlri.path_id));
+            feed.backlog.changes.extend(changes);
+            feed.backlog.refresh.insert(id);
+            feed.backlog.ends.extend(end_of_rib.map(|family| (view, family)));
         }
         if let Some(family) = end_of_rib {
             self.journal(rib);
@@ -250,7 +311,12 @@ impl Monitors {
         for feed in &mut self.feeds {
             // While the table is still on its way, its end is not there.
             let dumping = feed.dumps.iter().any(|dump| dump.view == view && dump.family == family);
-            if feed.wants(view) && session.concerns(&feed.new.config) && !dumping {
+            if !feed.wants(view) || !session.concerns(&feed.new.config) || dumping {
+                continue;
+            }
+            if feed.backlog.behind {
+                feed.backlog.ends.insert((view, family));
+            } else {
                 put_updates(feed, &header, &marker);
             }
         }
@@ -286,7 +352,7 @@ impl Monitors {
                 rib.tell(view, prefix, path_id, &mut update);
                 for feed in &mut self.feeds {
                     if feed.wants(view) && session.is_none_or(|s| s.concerns(&feed.new.config)) {
-                        put_updates(feed, &header, &update);
+                        feed.change(&header, (view, prefix, path_id), &update);
                     }
                 }
             }
@@ -300,10 +366,21 @@ impl Monitors {
         }
         for feed in &mut self.feeds {
             feed.flush();
-            while !feed.overflown && !feed.dumps.is_empty() && feed.new.outbox.room() > 0 {
-                dump(feed, &self.sessions, rib);
+            if feed.backlog.changes.len() * BACKLOG_ENTRY > feed.new.config.buffer {
+                start_over(feed, &self.sessions, rib);
+            }
+            while !feed.overflown
+                && (!feed.dumps.is_empty() || !feed.backlog.is_empty())
+                && feed.new.outbox.room() > 0
+            {
+                if feed.backlog.is_empty() {
+                    dump(feed, &self.sessions, rib);
+                } else {
+                    tell_backlog(feed, &self.sessions, rib);
+                }
                 feed.flush();
             }
+            ask_again(feed, rib, now);
             if feed.next_statistics.is_some_and(|at| at <= now) {
                 feed.next_statistics = Some(now + feed.new.config.statistics);
                 put_all_statistics(feed, &self.sessions, rib);
@@ -319,6 +396,85 @@ impl Monitors {
     /// When statistics are due next.
     pub(in crate::bgp::speaker) fn deadline(&self) -> Option<Instant> {
         self.feeds.iter().filter_map(|feed| feed.next_statistics).min()
+    }
+}
+
+/// The collector gets every table that it is to have, from the beginning.
+fn want_tables(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>) {
+    let concerned = sessions.iter().filter(|(_, s)| s.concerns(&feed.new.config));
+    let views: Vec<View> = concerned
+        .flat_map(|(id, _)| [View::PrePolicy(*id), View::PostPolicy(*id)])
+        .chain([View::LocRib])
+        .filter(|view| feed.wants(*view))
+        .collect();
+    feed.dumps = views
+        .into_iter()
+        .flat_map(|view| Family::ALL.map(|family| Dump { view, family, cursor: 0 }))
+        .collect();
+}
+
+/// Too much has changed to remember it: the collector forgets all tables, as sessions end and begin for it, and gets them
+/// anew. Its connection stays.
+fn start_over(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>, rib: &Rib) {
+    let config = feed.new.config.clone();
+    let collector = config.address;
+    tracing::info!(%collector, "the BMP collector is far behind: it gets the tables anew");
+    feed.backlog.changes.clear();
+    feed.backlog.ends.clear();
+    let time = SystemTime::now();
+    for session in sessions.values().filter(|s| s.concerns(&config)) {
+        put_peer_down(&mut feed.out, &session.header(Table::AdjRibInPre, time), None);
+        feed.messages += 1;
+        put_peer_up(feed, session);
+    }
+    if config.loc_rib {
+        put_peer_down(&mut feed.out, &PeerHeader { time, ..loc_rib_header(rib) }, None);
+        feed.messages += 1;
+        put_loc_rib_up(feed, rib);
+    }
+    want_tables(feed, sessions);
+    feed.new.status.update(|status| status.restarts += 1);
+}
+
+/// Tells some of what waits, as it is now.
+fn tell_backlog(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>, rib: &mut Rib) {
+    let time = SystemTime::now();
+    let header = |view, rib: &Rib| match view {
+        View::LocRib => Some(PeerHeader { time, ..loc_rib_header(rib) }),
+        View::PrePolicy(id) | View::PostPolicy(id) => {
+            sessions.get(&id).map(|session| session.header(table_of(view), time))
+        }
+    };
+    let mut update = BytesMut::new();
+    for _ in 0..STEP {
+        let Some((view, prefix, path_id)) = feed.backlog.changes.pop_first() else { break };
+        if let Some(header) = header(view, rib) {
+            update.clear();
+            rib.tell(view, prefix, path_id, &mut update);
+            put_updates(feed, &header, &update);
+        }
+    }
+    if feed.backlog.changes.is_empty() {
+        for (view, family) in std::mem::take(&mut feed.backlog.ends) {
+            let dumping = feed.dumps.iter().any(|dump| dump.view == view && dump.family == family);
+            if let Some(header) = header(view, rib).filter(|_| !dumping) {
+                update.clear();
+                encode_end_of_rib(family, &mut update);
+                put_updates(feed, &header, &update);
+            }
+        }
+    }
+}
+
+/// What import rules reject is not kept: a collector that has caught up gets it by a route refresh.
+fn ask_again(feed: &mut Feed, rib: &mut Rib, now: Instant) {
+    let backlog = &mut feed.backlog;
+    let due = backlog.refreshed.is_none_or(|at| now.saturating_duration_since(at) >= REFRESH);
+    if !backlog.behind && !backlog.refresh.is_empty() && due {
+        backlog.refreshed = Some(now);
+        for peer in std::mem::take(&mut backlog.refresh) {
+            rib.refresh_rejected(peer);
+        }
     }
 }
 

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Everything that a collector reads is written by the RIB's thread, so that it is told of changes in the order in which
-//! they take effect. The thread never waits: a collector for which more waits than its `buffer` is cut off, and gets the
-//! tables again when it comes back.
+//! they take effect. The thread never waits. When more than its `buffer` waits for a collector, it is remembered which routes
+//! have changed rather than how, and they are told as they are when there is room again; when even that is too much, the
+//! collector gets the tables anew, on the same connection. One that reads nothing at all is cut off.
 
 mod collector;
 mod feed;

@@ -22,14 +22,18 @@ pub struct CollectorStatus {
     pub tables: Vec<&'static str>,
     /// How many times the connection was established.
     pub connects: u64,
-    /// How many times it was given up because the collector did not read fast enough.
+    /// How many times the buffer was full because the collector did not read fast enough.
     pub overflows: u64,
+    /// How many times so much changed meanwhile that it got all tables anew.
+    pub restarts: u64,
     /// Messages handed out, over all connections.
     pub messages_sent: u64,
     /// Octets written, over all connections.
     pub bytes_sent: u64,
     /// Octets that wait to be written.
     pub bytes_waiting: u64,
+    /// Changes that are told, merged, when those are written.
+    pub changes_waiting: u64,
     /// Why the last connection or attempt ended.
     pub last_error: Option<String>,
     /// Seconds since then.
@@ -43,6 +47,8 @@ pub(in crate::bgp::speaker) struct CollectorState {
     pub(super) connecting: bool,
     pub(super) connects: u64,
     pub(super) overflows: u64,
+    pub(super) restarts: u64,
+    pub(super) changes_waiting: u64,
     pub(super) messages: u64,
     pub(super) bytes: u64,
     pub(super) waiting: u64,
@@ -77,9 +83,11 @@ pub(in crate::bgp::speaker) fn collector_status(
         tables: tables.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect(),
         connects: state.connects,
         overflows: state.overflows,
+        restarts: state.restarts,
         messages_sent: state.messages,
         bytes_sent: state.bytes,
         bytes_waiting: state.waiting,
+        changes_waiting: state.changes_waiting,
         last_error: state.last_error.as_ref().map(|(text, _)| text.clone()),
         last_error_seconds: state.last_error.as_ref().map(|(_, at)| at.elapsed().as_secs()),
     })

@@ -122,7 +122,7 @@ mod tests {
     fn every_setting() {
         use crate::bgp::config::{
             AddPathConfig, BfdConfig, IdentityMode, MaxPrefixes, NextHopMode, RemoteAs, Role, RoleConfig,
-            Secret,
+            Secret, TcpAoKey,
         };
         // A new setting does not compile before it is here, and below.
         let PeerSettings {
@@ -136,6 +136,7 @@ mod tests {
             multihop: _,
             ttl_security: _,
             password: _,
+            tcp_ao: _,
             timers: _,
             families: _,
             route_reflector_client: _,
@@ -157,6 +158,12 @@ mod tests {
         } = PeerSettings::default();
         type Edit = fn(&mut PeerSettings);
         let rules = || serde_json::from_str::<Vec<_>>(r#"[{ "action": "accept" }]"#).unwrap().into();
+        let key = |id| TcpAoKey {
+            send_id: id,
+            receive_id: id,
+            algorithm: crate::netlink::tcp_ao::Algorithm::default(),
+            secret: Secret("x".into()),
+        };
         let reset: [(&str, Edit); 13] = [
             ("asn", |s| s.asn = RemoteAs::Internal),
             ("local_asn", |s| s.local_asn = Asn::new(64999).ok()),
@@ -205,6 +212,7 @@ mod tests {
         for (name, edit) in live {
             assert_eq!(change(|_, s| edit(s)), Change { reset: vec![], live: vec![name] });
         }
+        assert_eq!(change(|_, s| s.tcp_ao = vec![key(1)]).reset, ["tcp_ao"]);
         assert_eq!(change(|_, s| s.import = rules()).live, ["import"]);
         assert_eq!(change(|_, s| s.export = rules()).live, ["export"]);
     }

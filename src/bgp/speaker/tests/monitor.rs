@@ -127,10 +127,10 @@ fn attributes(message: &BmpMessage) -> Vec<(String, String)> {
     let BmpMessageBody::RouteMonitoring(route) = &message.message_body else { return Vec::new() };
     let BgpMessage::Update(update) = &route.bgp_message else { return Vec::new() };
     let mut text = String::new();
-    for attribute in update.attributes.iter() {
+    for attribute in &update.attributes {
         match attribute {
-            AttributeValue::MultiExitDiscriminator(med) => text += &format!(" med {med} "),
-            AttributeValue::AsPath(path) => text += &format!(" path {path} "),
+            AttributeValue::MultiExitDiscriminator(med) => text.extend([format!(" med {med} ")]),
+            AttributeValue::AsPath(path) => text.extend([format!(" path {path} ")]),
             _ => {}
         }
     }

@@ -101,6 +101,8 @@ struct Dump {
 struct Backlog {
     /// More waited than the buffer holds; from then on until this is empty, changes come here.
     behind: bool,
+    /// That has just begun.
+    news: bool,
     changes: BTreeSet<(View, Prefix, u32)>,
     /// Tables whose End-of-RIB came meanwhile.
     ends: BTreeSet<(View, Family)>,
@@ -130,6 +132,8 @@ struct Feed {
     backlog: Backlog,
     dumps: VecDeque<Dump>,
     next_statistics: Option<Instant>,
+    /// What waited to be sent after the last round.
+    waiting: usize,
     /// What has been written in this round.
     out: BytesMut,
     messages: u64,
@@ -147,11 +151,20 @@ impl Feed {
 
     /// Tells of a change now, or later if the collector is behind. `update` is what there is to tell.
     fn change(&mut self, header: &PeerHeader, key: (View, Prefix, u32), update: &[u8]) {
-        if self.backlog.behind {
+        if self.is_behind() {
             self.backlog.changes.insert(key);
         } else {
             put_updates(self, header, update);
         }
+    }
+
+    /// Whether changes are merged: from when what is written in this round would not fit the buffer, too.
+    fn is_behind(&mut self) -> bool {
+        if !self.backlog.behind && self.waiting + self.out.len() > self.new.config.buffer {
+            self.backlog.behind = true;
+            self.backlog.news = true;
+        }
+        self.backlog.behind
     }
 
     /// Hands out what was written. More than the buffer holds: what comes next is merged.
@@ -160,9 +173,10 @@ impl Feed {
             self.new.outbox.push(vec![self.out.split().freeze()]);
         }
         let waiting = self.new.outbox.waiting();
+        self.waiting = waiting;
         let before = self.backlog.behind;
         self.backlog.behind = waiting > self.new.config.buffer || before && !self.backlog.is_empty();
-        let news = self.backlog.behind && !before;
+        let news = std::mem::take(&mut self.backlog.news) || self.backlog.behind && !before;
         // Sessions that come and go are told at once; that ends somewhere too.
         self.overflown = waiting > self.new.config.buffer.saturating_mul(2).saturating_add(SLACK);
         let messages = std::mem::take(&mut self.messages);
@@ -207,6 +221,7 @@ impl Monitors {
             next_statistics: (!interval.is_zero()).then(|| now + interval),
             new,
             backlog: Backlog::default(),
+            waiting: 0,
             dumps: VecDeque::new(),
             out: BytesMut::new(),
             messages: 0,
@@ -284,7 +299,7 @@ impl Monitors {
             if !feed.new.config.pre_policy {
                 continue;
             }
-            if !feed.backlog.behind {
+            if !feed.is_behind() {
                 put_updates(feed, &pre, octets);
                 continue;
             }
@@ -314,7 +329,7 @@ impl Monitors {
             if !feed.wants(view) || !session.concerns(&feed.new.config) || dumping {
                 continue;
             }
-            if feed.backlog.behind {
+            if feed.is_behind() {
                 feed.backlog.ends.insert((view, family));
             } else {
                 put_updates(feed, &header, &marker);

@@ -84,6 +84,18 @@ fn everything_a_network_may_say() {
         ensure!(router.run("cat /proc/sys/net/ipv4/conf/eth0/arp_announce")?.trim() == "2", "the sysctl");
         ensure!(router.run("cat /proc/sys/net/ipv4/ip_forward")?.trim() == "1", "forwarding");
         ensure!(near.run("cat /proc/sys/net/ipv4/ip_forward")?.trim() == "0", "nobody asked for forwarding");
+        // Addresses that it may use besides its own, and one that it may not. The host needs a way back to all of them.
+        for address in ["10.99.0.5", "10.99.1.5"] {
+            router.run(&format!("ip address add {address}/32 dev lo"))?;
+        }
+        let way = host.run(&format!("ip route get {}", router.ipv4()?))?;
+        let device = way.split_whitespace().skip_while(|word| *word != "dev").nth(1).context("no device")?;
+        host.run(&format!("ip route add 10.99.0.0/23 dev {device}"))?;
+        let from = |address: &str| -> anyhow::Result<_> {
+            Ok(router.run(&format!("ping -c 1 -W 1 -I {address} {}", near.ipv4()?)))
+        };
+        from("10.99.0.5")??;
+        ensure!(from("10.99.1.5")?.is_err(), "a forged source got through");
         let endpoints = host1.endpoints()?;
         let labels = &endpoints.iter().find(|e| e.container_id == "db-1").context("db-1")?.labels;
         ensure!(

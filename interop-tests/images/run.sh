@@ -60,11 +60,15 @@ start() {
     local target=/config
     [[ -d $config ]] || target=/config/$(podman image inspect --format '{{index .Labels "io.slash32.router.config"}}' "$image")
 
+    # podman's default sysctls are not for the host's own namespace, and it knows that only by this name.
+    local network=ns:$netns
+    [[ ! $netns -ef /proc/self/ns/net ]] || network=host
+
     # The container shares nothing but the network namespace, whose owner sets its sysctls. zebra asks for SYS_ADMIN.
     local machine
     mapfile -t machine < <(flags)
     exec podman run --rm "${detach[@]}" "${machine[@]}" --name "$name" --hostname "$name" --label "$ours=$router" \
-        --network "ns:$netns" --no-hosts --cap-add NET_ADMIN,NET_RAW,SYS_ADMIN "${env[@]}" -v "$config:$target:ro" \
+        --network "$network" --no-hosts --cap-add NET_ADMIN,NET_RAW,SYS_ADMIN "${env[@]}" -v "$config:$target:ro" \
         "$image" "$@"
 }
 

@@ -1,7 +1,7 @@
 //! Routes that come and go while every processor is busy, with BFD watching.
 
 use std::{
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -97,7 +97,8 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // The link goes with the namespace.
+        // The link would go with the namespace, but some time after the process: the next router wants the name at once.
+        let _ = Command::new("ip").args(["link", "del", "peers"]).stderr(Stdio::null()).status();
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -141,13 +141,18 @@ fn remove_stale(parent: &Path) {
     remove_cgroups(gone);
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let mut parts = name.rsplitn(3, '-');
-        let (Some(_number), Some(pid)) = (parts.next(), parts.next()) else { continue };
-        if pid.parse().is_ok_and(gone) {
+        if owner(&entry.file_name().to_string_lossy()).is_some_and(gone) {
             drop(fs::remove_dir_all(entry.path()));
         }
     }
+}
+
+/// The process that a lab's directory belongs to; none for one that is kept, whatever its name looks like.
+fn owner(directory: &str) -> Option<u32> {
+    let mut parts = directory.rsplitn(3, '-');
+    let (number, pid) = (parts.next()?, parts.next()?);
+    number.parse::<u32>().ok()?;
+    pid.parse().ok()
 }
 
 /// Directories of this process's labs, for the signal handler.
@@ -171,4 +176,17 @@ fn remove_on_signal() {
             }
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_belongs_to_no_process() {
+        assert_eq!(owner("rack-4711-0"), Some(4711));
+        assert_eq!(owner("matrix-flap-100-frr-4711-12"), Some(4711));
+        assert_eq!(owner("matrix-flap-100-frr.failed"), None);
+        assert_eq!(owner("rack.failed"), None);
+    }
 }

@@ -63,7 +63,7 @@ pub use pcap::Packet;
 pub use podman::{Podman, PodmanContainer};
 pub use probe::{Flow, FlowReport, Probe, ProbeReport, Watcher};
 pub use programs::slash32;
-pub use rack::{Rack, Running, Switch, example};
+pub use rack::{Rack, Running, Switch, example, example_path};
 pub use reach::{forgotten, labelled, reach, reach_each_other, unreachable};
 pub use router::Router;
 pub use router_image::{Image, ImageRun};

@@ -1,6 +1,8 @@
 //! The rack of `config/examples/`: a switch of any make and two hosts with slash32, from exactly the files that
 //! users copy.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 
 use crate::agent::Agent;
@@ -83,9 +85,14 @@ impl Switch {
     }
 }
 
+/// The path of a file in `config/examples/`.
+pub fn example_path(file: &str) -> PathBuf {
+    programs::repository().join("config/examples").join(file)
+}
+
 /// The text of a file in `config/examples/`.
 pub fn example(file: &str) -> Result<String> {
-    let path = programs::repository().join("config/examples").join(file);
+    let path = example_path(file);
     std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }
 

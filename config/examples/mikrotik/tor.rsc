@@ -3,6 +3,13 @@
 # NOT RUN IN TESTS: written from MikroTik's documentation. Check it on your release. Before 7.20 there is no
 # /routing/bgp/instance: put as=65000 and router-id=192.0.2.0 on each connection and say address-families= for afi=.
 #
+# Confirmed in MikroTik's manual (help.mikrotik.com, "BGP"): hold time and keepalive, limit-process-routes-* with its
+#   inexact count and the flag limit-exceeded, that everything is accepted and sent without a filter, early cut and
+#   no-early-cut, that a default route is sent only with output.default-originate, that rejected routes take memory,
+#   use-bfd, and the names of all parameters here except those of 7.20.
+# Not confirmed by a document we have seen: multipath, graceful restart, that all communities are passed on, and /31 in
+#   the way used here.
+#
 # What RouterOS does unless told otherwise, and what follows for slash32:
 #   communities    all kinds are passed on, unless a filter removes them. Nothing to switch on.
 #   /32 and /128   accepted.
@@ -16,6 +23,7 @@
 #                  while RouterOS caches the session.
 #   ECMP           one path; multipath= on the instance. It compares attributes: two hosts with different AS numbers
 #                  that announce one anycast address may still give one path only.
+#   default route  never sent. Where there is one, say output.default-originate=if-installed on both connections.
 #   timers         hold time 3 min, keepalive a third of it.
 
 /system/identity/set name=tor1

@@ -33,7 +33,7 @@ struct Options {
     /// Only the cases that make up the fast subset.
     #[arg(long)]
     fast: bool,
-    /// How many labs at once; by default as many as there are processors.
+    /// How many labs at once; by default two a processor, as most of a lab's time is waiting for timers.
     #[arg(long)]
     jobs: Option<usize>,
     /// Writes what was seen into RESULTS.md, the rest of it as it was. A run of everything writes it in any case.
@@ -54,9 +54,9 @@ fn main() -> Result<ExitCode> {
     let cases: Vec<&'static Case> = choose(&cases::all(), &options.case, |case| case.name, "case")?;
     let cells: Vec<Cell> = cases
         .iter()
-        .filter(|case| !options.fast || case.fast)
         .flat_map(|case| flavors.iter().map(|flavor| Cell { case, flavor: *flavor }))
         .filter(|cell| cell.case.concerns(cell.flavor.name()))
+        .filter(|cell| !options.fast || cell.case.is_fast(cell.flavor.name()))
         .collect();
     if cells.is_empty() {
         bail!("nothing to run: --list shows routers and cases");
@@ -79,7 +79,7 @@ fn main() -> Result<ExitCode> {
     }
 
     let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    for done in runner::run(&cells, options.jobs.unwrap_or(processors)) {
+    for done in runner::run(&cells, options.jobs.unwrap_or(2 * processors)) {
         seen.cells.insert((done.cell.case.name.to_owned(), done.cell.flavor.name().to_owned()), done.outcome);
     }
     run_again_alone(&cells, &mut seen);
@@ -184,8 +184,18 @@ fn list() {
     for flavor in flavors::ALL {
         println!("  {}", flavor.name());
     }
-    println!("cases (* in the fast subset):");
+    println!("cases (* in the fast subset, + in it with some routers):");
     for case in cases::all() {
-        println!("  {:24}{} {}", case.name, if case.fast { "*" } else { " " }, case.what);
+        let concerned: Vec<&str> =
+            flavors::ALL.iter().map(|flavor| flavor.name()).filter(|name| case.concerns(name)).collect();
+        let fast = concerned.iter().filter(|name| case.is_fast(name)).count();
+        let mark = if fast == concerned.len() {
+            "*"
+        } else if fast > 0 {
+            "+"
+        } else {
+            " "
+        };
+        println!("  {:24}{mark} {}", case.name, case.what);
     }
 }

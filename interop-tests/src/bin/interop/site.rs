@@ -4,7 +4,7 @@
 //! Switch S and host H are joined by a cable of their own with 198.18.S.2H/31 and 2001:db8:S:H::/64, the switch first.
 //! A router that writes no kernel routes sits on an Ethernet segment with the hosts instead: it is 198.18.S.1 and
 //! 2001:db8:S::1, they are 198.18.S.1H and 2001:db8:S::1H. Containers of host H are in 10.32.H.0/24 and
-//! fd00:32:0:H::/64. The service of switch S is 10.99.0.S and fd00:99::S, addresses of its loopback interface.
+//! fd00:32:0:H::/64. The service of switch S is 10.99.0.S and fd00:99::S, in a namespace behind it as a container would be.
 
 use std::fmt::Write;
 
@@ -15,7 +15,7 @@ use interop_tests::{
 use serde_json::Value;
 
 use crate::flavors::Flavor;
-use crate::spec::{Family, Neighbor, Remote, RouterSpec, unsupported};
+use crate::spec::{Family, Foreign, Neighbor, Remote, RouterSpec, unsupported};
 
 /// AS number of the switches, and of everybody with iBGP.
 pub(crate) const SWITCH_AS: u32 = 65100;
@@ -195,6 +195,18 @@ impl Plan {
         for address in &self.anycast {
             spec.networks.push(format!("{address}/{}", if address.contains(':') { 128 } else { 32 }));
         }
+        if !self.flavor.passes_on() {
+            // Somebody has to tell hosts of each other: the router does, as an injector of written routes.
+            for h in 1..=self.hosts {
+                for family in self.families() {
+                    spec.foreign.push(Foreign {
+                        prefix: block(h, family),
+                        next_hop: self.host_address(s, h, family),
+                        owner: format!("h{h}"),
+                    });
+                }
+            }
+        }
         if self.sessions == Sessions::Range {
             let ranges =
                 [(Family::Four, format!("198.18.{s}.0/24")), (Family::Six, format!("2001:db8:{s}::/48"))];
@@ -311,16 +323,14 @@ impl Plan {
         let mut captures = Vec::new();
         for (s, (machine, (spec, config))) in (1..).zip(boxes.iter().zip(specs.into_iter().zip(&configs))) {
             let ports = self.cable(lab, s, machine, &machines)?;
-            for network in &spec.networks {
-                machine.run(&format!("ip address add {network} dev lo"))?;
-            }
+            serve(machine, &spec.networks)?;
             let mut statics = Vec::new();
             if !self.routed() {
                 for h in 1..=self.hosts {
                     let (four, six) =
                         (self.host_address(s, h, Family::Four), self.host_address(s, h, Family::Six));
-                    statics.push(format!("ip route replace 10.32.{h}.0/24 via {four}"));
-                    statics.push(format!("ip -6 route replace fd00:32:0:{h}::/64 via {six}"));
+                    statics.push(format!("ip route replace {} via {four}", block(h, Family::Four)));
+                    statics.push(format!("ip -6 route replace {} via {six}", block(h, Family::Six)));
                 }
                 for line in &statics {
                     machine.run(line)?;
@@ -393,9 +403,53 @@ impl Plan {
 /// Containers' addresses: the cluster's, and host `h`'s share.
 pub(crate) fn pools(h: usize) -> String {
     format!(
-        "[[ipam.pool]]\ncidr = \"10.32.0.0/16\"\nblock = \"10.32.{h}.0/24\"\n\
-         [[ipam.pool]]\ncidr = \"fd00:32::/48\"\nblock = \"fd00:32:0:{h}::/64\"\n"
+        "[[ipam.pool]]\ncidr = \"10.32.0.0/16\"\nblock = \"{}\"\n\
+         [[ipam.pool]]\ncidr = \"fd00:32::/48\"\nblock = \"{}\"\n",
+        block(h, Family::Four),
+        block(h, Family::Six)
     )
+}
+
+/// Host `h`'s share of the containers' addresses.
+fn block(h: usize, family: Family) -> String {
+    match family {
+        Family::Four => format!("10.32.{h}.0/24"),
+        Family::Six => format!("fd00:32:0:{h}::/64"),
+    }
+}
+
+/// Puts addresses (prefixes of one address) behind a router: they are those of a namespace joined to it by a cable of its
+/// own, as a container is, and the router's kernel has a route to each.
+pub(crate) fn serve(router: &Machine, networks: &[String]) -> Result<()> {
+    const SPACE: &str = "service";
+    router.sandbox(SPACE)?;
+    router.run(&format!("ip link add svc type veth peer name eth0 netns {SPACE}"))?;
+    for (command, port, gateway) in
+        [(router.command("sh"), "svc", true), (router.command("sh").netns(SPACE), "eth0", false)]
+    {
+        let mut script = format!("set -e; echo 0 > /proc/sys/net/ipv6/conf/{port}/accept_dad\n");
+        let mut line = |words: &str| script.extend(["ip ", words, "\n"]);
+        line(&format!("link set {port} up"));
+        if gateway {
+            line("address add 169.254.1.1/32 dev svc");
+            line("address add fe80::1/64 dev svc nodad");
+        } else {
+            line("route add 169.254.1.1 dev eth0");
+        }
+        for network in networks {
+            if gateway {
+                line(&format!("route add {network} dev svc"));
+            } else {
+                line(&format!("address add {network} dev eth0 {}", nodad(network)));
+            }
+        }
+        if !gateway {
+            line("route add default via 169.254.1.1");
+            line("-6 route add default via fe80::1 dev eth0");
+        }
+        command.args(["-c", &script]).run()?;
+    }
+    Ok(())
 }
 
 impl Switch {
@@ -585,14 +639,10 @@ impl Site {
         Ok(())
     }
 
-    /// Packets cross: between containers where the router passes routes on, else between each container and the service
-    /// behind each switch.
+    /// Packets cross: between each container and the service behind each switch, and between containers of all hosts.
     pub(crate) fn traffic(&self) -> Result<()> {
         self.services_reached()?;
-        if self.flavor().passes_on() && self.hosts.len() > 1 {
-            self.containers_reach_each_other()?;
-        }
-        Ok(())
+        self.containers_reach_each_other()
     }
 
     /// Each container reaches the service behind each switch.
@@ -610,7 +660,6 @@ impl Site {
 
     /// Each container reaches those of the other hosts.
     pub(crate) fn containers_reach_each_other(&self) -> Result<()> {
-        self.needs_passing_on()?;
         for from in &self.hosts {
             for to in self.hosts.iter().filter(|to| to.machine.name() != from.machine.name()) {
                 for family in self.plan.families() {

@@ -14,7 +14,11 @@ pub(crate) struct RouterSpec {
     pub(crate) addresses: Vec<String>,
     /// Prefixes it announces as its own: addresses of its loopback interface.
     pub(crate) networks: Vec<String>,
-    /// Standard communities on them, `AS:VALUE`.
+    /// What it announces of others' prefixes, where it passes nothing on by itself.
+    pub(crate) foreign: Vec<Foreign>,
+    /// Further announcements, in the router's own words: for ExaBGP, which sends what is written.
+    pub(crate) odd: Vec<String>,
+    /// Standard communities on its own prefixes, `AS:VALUE`.
     pub(crate) network_communities: Vec<String>,
     /// Link bandwidth (extended community) on them, bytes a second.
     pub(crate) link_bandwidth: Option<f32>,
@@ -31,6 +35,15 @@ impl RouterSpec {
     pub(crate) fn address(&self, family: Family) -> Option<String> {
         self.addresses.iter().find(|address| Family::of(address) == family).cloned()
     }
+}
+
+/// A neighbour's prefix that a router announces to its other neighbours, with that one's address as the next hop.
+#[derive(Clone, Debug)]
+pub(crate) struct Foreign {
+    pub(crate) prefix: String,
+    pub(crate) next_hop: String,
+    /// What the names of that neighbour's sessions begin with.
+    pub(crate) owner: String,
 }
 
 /// A neighbour of a router.

@@ -8,7 +8,7 @@ use interop_tests::{
 
 use super::{Case, case};
 use crate::flavors::Flavor;
-use crate::site::{Plan, Sessions, Site, service};
+use crate::site::{Plan, Sessions, Site, serve, service};
 use crate::spec::{Family, unsupported};
 
 pub(super) const CASES: &[Case] = &[
@@ -254,13 +254,12 @@ fn example_exabgp(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
     for line in [
         "ip address add 192.0.2.10/24 dev br0",
         "ip address add 2001:db8::10/64 dev br0 nodad",
-        "ip address add 10.32.200.1/32 dev lo",
-        "ip address add fd00:32:0:c8::1/128 dev lo",
         "ip route add 10.32.1.0/24 via 192.0.2.11",
         "ip route add fd00:32:0:1::/64 via 2001:db8::11",
     ] {
         rack.tor.run(line)?;
     }
+    serve(&rack.tor, &["10.32.200.1/32".to_owned(), "fd00:32:0:c8::1/128".to_owned()])?;
     let run = start_image(&rack.tor, flavor, "exabgp/exabgp.conf")?;
     let agent = Agent::start(&rack.hosts[0], &example("exabgp/host1.toml")?)?;
     agent.wait_established(2)?;

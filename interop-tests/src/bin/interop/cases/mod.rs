@@ -4,6 +4,7 @@ mod basic;
 mod control;
 mod faults;
 mod liveness;
+mod odd;
 mod paths;
 mod restart;
 mod scale;
@@ -24,12 +25,20 @@ pub(crate) struct Case {
     /// The source file, as the compiler names it.
     file: &'static str,
     pub(crate) run: fn(&Lab, &'static dyn Flavor) -> Result<()>,
-    /// In the fast subset.
-    pub(crate) fast: bool,
+    /// The routers with which it is in the fast subset.
+    fast: Fast,
     /// Needs the computer for itself.
     pub(crate) heavy: bool,
     /// The routers it is for; all when empty.
     only: &'static [&'static str],
+}
+
+/// Which cells of a row the fast subset has.
+#[derive(Clone, Copy)]
+enum Fast {
+    No,
+    All,
+    With(&'static [&'static str]),
 }
 
 impl Case {
@@ -39,11 +48,17 @@ impl Case {
         file: &'static str,
         run: fn(&Lab, &'static dyn Flavor) -> Result<()>,
     ) -> Self {
-        Self { name, what, file, run, fast: false, heavy: false, only: &[] }
+        Self { name, what, file, run, fast: Fast::No, heavy: false, only: &[] }
     }
 
     const fn fast(mut self) -> Self {
-        self.fast = true;
+        self.fast = Fast::All;
+        self
+    }
+
+    /// In the fast subset with these routers alone: enough to notice, quick enough for every run.
+    const fn fast_with(mut self, routers: &'static [&'static str]) -> Self {
+        self.fast = Fast::With(routers);
         self
     }
 
@@ -62,6 +77,15 @@ impl Case {
         if self.only.is_empty() { router != "injector" } else { self.only.contains(&router) }
     }
 
+    /// Whether the fast subset has it with that router.
+    pub(crate) fn is_fast(&self, router: &str) -> bool {
+        match self.fast {
+            Fast::No => false,
+            Fast::All => true,
+            Fast::With(routers) => routers.contains(&router),
+        }
+    }
+
     /// The source file, seen from `interop-tests/`.
     pub(crate) fn source(&self) -> &'static str {
         self.file.strip_prefix("interop-tests/").unwrap_or(self.file)
@@ -78,7 +102,7 @@ pub(crate) use case;
 
 /// All cases, in the order of the table.
 pub(crate) fn all() -> Vec<&'static Case> {
-    let groups: [&'static [Case]; 9] = [
+    let groups: [&'static [Case]; 10] = [
         basic::CASES,
         security::CASES,
         liveness::CASES,
@@ -86,6 +110,7 @@ pub(crate) fn all() -> Vec<&'static Case> {
         control::CASES,
         restart::CASES,
         faults::CASES,
+        odd::CASES,
         scale::CASES,
         topologies::CASES,
     ];
@@ -102,7 +127,15 @@ mod tests {
         let names: std::collections::BTreeSet<&str> = cases.iter().map(|case| case.name).collect();
         assert_eq!(names.len(), cases.len());
         for case in cases {
-            assert!(crate::flavors::ALL.iter().any(|flavor| case.concerns(flavor.name())), "{}", case.name);
+            let names = crate::flavors::ALL.map(|flavor| flavor.name());
+            assert!(names.iter().any(|name| case.concerns(name)), "{}", case.name);
+            if let Fast::With(routers) = case.fast {
+                assert!(
+                    routers.iter().all(|name| names.contains(name) && case.concerns(name)),
+                    "{}",
+                    case.name
+                );
+            }
         }
     }
 }

@@ -14,7 +14,8 @@ pub(super) const CASES: &[Case] = &[
     case!("gr-ours-crash", "our agent is killed and comes back: no packet is lost (RFC 4724)", ours_crash)
         .fast(),
     case!("gr-ours-planned", "our agent is restarted on purpose: no packet is lost", ours_planned),
-    case!("gr-theirs-crash", "the router is killed and comes back: no packet is lost", theirs_crash),
+    case!("gr-theirs-crash", "the router is killed and comes back: no packet is lost", theirs_crash)
+        .fast_with(&["bird2"]),
     case!("gr-theirs-planned", "the router is restarted on purpose: no packet is lost", theirs_planned),
     case!("long-lived-ours", "our agent stays away longer than the restart time (RFC 9494)", long_lived_ours),
     case!("long-lived-theirs", "the router stays away longer than the restart time", long_lived_theirs),
@@ -23,7 +24,8 @@ pub(super) const CASES: &[Case] = &[
         "slash32 drain: the router sees GRACEFUL_SHUTDOWN and no packet is lost (RFC 8326)",
         drain
     ),
-    case!("drain-theirs", "a router that drains is left for the other one", drain_theirs),
+    case!("drain-theirs", "a router that drains is left for the other one", drain_theirs)
+        .fast_with(&["bird2", "frr", "gobgp", "openbgpd"]),
     case!("switch-reboot", "the router's box loses power and comes back", switch_reboot).fast(),
 ];
 

@@ -159,6 +159,14 @@ fn peer(text: &mut String, spec: &RouterSpec, neighbor: &Neighbor) -> Result<()>
         }
         writeln!(text, "\t\troute {network} next-hop {next_hop}{attributes};")?;
     }
+    for route in &spec.odd {
+        writeln!(text, "\t\troute {route};")?;
+    }
+    for foreign in spec.foreign.iter().filter(|foreign| !neighbor.name.starts_with(&foreign.owner)) {
+        if neighbor.families().any(|family| family == Family::of(&foreign.prefix)) {
+            writeln!(text, "\t\troute {} next-hop {};", foreign.prefix, foreign.next_hop)?;
+        }
+    }
     text.push_str("\t}\n}\n");
     Ok(())
 }

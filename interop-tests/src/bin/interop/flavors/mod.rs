@@ -38,6 +38,11 @@ pub(crate) trait Flavor: Sync {
         true
     }
 
+    /// Whether several equal paths to a prefix are all in its kernel routes.
+    fn multipath(&self) -> bool {
+        true
+    }
+
     /// Its example in `config/examples/`, and the directory of the hosts' examples that go with it.
     fn example(&self) -> Option<(&'static str, &'static str)> {
         None

@@ -23,6 +23,10 @@ impl Flavor for OpenBgpd {
         "bgpd"
     }
 
+    fn multipath(&self) -> bool {
+        false
+    }
+
     fn example(&self) -> Option<(&'static str, &'static str)> {
         Some(("openbgpd/bgpd.conf", "openbgpd"))
     }

@@ -93,7 +93,7 @@ impl<'a> Switch<'a> {
             let ends = word.split_once('-').map(|(low, high)| (low.parse::<u32>(), high.parse::<u32>()));
             matches!(ends, Some((Ok(low), Ok(high))) if (low..=high).contains(&asn))
         };
-        self.has(&asn.to_string()) || self.words.iter().any(|word| within(word)) || self.has("external")
+        self.has(&asn.to_string()) || self.words.iter().any(within) || self.has("external")
     }
 }
 

@@ -127,7 +127,7 @@ mod tests {
         let names: std::collections::BTreeSet<&str> = cases.iter().map(|case| case.name).collect();
         assert_eq!(names.len(), cases.len());
         for case in cases {
-            let names = crate::flavors::ALL.map(|flavor| flavor.name());
+            let names = crate::flavors::ALL.map(Flavor::name);
             assert!(names.iter().any(|name| case.concerns(name)), "{}", case.name);
             if let Fast::With(routers) = case.fast {
                 assert!(

@@ -195,7 +195,7 @@ fn allowas_in(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
     if flavor.name() == "gobgp" {
         // As a route server too: it checks the path for each neighbour's table.
         return unsupported(
-            "withholds routes from neighbours of the AS they come from, with no setting against it",
+            "withholds routes from neighbours whose AS is in their path, with no setting against it but for its own (pkg/server/server.go, filterpath)",
         );
     }
     let plan = Plan::new(flavor).host_as(|_| 65001).group("allowas_in = 1");

@@ -29,8 +29,12 @@ fn full_table(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
     if !flavor.passes_on() {
         return unsupported("passes nothing on from one host to another");
     }
-    let mut plan = Plan::new(flavor).hosts(1).sessions(Sessions::OnlyFour).router(|_, spec| {
-        let mut feed = Neighbor::new("feed", Remote::Address("198.18.100.1".into()), "198.18.100.0", 65099);
+    // Behind a cable of its own; on the hosts' segment where the router leaves next hops as they are.
+    let forwards = flavor.forwards();
+    let (feed, length, towards) =
+        if forwards { ("198.18.100.1", 31, "198.18.100.0") } else { ("198.18.1.200", 24, "198.18.1.1") };
+    let mut plan = Plan::new(flavor).hosts(1).sessions(Sessions::OnlyFour).router(move |_, spec| {
+        let mut feed = Neighbor::new("feed", Remote::Address(feed.into()), towards, 65099);
         feed.six = false;
         feed.passive = true;
         spec.neighbors.push(feed);
@@ -45,12 +49,9 @@ fn full_table(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
         switch.machine.run(&format!("ip route replace {BLOCK} via {via}"))?;
     }
     let feeder = lab.machine("feeder")?;
-    lab.link(
-        feeder.port("eth0").address("198.18.100.1/31"),
-        switch.machine.port("feed").address("198.18.100.0/31"),
-    )?;
-    // A next hop that hosts can reach when it is left as it is (route server).
-    switch.machine.run("ip address add 198.18.1.250/32 dev lo")?;
+    let port = switch.machine.port("feed");
+    let port = if forwards { port.address(&format!("{towards}/{length}")) } else { port.on_bridge("br0") };
+    lab.link(feeder.port("eth0").address(&format!("{feed}/{length}")), port)?;
 
     let network = Network::slash32()?;
     let names: Vec<String> = (0..SANDBOXES).map(|n| format!("churn{n}")).collect();
@@ -60,7 +61,7 @@ fn full_table(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
     let name = site.neighbor(1, 1, Family::Four);
     let before = host.peer(&name)?["established_count"].clone();
     let start = Instant::now();
-    let _feed = feeder.feed("198.18.100.1", "198.18.100.0", 65099, ROUTES as u32)?;
+    let _feed = feeder.feed(feed, towards, 65099, ROUTES as u32)?;
     let mut plugin = TimedPlugin::new(&host.machine, &network)?;
     let (mut slowest, mut added) = (0.0_f64, Vec::new());
     for _ in 0..ROUNDS {

@@ -72,6 +72,23 @@ fn sessions(name: &str, local: &[String; 2], remote: &[String; 2], asn: u32) -> 
     })
 }
 
+/// Packets of one flow take one path, different flows take all of them; each box by a hash of its own, as they share a
+/// kernel here and what one sends to its first leaf, that leaf would else send to its first spine.
+fn spread_flows(machine: &Machine, number: usize) -> Result<()> {
+    machine.sysctl("net.ipv4.fib_multipath_hash_policy", "1")?;
+    machine.sysctl("net.ipv6.fib_multipath_hash_policy", "1")?;
+    if own_hashes() {
+        let seed = 0x9e37_79b9_u32.wrapping_mul(number as u32);
+        machine.sysctl("net.ipv4.fib_multipath_hash_seed", &seed.to_string())?;
+    }
+    Ok(())
+}
+
+/// Whether the kernel can give a network namespace a hash of its own (Linux 6.11).
+fn own_hashes() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv4/fib_multipath_hash_seed").exists()
+}
+
 impl Clos {
     fn start(lab: &Lab, flavor: &'static dyn Flavor) -> Result<Self> {
         if !flavor.forwards() {
@@ -91,9 +108,7 @@ impl Clos {
             })
             .collect();
         for (n, machine) in (1..).zip(&machines) {
-            // Hosts of one flow take one path; different flows take all of them.
-            machine.sysctl("net.ipv4.fib_multipath_hash_policy", "1")?;
-            machine.sysctl("net.ipv6.fib_multipath_hash_policy", "1")?;
+            spread_flows(machine, n)?;
             machine.run(&format!("ip address add 10.99.0.{n}/32 dev lo"))?;
             machine.run(&format!("ip address add fd00:99::{n}/128 dev lo"))?;
         }
@@ -122,8 +137,7 @@ impl Clos {
         let mut host_machines = Vec::new();
         for rack in 1..=2 {
             let host = lab.machine(&format!("host{rack}"))?;
-            host.sysctl("net.ipv4.fib_multipath_hash_policy", "1")?;
-            host.sysctl("net.ipv6.fib_multipath_hash_policy", "1")?;
+            spread_flows(&host, 10 + rack)?;
             for side in 1..=2 {
                 let leaf = 2 * rack - 2 + side;
                 let [upper, lower] = ends(leaf);
@@ -187,8 +201,8 @@ impl Clos {
     /// Packets of many flows from rack 1 to rack 2: sooner or later each of the four ways up carries some, and each packet
     /// crosses one spine.
     fn every_path_carries(&self) -> Result<()> {
-        // Where a router keeps one path, the leaves still are two ways.
-        let want = if self.flavor.multipath() { 4 } else { 2 };
+        // Where a router keeps one path, or all boxes choose alike, the leaves still are two ways.
+        let want = if self.flavor.multipath() && own_hashes() { 4 } else { 2 };
         eventually(&format!("{want} ways carry packets"), PATIENCE, || {
             let counts = self.flows_by_way()?;
             let used = counts.iter().filter(|count| **count > 0).count();

@@ -131,7 +131,7 @@ impl Flavor for Gobgp {
 
     fn no_graceful_restart(&self) -> Option<&'static str> {
         Some(
-            "sends End-of-RIB as soon as its first neighbour is back, without the routes of the others, and a Cease when it is stopped",
+            "waits after its restart only for neighbours that are back already (pkg/server/peer.go, recvedAllEOR): the first gets End-of-RIB without the routes of the others",
         )
     }
 }

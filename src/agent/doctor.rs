@@ -35,6 +35,8 @@ pub(super) struct Facts {
     pub(super) leases: Vec<String>,
     /// Drop rules of others that packets of containers would meet, and what to do about each.
     pub(super) foreign_drops: Vec<(String, String)>,
+    /// Whether there is to be a policy table.
+    pub(super) policy: bool,
     /// Why the policy table is not in force, if it is not.
     pub(super) policy_error: Option<String>,
     /// Errors in configuration and policy files on disk.
@@ -206,7 +208,11 @@ fn identities(facts: &Facts) -> Check {
 }
 
 fn policy(facts: &Facts) -> Check {
-    let message = facts.policy_error.clone().unwrap_or_else(|| "the policy table is in force".to_owned());
+    let message = match &facts.policy_error {
+        Some(error) => error.clone(),
+        None if facts.policy => "the policy table is in force".to_owned(),
+        None => "switched off in [policy]".to_owned(),
+    };
     Check::new(
         "policy",
         facts.policy_error.is_none(),
@@ -283,6 +289,7 @@ mod tests {
             pool_routes: (5, 1),
             leases: vec!["x".into()],
             foreign_drops: vec![("ip filter FORWARD drops".into(), "do this".into())],
+            policy: true,
             policy_error: Some("no nftables".into()),
             file_errors: vec!["a.toml:1:1: no".into()],
             nexthop_objects: false,

@@ -405,6 +405,7 @@ impl Service {
             pool_routes,
             leases,
             foreign_drops: drops,
+            policy: config.policy.enabled,
             policy_error,
             file_errors,
             rules: rules::problems(config.routes.table)?,

@@ -3,10 +3,13 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Global;
-use crate::{agent::config, api};
+use crate::{
+    agent::config::{self, ConfigError},
+    api,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
@@ -20,14 +23,21 @@ pub(super) enum ConfigCommand {
 
 pub(super) fn run(global: &Global, command: &ConfigCommand) -> ExitCode {
     let ConfigCommand::Check { file } = command;
-    let mut errors = Vec::new();
-    match config::check(file) {
-        Ok(policy_errors) => errors.extend(policy_errors),
-        Err(error) => errors.push(error.to_string()),
-    }
-    let value = json!({ "file": file, "valid": errors.is_empty(), "errors": errors });
-    global.print(&value, |_| {
-        if errors.is_empty() { format!("{} is valid", file.display()) } else { errors.join("\n") }
+    let (errors, unread) = match config::check(file) {
+        Ok(errors) | Err(ConfigError::Invalid(errors)) => (errors, None),
+        Err(error @ ConfigError::Read(..)) => (Vec::new(), Some(error.to_string())),
+    };
+    let valid = errors.is_empty() && unread.is_none();
+    let mut list: Vec<Value> = errors
+        .iter()
+        .map(|e| json!({ "file": e.file, "line": e.line, "column": e.column, "message": e.message, "help": e.help }))
+        .collect();
+    list.extend(unread.iter().map(|message| json!({ "file": file, "message": message })));
+    global.print(&json!({ "file": file, "valid": valid, "errors": list }), |_| {
+        if valid {
+            return format!("{} is valid", file.display());
+        }
+        errors.iter().map(ToString::to_string).chain(unread).collect::<Vec<_>>().join("\n")
     });
-    ExitCode::from(u8::from(!errors.is_empty()))
+    ExitCode::from(u8::from(!valid))
 }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
@@ -257,7 +258,8 @@ pub(super) struct Ipam {
 pub(super) struct Pool {
     pub(super) name: Option<String>,
     pub(super) cidr: Prefix,
-    pub(super) block: Option<OneOrMany<Prefix>>,
+    #[serde(default, deserialize_with = "some_prefixes")]
+    pub(super) block: Option<Vec<Prefix>>,
     pub(super) host_index: Option<u32>,
     pub(super) block_len: Option<u8>,
     #[serde(default)]
@@ -266,20 +268,28 @@ pub(super) struct Pool {
     pub(super) nat_outgoing: bool,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a prefix or a list of prefixes")]
-pub(super) enum OneOrMany<T> {
-    One(T),
-    Many(Vec<T>),
-}
+/// `"10.32.4.0/24"` or a list of such.
+fn some_prefixes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Prefix>>, D::Error> {
+    struct OneOrMany;
 
-impl<T> OneOrMany<T> {
-    pub(super) fn into_vec(self) -> Vec<T> {
-        match self {
-            Self::One(one) => vec![one],
-            Self::Many(many) => many,
+    // An untagged enum would forget what is wrong with a prefix, and say only that it is none.
+    impl<'de> de::Visitor<'de> for OneOrMany {
+        type Value = Vec<Prefix>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a prefix or a list of prefixes")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            text.parse().map(|prefix| vec![prefix]).map_err(E::custom)
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+            Vec::deserialize(de::value::SeqAccessDeserializer::new(list))
         }
     }
+
+    deserializer.deserialize_any(OneOrMany).map(Some)
 }
 
 /// `[routes]`.

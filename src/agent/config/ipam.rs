@@ -15,7 +15,7 @@ pub(super) fn pools(tables: Vec<file::Pool>, errors: &mut Errors<'_>) -> Vec<Poo
                 errors.at(&place("host_index"), "give either `block` or `host_index`, not both");
                 continue;
             }
-            (Some(block), None) => block.into_vec(),
+            (Some(block), None) => block,
             (None, Some(index)) => {
                 let len = table.block_len.unwrap_or(if cidr.family() == Family::Ipv4 { 24 } else { 112 });
                 match nth_block(cidr, index, len) {

@@ -156,13 +156,13 @@ pub fn load(path: &Path, surroundings: &Surroundings) -> Result<Config, ConfigEr
 
 /// Reads a file and the policy folder it names, for `config check`: the errors of the policies. A router id that the
 /// file leaves to the machine is not looked for.
-pub fn check(path: &Path) -> Result<Vec<String>, ConfigError> {
+pub fn check(path: &Path) -> Result<Vec<Diagnostic>, ConfigError> {
     let anywhere =
         Surroundings { hostname: "localhost".into(), router_id: Some(Ipv4Addr::new(192, 0, 2, 1)) };
     let config = load(path, &anywhere)?;
     Ok(match crate::policy::language::load_dir(&config.policy_dir, &config.policy.language()) {
         Ok(_) => Vec::new(),
-        Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        Err(errors) => errors,
     })
 }
 

@@ -195,3 +195,16 @@ fn tcp_ao_keys() {
     let error = read(range).unwrap_err();
     assert!(error.contains("the other TCP-AO"), "{error}");
 }
+
+#[test]
+fn a_block_that_is_no_prefix_says_why() {
+    for (block, why) in [
+        ("\"10.32.4.5/24\"", "did you mean 10.32"),
+        ("[\"10.32.4.0/24\", \"10.32.5.1/24\"]", "did you mean 10.32"),
+        ("4", "a prefix or a list of prefixes"),
+    ] {
+        let text = format!("[[ipam.pool]]\ncidr = \"10.32.0.0/16\"\nblock = {block}\n");
+        let error = parse(Path::new("x.toml"), &text, &Surroundings::default()).unwrap_err().to_string();
+        assert!(error.contains(why) && error.starts_with("x.toml:3:"), "{error}");
+    }
+}

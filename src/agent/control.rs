@@ -16,7 +16,10 @@ use tokio::{
 };
 
 use super::service::Service;
-use crate::api::{Answer, Failure, MAX_LINE, Request};
+use crate::{
+    api::{Answer, Failure, MAX_LINE, Request},
+    netlink::poll,
+};
 
 /// The bound socket; removes its file when dropped.
 #[derive(Debug)]
@@ -74,6 +77,9 @@ async fn connection(stream: UnixStream, service: Service) {
             encode(&Answer::Error(Failure::new(format!("the request is longer than {MAX_LINE} bytes"))))
         } else {
             match serde_json::from_slice::<Request>(&line) {
+                // Whoever asked was told long ago that it failed: an agent that was stopped must not end for a `stop` of
+                // yesterday. A DEL is done all the same.
+                Ok(request) if !matches!(request, Request::Cni(_)) && hung_up(stream.get_ref()) => return,
                 Ok(request) => answer(&mut stream, &service, request).await,
                 Err(error) => {
                     encode(&Answer::Error(Failure::new(format!("the request does not parse: {error}"))))
@@ -84,6 +90,10 @@ async fn connection(stream: UnixStream, service: Service) {
             return;
         }
     }
+}
+
+fn hung_up(stream: &UnixStream) -> bool {
+    poll::hung_up(stream).unwrap_or(false)
 }
 
 /// An answer as it travels: one line.

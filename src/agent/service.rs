@@ -145,6 +145,7 @@ impl Service {
         let core = &self.inner.core;
         match request {
             Request::Cni(call) => value(core.ask(move |c| c.cni(&call, &|| true)).await?),
+            Request::Ping => Ok(json!({ "alive": true })),
             Request::Status => self.status().await,
             Request::Peers => value(self.peers().await?),
             Request::Rib(query) => value(rib_queries::rib(self.speaker()?, query).await?),

@@ -11,6 +11,8 @@ use crate::model::{Labels, Prefix};
 pub enum Request {
     /// A CNI verb.
     Cni(CniRequest),
+    /// Whether the agent lives: answered at once, whatever else it works on.
+    Ping,
     /// Readiness, version, what is wrong.
     Status,
     /// The neighbours and their sessions.

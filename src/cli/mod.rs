@@ -2,7 +2,8 @@
 //!
 //! Every command that asks the running agent does so through the control socket and prints a table for people or,
 //! with `--json`, the agent's answer as it is. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the check that was
-//! asked for found a difference.
+//! asked for found a difference. No command waits without end: an agent that is stopped or hangs is told after five
+//! seconds, one that works on the answer has `--timeout`.
 
 mod agent;
 mod bgp;
@@ -15,6 +16,7 @@ mod endpoints;
 mod ipam;
 mod policy;
 mod print;
+mod reach;
 mod routes;
 mod status;
 
@@ -23,7 +25,10 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
-use crate::api::{self, Request, client::Client};
+use crate::{
+    api::{self, Request, client::Client},
+    netlink::sockopt::unix_peer_pid,
+};
 
 /// BGP-routed, layer-3 container networking.
 #[derive(Debug, Parser)]
@@ -47,8 +52,9 @@ struct Global {
     /// The agent's socket, when it is not in the run directory.
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// How long to wait for the agent, in seconds.
-    #[arg(long, global = true, default_value_t = 30, value_name = "SECONDS")]
+    /// How long to wait for an answer, in seconds. An agent that is stopped or hangs is told after 5 at most.
+    #[arg(long, global = true, default_value_t = 30, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
 }
 
@@ -154,13 +160,10 @@ impl Global {
     /// Asks the agent.
     fn call(&self, request: &Request) -> anyhow::Result<Value> {
         let socket = self.socket();
-        let mut client = Client::connect(&socket, Duration::from_secs(self.timeout)).map_err(|error| {
-            anyhow::anyhow!(
-                "{error}\nIs it running? Start it with `slash32 agent --config {}`, or name its run directory with --run-dir.",
-                api::DEFAULT_CONFIG
-            )
-        })?;
-        Ok(client.call(request)?)
+        let mut client = Client::watch(&socket, Duration::from_secs(self.timeout))
+            .map_err(|error| reach::explain(error, None))?;
+        let pid = unix_peer_pid(&client).ok().flatten();
+        client.call(request).map_err(|error| reach::explain(error, pid))
     }
 
     /// Asks the agent and prints the answer: as JSON, or as `table` makes it.

@@ -257,6 +257,14 @@ pub fn tcp_closed_by_peer(socket: &impl AsFd) -> io::Result<bool> {
     Ok(info[0] != ESTABLISHED)
 }
 
+/// The process that listens at the other end of a connected Unix socket; none when it is outside of our PID namespace.
+pub fn unix_peer_pid(socket: &impl AsFd) -> io::Result<Option<u32>> {
+    // struct ucred: pid, uid, gid.
+    let mut cred = [0; 12];
+    sys::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, &mut cred)?;
+    Ok(word(&cred, 0).filter(|pid| *pid != 0))
+}
+
 /// Gives the calling thread a real-time priority (1 to 99, `SCHED_FIFO`), so that BFD keeps time on a loaded host.
 /// Needs CAP_SYS_NICE; callers go on without.
 pub fn set_thread_realtime(priority: u8) -> io::Result<()> {

@@ -14,7 +14,7 @@ use std::{
     ptr,
 };
 
-use libc::{c_int, c_void, socklen_t};
+use libc::{c_int, c_short, c_void, socklen_t};
 
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: u64 = 0x6e73_6673;
@@ -258,11 +258,11 @@ pub(super) fn umount(path: &Path) -> io::Result<()> {
     check(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) }).map(drop)
 }
 
-/// Waits until reading `fd` would not wait (also at its end, or when it is broken); false after `milliseconds`.
-pub(super) fn poll_in(fd: BorrowedFd<'_>, milliseconds: c_int) -> io::Result<bool> {
-    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+/// Waits until one of `events`, an error or a hang-up is there; answers those that are, none after `milliseconds`.
+pub(super) fn poll(fd: BorrowedFd<'_>, events: c_short, milliseconds: c_int) -> io::Result<c_short> {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     // SAFETY: one entry, which lives across the call.
-    check(unsafe { libc::poll(&raw mut entry, 1, milliseconds) }).map(|ready| ready > 0)
+    check(unsafe { libc::poll(&raw mut entry, 1, milliseconds) }).map(|_| entry.revents)
 }
 
 /// The index of an interface of the calling thread's network namespace.

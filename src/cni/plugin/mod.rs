@@ -300,9 +300,12 @@ fn call(socket: &Path, request: &CniRequest, wait: Duration) -> Result<Result<Va
         Ok(CniAnswer::Failure(failure)) => {
             Ok(Err(CniError { code: failure.code, msg: failure.msg, details: failure.details }))
         }
-        Err(error @ (ClientError::Unreachable { .. } | ClientError::Timeout(_) | ClientError::Io(_))) => {
-            Err(Trouble::Absent(error.to_string()))
-        }
+        Err(
+            error @ (ClientError::Unreachable { .. }
+            | ClientError::Timeout(_)
+            | ClientError::Hung { .. }
+            | ClientError::Io(_)),
+        ) => Err(Trouble::Absent(error.to_string())),
         Err(ClientError::Failure(failure)) => {
             Err(Trouble::Refused(CniError::new(code::TRY_AGAIN_LATER, failure.message).details(failure.hint)))
         }

@@ -58,12 +58,27 @@ pub(super) fn run(global: &Global, args: &RoutesArgs) -> anyhow::Result<ExitCode
     }
 }
 
+/// Each next hop with its link; one that is further away with the first hops that lead there.
 fn next_hops(route: &Value) -> String {
     let hop = |hop: &Value| {
-        let gateway = hop["gateway"].as_str().map(|g| format!("via {g}"));
-        let interface = hop["interface"].as_str().or_else(|| hop["via"][0]["interface"].as_str());
-        let device = interface.map(|dev| format!("dev {dev}"));
-        gateway.into_iter().chain(device).collect::<Vec<_>>().join(" ")
+        let ways = hop["via"].as_array().map_or(&[][..], Vec::as_slice);
+        let way = |way: &Value| {
+            let unused = if way["usable"] == false { " unused" } else { "" };
+            format!("dev {}{unused}", print::field(way, "interface"))
+        };
+        let Some(gateway) = hop["gateway"].as_str() else {
+            return format!("dev {}", print::field(hop, "interface"));
+        };
+        let first_hops = match ways {
+            [] if hop["interface"].is_string() => format!(" dev {}", print::field(hop, "interface")),
+            [] => String::new(),
+            [one] if one["gateway"] == gateway => format!(" {}", way(one)),
+            several => {
+                let list = several.iter().map(|w| format!("{} {}", print::field(w, "gateway"), way(w)));
+                format!(" ({})", list.collect::<Vec<_>>().join(", "))
+            }
+        };
+        format!("via {gateway}{first_hops}")
     };
     let hops: Vec<String> = route["next_hops"].as_array().into_iter().flatten().map(hop).collect();
     if hops.is_empty() { "-".to_owned() } else { hops.join(", ") }
@@ -78,4 +93,31 @@ fn note(route: &Value) -> String {
         .then(|| format!("route of protocol {} is in the way", route["foreign"]["protocol"]));
     let notes: Vec<String> = stale.into_iter().chain(detail).chain(foreign).collect();
     if notes.is_empty() { "-".to_owned() } else { notes.join("; ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn next_hops_name_the_links() {
+        let show = |hops: Value| next_hops(&json!({ "next_hops": hops }));
+        let way = |gateway: &str, usable: bool| json!({ "gateway": gateway, "interface": "eth0", "usable": usable });
+        assert_eq!(show(json!([])), "-");
+        assert_eq!(show(json!([{ "interface": "s32a" }])), "dev s32a");
+        assert_eq!(
+            show(json!([{ "gateway": "192.0.2.0", "via": [way("192.0.2.0", true)] }])),
+            "via 192.0.2.0 dev eth0"
+        );
+        assert_eq!(show(json!([{ "gateway": "192.0.2.0" }])), "via 192.0.2.0");
+        assert_eq!(show(json!([{ "gateway": "fe80::1", "interface": "eth1" }])), "via fe80::1 dev eth1");
+        assert_eq!(
+            show(
+                json!([{ "gateway": "203.0.113.1", "via": [way("192.0.2.0", true), way("192.0.2.2", false)] }])
+            ),
+            "via 203.0.113.1 (192.0.2.0 dev eth0, 192.0.2.2 dev eth0 unused)"
+        );
+    }
 }

@@ -185,6 +185,18 @@ impl Foreign {
         })
     }
 
+    /// As [`Self::longest_match`], but of the routes for that prefix the best that `works`, if any does. The kernel
+    /// passes over routes on links without a carrier only where it is told to (`ignore_routes_with_linkdown`), but there
+    /// is nothing to gain by following it onto a dead link.
+    pub(super) fn longest_working_match(
+        &self,
+        addr: IpAddr,
+        works: impl Fn(&ForeignRoute) -> bool,
+    ) -> Option<(Prefix, &ForeignRoute)> {
+        let (prefix, best) = self.longest_match(addr)?;
+        Some((prefix, self.of(prefix).iter().find(|route| works(route)).unwrap_or(best)))
+    }
+
     /// All prefixes with their routes, best first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Prefix, &[ForeignRoute])> {
         self.routes.iter().map(|(prefix, list)| (prefix, list.as_slice()))

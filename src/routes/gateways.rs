@@ -38,6 +38,22 @@ pub enum Unresolved {
     Loop,
 }
 
+impl Unresolved {
+    /// The reason in words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Down => "its session or BFD session is down",
+            Self::NoRoute => "no route leads there",
+            Self::LinkDown => "the link there is down",
+            Self::NoInterface => "a link-local address without an interface",
+            Self::OwnAddress => "an address of this host",
+            Self::Invalid => "no host's address",
+            Self::Unreachable => "the route there is a blackhole or unreachable",
+            Self::Loop => "the way there leads through itself, or through too many routes",
+        }
+    }
+}
+
 /// A next hop in use.
 #[derive(Clone, Debug)]
 pub(super) struct Gateway {

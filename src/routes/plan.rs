@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::{
     Op,
     checks::{Reason, is_martian},
+    foreign::ForeignRoute,
     gateways::{Unresolved, Ways, family_fits, is_host_address, is_link_local, last_address},
     kernel::Way,
     sets::{Set, canonical},
@@ -94,7 +95,11 @@ impl State {
         if trail.contains(&addr) || trail.len() >= MAX_DEPTH {
             return Err(Unresolved::Loop);
         }
-        let foreign = self.foreign.longest_match(addr);
+        let works = |route: &ForeignRoute| {
+            route.kind != RouteKind::Unicast
+                || route.hops.iter().any(|hop| self.links.get(&hop.ifindex).is_some_and(|link| link.running))
+        };
+        let foreign = self.foreign.longest_working_match(addr, works);
         trail.push(addr);
         let learned =
             self.resolve_through_learned(addr, foreign.map(|(p, r)| (p, r.metric)), trail, recursive);
@@ -345,10 +350,8 @@ impl State {
     }
 
     /// Somebody else's route with our prefix, table and metric.
-    pub(super) fn taken_by(&self, prefix: Prefix) -> Option<&super::foreign::ForeignRoute> {
-        let ours = |r: &&super::foreign::ForeignRoute| {
-            r.table == self.config.table && r.metric == self.config.metric
-        };
+    pub(super) fn taken_by(&self, prefix: Prefix) -> Option<&ForeignRoute> {
+        let ours = |r: &&ForeignRoute| r.table == self.config.table && r.metric == self.config.metric;
         self.foreign.of(prefix).iter().find(ours)
     }
 

@@ -222,6 +222,7 @@ impl State {
                 let route = self.troubles.get(&route).map(|t| t.error.clone());
                 route.or_else(|| set?.trouble.as_ref().map(|t| t.error.clone()))
             }
+            Some(Reason::Unresolved) => set.map(|set| self.unresolved(set)),
             other => other.map(|r| r.text().to_owned()),
         };
         let blackhole = meta.has(flag::BLOCK);
@@ -235,6 +236,17 @@ impl State {
             detail,
             foreign: self.preferred_foreign(prefix),
         }
+    }
+
+    /// Why none of a set's next hops can be reached.
+    fn unresolved(&self, set: &super::sets::Set) -> String {
+        let gateways = set.gateways.iter().filter_map(|index| self.gateways.slot(*index));
+        let why = |gateway: &super::gateways::Gateway| Some((gateway.addr, gateway.failure?));
+        let mut text = Reason::Unresolved.text().to_owned();
+        for (addr, failure) in gateways.filter_map(why) {
+            text += &format!("; {addr}: {}", failure.text());
+        }
+        text
     }
 
     /// Somebody else's route that the kernel prefers to ours.

@@ -68,7 +68,7 @@ pub use reach::{forgotten, labelled, reach, reach_each_other, unreachable};
 pub use router::Router;
 pub use router_image::{Image, ImageRun};
 pub use timed::{Floor, TimedPlugin};
-pub use twin::{TwinRack, TwinRunning};
+pub use twin::{SwitchRestart, TwinRack, TwinRunning};
 
 /// The last `lines` lines of `text`.
 pub(crate) fn tail(text: &str, lines: usize) -> String {

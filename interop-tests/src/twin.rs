@@ -12,6 +12,15 @@ use crate::machine::Machine;
 use crate::router::Router;
 use crate::{PATIENCE, eventually};
 
+/// What the switches do about graceful restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwitchRestart {
+    /// `graceful restart on`: they restart gracefully themselves, and promise End-of-RIB.
+    On,
+    /// BIRD's default, and that of many switches: they help a neighbour that restarts, and promise nothing.
+    Helper,
+}
+
 /// The machines. Switch `s` (0 or 1) and host `h` (1 or 2) share `192.0.2.N/31`, where N is `8 s + 2 (h - 1)` at the
 /// switch and one more at the host (whose port is `eth` and `s`), and `2001:db8:s:h::/64`.
 pub struct TwinRack {
@@ -19,6 +28,7 @@ pub struct TwinRack {
     pub switches: [Machine; 2],
     /// `host1` and `host2`, AS 65001 and 65002.
     pub hosts: [Machine; 2],
+    restart: SwitchRestart,
 }
 
 /// The software once it runs.
@@ -41,8 +51,13 @@ fn ends6(switch: usize, host: usize) -> [String; 2] {
 }
 
 impl TwinRack {
-    /// Cables it.
+    /// Cables it, with switches that restart gracefully.
     pub fn new(lab: &Lab) -> Result<Self> {
+        Self::with(lab, SwitchRestart::On)
+    }
+
+    /// Cables it.
+    pub fn with(lab: &Lab, restart: SwitchRestart) -> Result<Self> {
         let switches = [lab.forwarder("switch0")?, lab.forwarder("switch1")?];
         let hosts = [lab.machine("host1")?, lab.machine("host2")?];
         for (s, switch) in switches.iter().enumerate() {
@@ -59,7 +74,7 @@ impl TwinRack {
                 )?;
             }
         }
-        Ok(Self { switches, hosts })
+        Ok(Self { switches, hosts, restart })
     }
 
     /// The configuration of a host's agent: four sessions, BFD on each.
@@ -87,9 +102,9 @@ impl TwinRack {
     }
 
     /// The configuration of a switch. BFD ends a session as a restart would, so that a host whose agent restarts keeps
-    /// its routes, as RFC 5882 section 4.3 wants it where BFD does not survive the restart. Graceful restart is on, which
-    /// promises End-of-RIB, and not only understood.
-    pub fn switch_config(switch: usize) -> Result<String> {
+    /// its routes, as RFC 5882 section 4.3 wants it where BFD does not survive the restart.
+    pub fn switch_config(switch: usize, restart: SwitchRestart) -> Result<String> {
+        let graceful = if restart == SwitchRestart::On { "graceful restart on; " } else { "" };
         let mut config = format!(
             "log stderr all;\nrouter id 192.0.2.{};\nprotocol device {{ }}\n\
              protocol kernel {{ ipv4 {{ import none; export where source = RTS_BGP; }}; merge paths on; }}\n\
@@ -103,7 +118,7 @@ impl TwinRack {
                 writeln!(
                     config,
                     "protocol bgp host{host}v{family} {{ local {ours} as 65000; neighbor {theirs} as {}; bfd graceful; \
-                     graceful restart on; hold time 9; ipv{family} {{ import all; export where source = RTS_BGP; }}; }}",
+                     {graceful}hold time 9; ipv{family} {{ import all; export where source = RTS_BGP; }}; }}",
                     65000 + host
                 )?;
             }
@@ -114,8 +129,8 @@ impl TwinRack {
     /// Starts everything and waits until all eight sessions are up.
     pub fn start(&self) -> Result<TwinRunning> {
         let [zero, one] = &self.switches;
-        let switches =
-            [Router::bird(zero, &Self::switch_config(0)?)?, Router::bird(one, &Self::switch_config(1)?)?];
+        let config = |switch| Self::switch_config(switch, self.restart);
+        let switches = [Router::bird(zero, &config(0)?)?, Router::bird(one, &config(1)?)?];
         let [one, two] = &self.hosts;
         let agents =
             [Agent::start(one, &Self::agent_config(1)?)?, Agent::start(two, &Self::agent_config(2)?)?];

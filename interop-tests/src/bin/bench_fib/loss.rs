@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use interop_tests::{Container, Lab, Probe, ProbeReport, TwinRack, TwinRunning, labelled, reach};
+use interop_tests::{
+    Container, Lab, Probe, ProbeReport, SwitchRestart, TwinRack, TwinRunning, labelled, reach,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -22,6 +24,18 @@ pub(super) struct Options {
     /// Tells on the standard error stream when each lost packet was sent (UTC), to put beside `ip -ts monitor`.
     #[arg(long)]
     when: bool,
+    /// What the switches (BIRD) do about graceful restart.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "on,helper")]
+    switch_gr: Vec<SwitchGr>,
+}
+
+/// Graceful restart of the switches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum SwitchGr {
+    /// `graceful restart on`: End-of-RIB is promised.
+    On,
+    /// BIRD's default: it only helps.
+    Helper,
 }
 
 /// What happens.
@@ -47,8 +61,16 @@ const EVENTS: [(Event, &str); 7] = [
 ];
 
 pub(super) fn run(options: &Options) -> Result<()> {
+    options.switch_gr.iter().try_for_each(|gr| measure(options, *gr))
+}
+
+fn measure(options: &Options, gr: SwitchGr) -> Result<()> {
+    let (restart, title) = match gr {
+        SwitchGr::On => (SwitchRestart::On, "switches with `graceful restart on`"),
+        SwitchGr::Helper => (SwitchRestart::Helper, "switches with BIRD's default, which only helps"),
+    };
     let lab = Lab::new("bench-loss")?;
-    let rack = TwinRack::new(&lab)?;
+    let rack = TwinRack::with(&lab, restart)?;
     let mut running = rack.start()?;
     let mut pairs = Vec::new();
     for n in 0..options.pairs {
@@ -59,7 +81,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
         pairs.push((web, db, echo));
     }
     println!(
-        "### Packets lost between two containers of two hosts, {} probes of {} packets/s each way, {} runs\n",
+        "### Packets lost between two containers of two hosts, {} probes of {} packets/s each way, {} runs, {title}\n",
         2 * options.pairs,
         options.rate,
         options.runs

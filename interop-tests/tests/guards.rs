@@ -1,6 +1,8 @@
 //! A neighbour that lies: what it may not take over, and how much it may send. It is an injector, as routers refuse to
 //! say half of this; beside it is an honest BIRD.
 
+use std::fmt::Write;
+
 use anyhow::{Context, Result, bail, ensure};
 use interop_tests::{
     Agent, Container, Heard, Injector, Lab, Machine, PATIENCE, Router, check, eventually, labelled,
@@ -101,12 +103,13 @@ impl Site {
         for ((family, ours, theirs, default), service) in ends.into_iter().zip(SERVICES) {
             let bits = if family == 4 { 32 } else { 128 };
             honest.run(&format!("ip address add {service}/{bits} dev lo"))?;
-            config += &format!(
+            writeln!(
+                config,
                 "protocol static {{ ipv{family}; route {service}/{bits} blackhole; route {default} blackhole; }}\n\
                  protocol kernel {{ ipv{family} {{ import none; export where source = RTS_BGP; }}; }}\n\
                  protocol bgp host{family} {{ local {ours} as 65000; neighbor {theirs} as 65001; \
-                 ipv{family} {{ import all; export where source = RTS_STATIC; next hop self; }}; }}\n"
-            );
+                 ipv{family} {{ import all; export where source = RTS_STATIC; next hop self; }}; }}"
+            )?;
         }
         let bird = Router::bird(&honest, &config)?;
         let agent = Agent::start(&host, AGENT)?;

@@ -1,5 +1,7 @@
 //! A neighbour two hops away: learned routes lead to the real first hop, and follow when that changes.
 
+use std::fmt::Write;
+
 use anyhow::{Result, ensure};
 use interop_tests::{Agent, Lab, Machine, PATIENCE, Router, check, eventually};
 
@@ -87,15 +89,17 @@ impl Site {
             }
             // The way back stays on one side, so that the session is up whatever happens to the way there.
             neighbour.run(&format!("ip {option} route add {own} via {}", a.far[1][1]))?;
-            bird += &format!(
+            writeln!(
+                bird,
                 "protocol bgp host{family} {{ local {theirs} as 65000; neighbor {own} as 65001; multihop 2; \
-                 ipv{family} {{ import none; export where source = RTS_STATIC; next hop self; }}; }}\n"
-            );
-            statics += &format!("protocol static {{ ipv{family}; route {learned}/{bits} blackhole; }}\n");
-            config += &format!(
+                 ipv{family} {{ import none; export where source = RTS_STATIC; next hop self; }}; }}"
+            )?;
+            writeln!(statics, "protocol static {{ ipv{family}; route {learned}/{bits} blackhole; }}")?;
+            writeln!(
+                config,
                 "[[bgp.peer]]\naddress = '{theirs}'\nasn = 65000\nlocal_address = '{own}'\nmultihop = 2\n\
-                 families = ['ipv{family}']\n"
-            );
+                 families = ['ipv{family}']"
+            )?;
         }
         // As on a router: a route over a dead link gives way to one with a higher metric.
         for family in ["ipv4", "ipv6"] {

@@ -242,11 +242,8 @@ impl State {
     fn unresolved(&self, set: &super::sets::Set) -> String {
         let gateways = set.gateways.iter().filter_map(|index| self.gateways.slot(*index));
         let why = |gateway: &super::gateways::Gateway| Some((gateway.addr, gateway.failure?));
-        let mut text = Reason::Unresolved.text().to_owned();
-        for (addr, failure) in gateways.filter_map(why) {
-            text += &format!("; {addr}: {}", failure.text());
-        }
-        text
+        let each = gateways.filter_map(why).map(|(addr, failure)| format!("; {addr}: {}", failure.text()));
+        std::iter::once(Reason::Unresolved.text().to_owned()).chain(each).collect()
     }
 
     /// Somebody else's route that the kernel prefers to ours.

@@ -9,6 +9,7 @@ mod runner;
 mod site;
 mod spec;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -44,12 +45,22 @@ struct Options {
     list: bool,
 }
 
-fn main() -> Result<ExitCode> {
+/// Exit code 1 when something got worse, 2 when nothing could be run.
+fn main() -> ExitCode {
     let options = Options::parse();
     if options.list {
-        list();
-        return Ok(ExitCode::SUCCESS);
+        // Nobody has to read it to its end.
+        drop(std::io::stdout().write_all(list().as_bytes()));
+        return ExitCode::SUCCESS;
     }
+    run(&options).unwrap_or_else(|error| {
+        // Without a stack trace, whatever the environment says: this is for people.
+        eprintln!("interop: {}", error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": "));
+        ExitCode::from(2)
+    })
+}
+
+fn run(options: &Options) -> Result<ExitCode> {
     let flavors = choose(&flavors::ALL, &options.router, |flavor| flavor.name(), "router")?;
     let cases: Vec<&'static Case> = choose(&cases::all(), &options.case, |case| case.name, "case")?;
     let cells: Vec<Cell> = cases
@@ -59,7 +70,7 @@ fn main() -> Result<ExitCode> {
         .filter(|cell| !options.fast || cell.case.is_fast(cell.flavor.name()))
         .collect();
     if cells.is_empty() {
-        bail!("nothing to run: --list shows routers and cases");
+        bail!("none of these cases is for these routers: --list shows them all");
     }
 
     let mut seen = Results::default();
@@ -169,33 +180,34 @@ fn choose<T: Copy>(
     let mut chosen = Vec::new();
     for word in wanted {
         let exact: Vec<T> = all.iter().filter(|item| name(item) == word).copied().collect();
-        let begins = || all.iter().filter(|item| name(item).starts_with(word.as_str())).copied().collect();
+        let begins = |item: &&T| !word.is_empty() && name(item).starts_with(word.as_str());
+        let begins = || all.iter().filter(begins).copied().collect();
         let found: Vec<T> = if exact.is_empty() { begins() } else { exact };
         if found.is_empty() {
-            bail!("no {what} {word}: --list shows them");
+            let names: Vec<&str> = all.iter().map(&name).collect();
+            bail!("no {what} `{word}`; there are: {}", names.join(", "));
         }
         chosen.extend(found);
     }
     Ok(chosen)
 }
 
-fn list() {
-    println!("routers:");
+fn list() -> String {
+    let mut text = String::from("routers:\n");
     for flavor in flavors::ALL {
-        println!("  {}", flavor.name());
+        text += &format!("  {}\n", flavor.name());
     }
-    println!("cases (* in the fast subset, + in it with some routers):");
+    text += "cases (* in the fast subset, + in it with some routers):\n";
     for case in cases::all() {
         let concerned: Vec<&str> =
             flavors::ALL.iter().map(|flavor| flavor.name()).filter(|name| case.concerns(name)).collect();
         let fast = concerned.iter().filter(|name| case.is_fast(name)).count();
-        let mark = if fast == concerned.len() {
-            "*"
-        } else if fast > 0 {
-            "+"
-        } else {
-            " "
+        let mark = match fast {
+            0 => " ",
+            all if all == concerned.len() => "*",
+            _ => "+",
         };
-        println!("  {:24}{mark} {}", case.name, case.what);
+        text += &format!("  {:24}{mark} {}\n", case.name, case.what);
     }
+    text
 }

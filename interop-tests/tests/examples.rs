@@ -93,7 +93,9 @@ impl<'a> Switch<'a> {
             let ends = word.split_once('-').map(|(low, high)| (low.parse::<u32>(), high.parse::<u32>()));
             matches!(ends, Some((Ok(low), Ok(high))) if (low..=high).contains(&asn))
         };
-        self.has(&asn.to_string()) || self.words.iter().any(within) || self.has("external")
+        // OpenBGPD has `AS` for its own number, and takes any from a neighbour without `remote-as`.
+        let any = self.has("external") || (self.has("AS") && !self.has("remote-as"));
+        self.has(&asn.to_string()) || self.words.iter().any(within) || any
     }
 }
 

@@ -271,7 +271,13 @@ impl Core {
     }
 
     /// Why a packet would pass or not.
-    pub(super) fn explain_policy(&mut self, src: &str, dst: &str, service: &str) -> Result<Value, Failure> {
+    pub(super) fn explain_policy(
+        &mut self,
+        src: &str,
+        dst: &str,
+        service: &str,
+        source_port: Option<u16>,
+    ) -> Result<Value, Failure> {
         let address = |name: &str, family: Option<IpAddr>| -> Result<IpAddr, Failure> {
             if let Ok(addr) = name.parse() {
                 return Ok(addr);
@@ -288,7 +294,7 @@ impl Core {
         if src.is_ipv4() != dst.is_ipv4() {
             return Err(Failure::new(format!("{src} and {dst} are of different families")));
         }
-        self.outside.policies.explain(src, dst, service)
+        self.outside.policies.explain(src, dst, service, source_port)
     }
 }
 

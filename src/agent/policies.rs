@@ -400,7 +400,7 @@ pub(super) fn engine_config(config: &Config) -> EngineConfig {
             .collect(),
         endpoint_to_host: config.policy.endpoint_to_host.iter().flat_map(|text| services(text)).collect(),
         protected: EngineConfig::protected_ports(&agent_ports),
-        infrastructure: infrastructure.collect(),
+        infrastructure: infrastructure.chain(config.policy.infrastructure.iter().copied()).collect(),
         neighbours: bgp.iter().flat_map(|b| &b.listen_ranges).map(|range| range.prefix).collect(),
         ..EngineConfig::default()
     }

@@ -118,7 +118,8 @@ pub(super) fn flow_of(bytes: &[u8]) -> Option<(Flow, Option<u16>)> {
     } else {
         (0, None)
     };
-    Some((Flow { source, destination, protocol, port }, from))
+    let flow = Flow::new(source, destination, protocol, port);
+    Some((Flow { source_port: from.unwrap_or(flow.source_port), ..flow }, from))
 }
 
 /// The transport protocol behind the extension headers (RFC 8200, section 4).

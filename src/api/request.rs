@@ -81,6 +81,9 @@ pub enum Request {
         dst: String,
         /// Protocol and port: `tcp/80`, `udp/53`, `icmp`.
         service: String,
+        /// The source port; without it one that no program asks for.
+        #[serde(default)]
+        source_port: Option<u16>,
     },
     /// Who may talk to whom.
     PolicyMatrix,

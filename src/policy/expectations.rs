@@ -148,9 +148,10 @@ impl TestFile {
     /// Checks every row.
     pub fn run(&self, engine: &Engine) -> Report {
         let is_host = |addr: IpAddr| HOST.iter().any(|h| h.parse() == Ok(addr));
-        let view = View::new(engine, engine.policies(), &is_host);
+        let mut view = View::new(engine, engine.policies(), &is_host);
         let mut report = Report { checks: 0, rows: Vec::new() };
         for row in &self.rows {
+            view.source_port = row.source_port;
             let mut failures = Vec::new();
             for (from, to) in row.from.iter().flat_map(|f| row.to.iter().map(move |t| (f, t))) {
                 // A selector that also finds the other end does not ask whether somebody reaches himself.
@@ -169,7 +170,10 @@ impl TestFile {
                             for (expected, services) in wrong {
                                 let services = of_family(services, source.is_ipv4());
                                 let Some((protocol, port)) = services.sample() else { continue };
-                                let flow = Flow { source, destination, protocol, port };
+                                let flow = Flow {
+                                    source_port: row.source_port,
+                                    ..Flow::new(source, destination, protocol, port)
+                                };
                                 failures.push(Failure {
                                     from: self.name(from),
                                     to: self.name(to),

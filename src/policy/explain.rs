@@ -138,6 +138,8 @@ pub struct View<'a> {
     pub(super) engine: &'a Engine,
     pub(super) set: &'a PolicySet,
     pub(super) host: &'a dyn Fn(IpAddr) -> bool,
+    /// The source port of connections of which only the two ends are given.
+    pub(super) source_port: u16,
     /// The set's selectors, hashed when they are first asked; by their places, as the set is borrowed.
     hashed: RefCell<FxHashMap<*const Selector, HashedSelector>>,
 }
@@ -158,7 +160,7 @@ impl Engine {
 impl<'a> View<'a> {
     /// The engine's endpoints under a set of policies. `host` tells the host's own addresses.
     pub fn new(engine: &'a Engine, set: &'a PolicySet, host: &'a dyn Fn(IpAddr) -> bool) -> Self {
-        Self { engine, set, host, hashed: RefCell::default() }
+        Self { engine, set, host, source_port: Flow::EPHEMERAL, hashed: RefCell::default() }
     }
 
     /// Whether one of the set's selectors selects the endpoint behind an address; what is unknown matches nothing.
@@ -207,11 +209,10 @@ impl<'a> View<'a> {
     ) -> (bool, String) {
         let protected = self.config().protected.iter().any(|s| covers(s, flow));
         if source.local.is_some() && protected {
-            let infrastructure = &self.config().infrastructure;
             if destination.host {
                 return (false, "endpoints never reach this port of their host".into());
             }
-            if infrastructure.iter().any(|p| p.contains_addr(flow.destination)) {
+            if self.config().guarded().contains(flow.destination) {
                 return (false, "endpoints never reach this port of the infrastructure".into());
             }
         }
@@ -384,6 +385,9 @@ impl<'a> View<'a> {
         }
         if rule.not_services.iter().any(|s| self.serves(s, flow, destination)) {
             return Some("an excluded protocol or port");
+        }
+        if !rule.takes_source_port(flow.source_port) {
+            return Some("another source port");
         }
         (!self.matches_peer(rule, direction, me, other)).then_some("another peer")
     }

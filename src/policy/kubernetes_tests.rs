@@ -332,7 +332,7 @@ impl World {
                     for (port, v6) in [(80, false), (80, true), (81, false), (81, true)] {
                         let want = self.allowed(policies, (from, to, v6), name, port);
                         let (source, destination) = (self.addr(from, v6), self.addr(to, v6));
-                        let flow = Flow { source, destination, protocol, port };
+                        let flow = Flow::new(source, destination, protocol, port);
                         let explanation = engine.explain(&flow, |_| false);
                         let shown =
                             || format!("{flow} wants {want}\n{}\n{explanation:#?}", self.yaml(policies));
@@ -662,8 +662,7 @@ spec:
         (pod("y", "a"), End::Outside(1), Protocol::TCP, 80, true),
         (pod("y", "a"), End::Outside(0), Protocol::TCP, 82, true),
     ] {
-        let flow =
-            Flow { source: world.addr(&from, false), destination: world.addr(&to, false), protocol, port };
+        let flow = Flow::new(world.addr(&from, false), world.addr(&to, false), protocol, port);
         let explanation = engine.explain(&flow, |_| false);
         assert_eq!(explanation.allowed, want, "{flow}: {explanation:#?}");
     }

@@ -196,7 +196,8 @@ impl Serialize for Services {
 }
 
 impl View<'_> {
-    /// The new connections that are allowed from one address to another, as far as this host can tell.
+    /// The new connections that are allowed from one address to another, as far as this host can tell, from an ephemeral
+    /// port.
     pub fn reach(&self, source: IpAddr, destination: IpAddr) -> Services {
         let (from, to) = (self.known(source), self.known(destination));
         // A host always reaches everything.
@@ -209,7 +210,7 @@ impl View<'_> {
         }
         if from.local.is_some() {
             let config = self.config();
-            if to.host || config.infrastructure.iter().any(|p| p.contains_addr(destination)) {
+            if to.host || config.guarded().contains(destination) {
                 allowed = allowed.minus(&Services::of(&config.protected, &[]));
             }
             if to.host {
@@ -243,7 +244,10 @@ impl View<'_> {
             for policy in policies {
                 selected = true;
                 for rule in policy.rules(direction).unwrap_or_default() {
-                    if rule.action == Action::Log || !self.matches_peer(rule, direction, me, other) {
+                    if rule.action == Action::Log
+                        || !rule.takes_source_port(self.source_port)
+                        || !self.matches_peer(rule, direction, me, other)
+                    {
                         continue;
                     }
                     let matched = here.intersection(&services(rule, &ports));

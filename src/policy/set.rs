@@ -164,12 +164,25 @@ pub struct Rule {
     pub services: Vec<Service>,
     /// Protocols and ports that must not match: none of these.
     pub not_services: Vec<Service>,
+    /// The ports it must come from, each with both ends inclusive, ascending and not touching; `None` for any. Then the
+    /// services are of protocols with ports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_ports: Option<Vec<(u16, u16)>>,
     /// Log a matching new connection as well, at most so often.
     pub log: Option<Rate>,
     /// Match at most so often; traffic beyond the rate goes on to the next rule.
     pub limit: Option<Rate>,
     /// Where it was written.
     pub origin: Origin,
+}
+
+impl Rule {
+    /// Whether it matches what comes from a port.
+    pub fn takes_source_port(&self, port: u16) -> bool {
+        self.source_ports
+            .as_ref()
+            .is_none_or(|list| list.iter().any(|(low, high)| (*low..=*high).contains(&port)))
+    }
 }
 
 /// What a rule does with what it matches.
@@ -369,6 +382,18 @@ pub struct Flow {
     pub protocol: Protocol,
     /// The destination port; for ICMP the type in the high and the code in the low byte; otherwise 0.
     pub port: u16,
+    /// The source port, of protocols with ports: [`Self::EPHEMERAL`] where nothing is known of it.
+    pub source_port: u16,
+}
+
+impl Flow {
+    /// A port that programs get that ask for none (RFC 6335 section 6), for questions in which it does not matter.
+    pub const EPHEMERAL: u16 = 50_000;
+
+    /// A connection from an ephemeral port.
+    pub const fn new(source: IpAddr, destination: IpAddr, protocol: Protocol, port: u16) -> Self {
+        Self { source, destination, protocol, port, source_port: Self::EPHEMERAL }
+    }
 }
 
 impl fmt::Display for Flow {

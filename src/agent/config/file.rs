@@ -331,6 +331,7 @@ pub(super) struct Policy {
     pub(super) default_ingress: Option<DefaultAction>,
     pub(super) default_egress: Option<DefaultAction>,
     pub(super) endpoint_to_host: Option<Vec<String>>,
+    pub(super) infrastructure: Vec<String>,
     #[serde(default)]
     pub(super) expand: Vec<String>,
 }

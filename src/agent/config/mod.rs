@@ -103,6 +103,8 @@ pub struct PolicyConfig {
     pub default_egress: bool,
     /// What endpoints may reach on their own host: `icmp`, `udp/53` and the like.
     pub endpoint_to_host: Vec<String>,
+    /// Addresses of switches that are no BGP neighbours: endpoints do not reach routing protocols there either.
+    pub infrastructure: Vec<Prefix>,
     /// Labels that travel in full, so that `contains` and its kin can ask for them at remote endpoints.
     pub expand: BTreeSet<String>,
 }

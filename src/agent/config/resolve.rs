@@ -9,7 +9,7 @@ use super::{
 use crate::{
     api,
     cni::handler::LabelRule,
-    model::{Diagnostic, Labels},
+    model::{Diagnostic, Labels, Prefix},
 };
 
 /// Collects errors with their places, so that all are shown at once.
@@ -143,12 +143,20 @@ fn policy(table: file::Policy, errors: &mut Errors<'_>) -> PolicyConfig {
             errors.at(&["policy".into(), "expand".into(), i.into()], error.to_string());
         }
     }
+    let mut infrastructure = Vec::new();
+    for (i, text) in table.infrastructure.iter().enumerate() {
+        match Prefix::parse_lenient(text) {
+            Ok(prefix) => infrastructure.push(prefix),
+            Err(error) => errors.at(&["policy".into(), "infrastructure".into(), i.into()], error.to_string()),
+        }
+    }
     let allow = |action: Option<file::DefaultAction>| action.is_none_or(|a| a == file::DefaultAction::Allow);
     PolicyConfig {
         enabled: table.enabled.unwrap_or(true),
         default_ingress: allow(table.default_ingress),
         default_egress: allow(table.default_egress),
         endpoint_to_host,
+        infrastructure,
         expand: table.expand.into_iter().collect(),
     }
 }

@@ -69,6 +69,7 @@ fn refusals_name_the_place() {
         ("[[ipam.pool]]\ncidr = \"10.0.0.0/8\"\nblock = \"11.0.0.0/24\"\n", "not inside the pool", "3:9"),
         ("[routes]\nprotocol = 2\n", "belong to the kernel", "2:12"),
         ("[network]\nmtu = 100\n", "1280", "2:7"),
+        ("[policy]\ninfrastructure = [\"10.0.0.1\", \"10.0.0.300\"]\n", "10.0.0.300", "2:31"),
         ("[policy]\nendpoint_to_host = [\"icmp\", \"tcp/0\"]\n", "`tcp/0` is not a service", "2:29"),
         ("[bgp\n", "", "1:5"),
     ];

@@ -121,12 +121,19 @@ impl Policies {
         source: IpAddr,
         destination: IpAddr,
         service: &str,
+        source_port: Option<u16>,
     ) -> Result<Value, Failure> {
         let Some((protocol, port)) = Flow::parse_service(service) else {
             return Err(Failure::new(format!("`{service}` is not a service"))
                 .with_hint("expected `tcp/80`, `udp/53`, `sctp/5000`, `icmp` or `icmpv6`"));
         };
-        let flow = Flow { source, destination, protocol, port };
+        let mut flow = Flow::new(source, destination, protocol, port);
+        if let Some(port) = source_port {
+            if !protocol.has_ports() {
+                return Err(Failure::new(format!("{protocol} has no ports, so no source port either")));
+            }
+            flow.source_port = port;
+        }
         let host = host_addresses();
         let answer = self.engine.explain(&flow, |addr| host.contains(&addr));
         let mut value = serde_json::to_value(answer).map_err(|e| Failure::new(e.to_string()))?;
@@ -271,7 +278,10 @@ impl Policies {
         let by_policy = packet.prefix.ends_with("by policy");
         let answer = by_policy.then(|| self.engine.explain(&flow, is_host)).filter(|a| !a.allowed);
         let reply = source_port.filter(|_| by_policy && answer.is_none()).and_then(|port| {
-            let turned = Flow { source: flow.destination, destination: flow.source, port, ..flow };
+            let turned = Flow {
+                source_port: flow.port,
+                ..Flow::new(flow.destination, flow.source, flow.protocol, port)
+            };
             Some(self.engine.explain(&turned, is_host)).filter(|a| !a.allowed)
         });
         row["reason"] = match (answer, reply) {

@@ -29,6 +29,9 @@ pub(super) enum PolicyCommand {
         dst: String,
         /// `tcp/80`, `udp/53`, `icmp` …
         service: String,
+        /// The source port, for rules that ask for it; otherwise an ephemeral one is assumed.
+        #[arg(long)]
+        source_port: Option<u16>,
     },
     /// Who may talk to whom, for the endpoints this host knows of.
     Matrix {
@@ -84,8 +87,8 @@ pub(super) enum PolicyCommand {
 pub(super) fn run(global: &Global, command: PolicyCommand) -> anyhow::Result<ExitCode> {
     match command {
         PolicyCommand::Show { nft } => show::run(global, nft)?,
-        PolicyCommand::Explain { src, dst, service } => {
-            global.show(&Request::PolicyExplain { src, dst, service }, explain::text)?;
+        PolicyCommand::Explain { src, dst, service, source_port } => {
+            global.show(&Request::PolicyExplain { src, dst, service, source_port }, explain::text)?;
         }
         PolicyCommand::Matrix { service, endpoints } => {
             report::matrix(global, service.as_deref(), endpoints.as_deref())?;

@@ -18,7 +18,7 @@ pub struct EngineConfig {
     pub endpoint_to_host: Vec<Service>,
     /// What endpoints never reach, neither on their host nor on [`Self::infrastructure`].
     pub protected: Vec<Service>,
-    /// Addresses of switches, route reflectors and other hosts: BGP neighbours.
+    /// Addresses of switches, route reflectors and other hosts: BGP neighbours, and what else the operator lists.
     pub infrastructure: Vec<Prefix>,
     /// Where BGP neighbours may connect from that are not listed one by one. Inside of a pool, such addresses and those
     /// of [`Self::infrastructure`] are no endpoints as far as [`Self::protected`] ports of this host are concerned.
@@ -59,6 +59,7 @@ impl Default for EngineConfig {
                 port(Protocol::TCP, 22),
                 port(Protocol::TCP, 179),
                 port(Protocol::UDP, 3784),
+                port(Protocol::UDP, 3785),
                 port(Protocol::UDP, 4784),
                 port(Protocol::UDP, 68),
                 port(Protocol::UDP, 546),
@@ -69,10 +70,11 @@ impl Default for EngineConfig {
 }
 
 impl EngineConfig {
-    /// BGP (179), single- and multi-hop BFD (3784, 4784, RFC 5881 and 5883), and TCP ports of the agent.
+    /// BGP (179), BFD in a single hop, its echo, and over several hops (3784, 3785, 4784; RFC 5881 and 5883), and TCP
+    /// ports of the agent.
     pub fn protected_ports(agent: &[u16]) -> Vec<Service> {
         let tcp = [179].iter().chain(agent).map(|p| (Protocol::TCP, *p));
-        tcp.chain([(Protocol::UDP, 3784), (Protocol::UDP, 4784)])
+        tcp.chain([(Protocol::UDP, 3784), (Protocol::UDP, 3785), (Protocol::UDP, 4784)])
             .map(|(protocol, port)| Service { protocol, ports: Ports::Range(port, port) })
             .collect()
     }
@@ -96,6 +98,14 @@ impl EngineConfig {
     pub(in crate::policy) fn strangers(&self) -> Ranges {
         let pools: Ranges = self.pools.iter().map(|p| p.cidr).collect();
         pools.minus(&self.infrastructure.iter().chain(&self.neighbours).copied().collect())
+    }
+
+    /// Where endpoints do not reach [`Self::protected`] ports: the infrastructure, and what of [`Self::neighbours`] is
+    /// outside of the pools. Inside of them are endpoints too.
+    pub(in crate::policy) fn guarded(&self) -> Ranges {
+        let neighbours: Ranges = self.neighbours.iter().copied().collect();
+        let pools: Ranges = self.pools.iter().map(|p| p.cidr).collect();
+        self.infrastructure.iter().copied().collect::<Ranges>().union(&neighbours.minus(&pools))
     }
 
     /// All addresses outside of the pools.

@@ -241,7 +241,10 @@ impl Lower<'_> {
     fn rule(&mut self, rule: &PolicyRule, label: &str, staged: bool, allow: &Verdict) {
         let first_set = self.sets.len();
         let peers = self.peers(rule);
-        let services = self.services(rule);
+        let mut services = self.services(rule);
+        if let Some(ranges) = &rule.source_ports {
+            services = both(&services, &self.source_ports(ranges));
+        }
         let action = match rule.action {
             Action::Allow => "allow",
             Action::Deny => "deny",
@@ -495,6 +498,18 @@ impl Lower<'_> {
             }
         }
         out
+    }
+
+    /// The way to come from one of the ports; none if there are none.
+    fn source_ports(&mut self, ranges: &[(u16, u16)]) -> Vec<Alternative> {
+        let statement = match ranges {
+            [] => return Vec::new(),
+            [one] if ServiceSet::is_full(&[*one]) => return vec![Alternative::always()],
+            [(low, high)] if low == high => Statement::is(Field::SourcePort, Key::port(*low)),
+            [(low, high)] => Statement::Range(Field::SourcePort, Key::port(*low), Key::port(*high)),
+            several => self.lookup(SetDef::ports(several), Field::SourcePort),
+        };
+        vec![Alternative { family: None, statements: vec![statement] }]
     }
 
     /// A named port is a number at some endpoints: one way to match for every definition.

@@ -50,6 +50,10 @@ impl Engine {
         if self.families_in_use() != self.families {
             self.rebuild(self.config.clone(), self.policies.clone());
         }
+        // Sets that nobody was given yet are filled as a whole when they are, which is cheaper for many members.
+        if self.given.sets.is_empty() {
+            return;
+        }
         let sets = |identity: &Option<Arc<Identity>>| {
             identity.as_ref().map_or_else(Vec::new, |identity| self.index.sets(identity, family))
         };

@@ -26,6 +26,7 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
+pub(super) use self::services::{join, subtract};
 use self::{
     changes::Given,
     classes::{Selects, entry_of},

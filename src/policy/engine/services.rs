@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::policy::{Ports, Protocol, Service};
 
 /// Ranges of ports, both ends inclusive, ascending and not touching.
-pub(super) type PortRanges = Vec<(u16, u16)>;
+pub(in crate::policy) type PortRanges = Vec<(u16, u16)>;
 
 /// Every port.
 const FULL: (u16, u16) = (0, u16::MAX);
@@ -79,7 +79,7 @@ pub(super) fn numbers(service: &Service) -> Option<(u16, u16)> {
 }
 
 /// Sorts and joins ranges that meet.
-pub(super) fn join(ranges: &mut PortRanges) {
+pub(in crate::policy) fn join(ranges: &mut PortRanges) {
     ranges.sort_unstable();
     let mut out: PortRanges = Vec::with_capacity(ranges.len());
     for &(low, high) in &*ranges {
@@ -91,7 +91,7 @@ pub(super) fn join(ranges: &mut PortRanges) {
     *ranges = out;
 }
 
-fn subtract(from: &[(u16, u16)], holes: &[(u16, u16)]) -> PortRanges {
+pub(in crate::policy) fn subtract(from: &[(u16, u16)], holes: &[(u16, u16)]) -> PortRanges {
     let mut out = Vec::new();
     for &(low, high) in from {
         let mut at = u32::from(low);

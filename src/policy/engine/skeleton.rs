@@ -27,7 +27,6 @@ use crate::{
             BaseHook, Chain, Data, DataType, Field, GENERATION, HookPoint, Key, KeyType, Name, Rule, Ruleset,
             Set, SetKind, Statement, Verdict,
         },
-        ranges::Ranges,
     },
 };
 
@@ -153,7 +152,7 @@ impl Builder {
             None,
             types(&[&NEIGHBOUR_TYPES[..], &ECHO_TYPES].concat()),
         );
-        let infrastructure: Ranges = config.infrastructure.iter().copied().collect();
+        let infrastructure = config.guarded();
         for family in Family::ALL {
             let set = SetDef::ranges(&infrastructure, family).build();
             let name = format!("infra{}", family_digit(family));

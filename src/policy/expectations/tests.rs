@@ -74,7 +74,10 @@ fn files_of_expectations_hold() {
                         }
                         for (services, want) in [(&row.allow, true), (&row.deny, false)] {
                             for (protocol, port) in probes(&of_family(services.clone(), source.is_ipv4())) {
-                                let flow = Flow { source, destination, protocol, port };
+                                let flow = Flow {
+                                    source_port: row.source_port,
+                                    ..Flow::new(source, destination, protocol, port)
+                                };
                                 let got = compiled(&engine, &rules, &flow);
                                 assert_eq!(got, want, "compiled: {flow}, {}", row.origin);
                                 checked += 1;

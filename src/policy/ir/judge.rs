@@ -222,6 +222,7 @@ impl<'a> Judge<'a> {
             Field::DestinationV4 => v4(flow()?.destination)?,
             Field::DestinationV6 => v6(flow()?.destination)?,
             Field::DestinationPort | Field::IcmpTypeCode => Key::port(flow()?.port),
+            Field::SourcePort => Key::port(flow()?.source_port),
             Field::HeaderSourceV4 => v4(packet.source)?,
             Field::HeaderSourceV6 => v6(packet.source)?,
             Field::HeaderDestinationV4 => v4(packet.destination)?,

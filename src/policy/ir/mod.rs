@@ -225,6 +225,8 @@ pub enum Field {
     DestinationV6,
     /// The connection's destination port, after translation.
     DestinationPort,
+    /// The connection's source port, before translation.
+    SourcePort,
     /// The ICMP type and code of the packet that opened the connection.
     IcmpTypeCode,
     /// The packet's own source.
@@ -259,7 +261,9 @@ impl Field {
             Self::SourceV6 | Self::DestinationV6 | Self::HeaderSourceV6 | Self::HeaderDestinationV6 => {
                 KeyType::Ipv6
             }
-            Self::DestinationPort | Self::HeaderDestinationPort | Self::IcmpTypeCode => KeyType::Port,
+            Self::DestinationPort | Self::SourcePort | Self::HeaderDestinationPort | Self::IcmpTypeCode => {
+                KeyType::Port
+            }
             Self::Icmpv6Type => KeyType::Icmpv6Type,
             Self::DestinationKind => KeyType::FibType,
         }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     model::{Diagnostic, EndpointId, Labels, Prefix},
     policy::{
-        Origin, Ports, Protocol, Service,
+        Flow, Origin, Ports, Protocol, Service,
         engine::{EngineConfig, PoolConfig},
         reach::Services,
         selector::Selector,
@@ -60,6 +60,8 @@ pub struct Row {
     pub allow: Services,
     /// What must be refused.
     pub deny: Services,
+    /// The port that connections come from.
+    pub source_port: u16,
     /// Where it is written.
     pub origin: Origin,
 }
@@ -85,7 +87,7 @@ impl TestFile {
     pub fn parse(file: &str, text: &str) -> Result<Self, Vec<Diagnostic>> {
         let document = tree::toml(file, text).map_err(|error| vec![error])?;
         let expand = std::collections::BTreeSet::new();
-        let mut source = Source { name: file, text, expand: &expand, errors: Vec::new() };
+        let mut source = Source::new(file, text, &expand);
         let mut test = Self::default();
         if let Some(table) = source.table(&document, "a test file") {
             test.read(&mut source, table);
@@ -216,6 +218,8 @@ impl TestFile {
         }
         let allow = allow.map(|v| services(source, v)).unwrap_or_default();
         let deny = deny.map(|v| services(source, v)).unwrap_or_default();
+        let source_port = table.take("source_port").and_then(|v| source.integer(v, 0..=65535, "source_port"));
+        let source_port = source_port.map_or(Flow::EPHEMERAL, |port| port as u16);
         table.finish(source);
         if source.errors.len() == before {
             if allow.is_empty() && deny.is_empty() {
@@ -226,7 +230,7 @@ impl TestFile {
                 source.error(span.clone(), format!("the row expects {both} to be both allowed and refused"));
             }
             let origin = Origin { file: source.name.into(), line: source.line(span.start) };
-            self.rows.push(Row { from, to, allow, deny, origin });
+            self.rows.push(Row { from, to, allow, deny, source_port, origin });
         }
     }
 

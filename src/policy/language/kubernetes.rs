@@ -8,7 +8,7 @@
 //! - Port names come from `[[named_port]]`, as nobody tells us the pods' container ports; a name that is not defined
 //!   matches nothing.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     Builder, DEFAULT_ORDER, DEFAULT_TIER, Definitions, origin,
@@ -65,6 +65,57 @@ impl Definitions {
         Selector::or([matching, Selector::and([has, elsewhere, undefined])])
     }
 }
+
+impl Definitions {
+    /// Namespaces that have all of the labels, with the same values as the subject's namespace; or with a different value of
+    /// one of them at least. One peer for each group of namespaces that agree.
+    ///
+    /// Namespaces that are not defined have no labels that could be the same as others', not even of the name, as
+    /// nobody knows which there are.
+    fn like_subject(&self, keys: &[String], same: bool) -> Vec<Peer> {
+        let mut groups: BTreeMap<Vec<Option<&str>>, Vec<&str>> = BTreeMap::new();
+        for (name, labels) in &self.namespaces {
+            let value = |key: &String| if is_name(key) { Some(name.as_str()) } else { labels.get(key) };
+            groups.entry(keys.iter().map(value).collect()).or_default().push(name);
+        }
+        let complete = |values: &[Option<&str>]| values.iter().all(Option::is_some);
+        let within = |names: &[&str]| Selector::any_value(NAMESPACE, names.iter().copied());
+        let peer = |selector, own| Peer {
+            selector: Some(selector),
+            own: Some(Box::new(selected(own))),
+            ..Peer::default()
+        };
+        let mut peers = Vec::new();
+        if keys.is_empty() {
+            // Kubernetes: then nothing is selected.
+        } else if same {
+            let whole = groups.iter().filter(|(values, _)| complete(values));
+            peers.extend(whole.map(|(_, names)| peer(within(names), within(names))));
+        } else {
+            let others = |of: Option<&Vec<Option<&str>>>| -> Vec<&str> {
+                let others = groups.iter().filter(|(v, _)| complete(v) && Some(*v) != of);
+                others.flat_map(|(_, names)| names.iter().copied()).collect()
+            };
+            let each = groups.iter().map(|(values, names)| (others(Some(values)), within(names)));
+            let undefined = Selector::and([
+                Selector::Has(NAMESPACE.into()),
+                Selector::any_value(NAMESPACE, self.namespaces.keys()).not(),
+            ]);
+            let each = each.chain([(others(None), undefined)]);
+            peers.extend(each.filter(|(far, _)| !far.is_empty()).map(|(far, own)| peer(within(&far), own)));
+        }
+        if peers.is_empty() {
+            peers.push(selected(Selector::Nothing));
+        }
+        peers
+    }
+}
+
+/// Kinds of peers that nothing here can answer, and why.
+const UNSUPPORTED_PEERS: [(&str, &str); 2] = [
+    ("nodes", "hosts have no labels; use `networks` with the hosts' addresses"),
+    ("domainNames", "names of domains are not resolved here; use `networks`"),
+];
 
 /// Whether a label of a namespace is the one that holds its name.
 fn is_name(key: &str) -> bool {
@@ -176,6 +227,12 @@ impl Source<'_> {
         }
     }
 
+    /// A list of keys of labels.
+    fn keys(&mut self, node: &Node) -> Option<Vec<String>> {
+        let items = self.items(node);
+        items.into_iter().map(|item| self.string(item, "the key of a label").map(str::to_owned)).collect()
+    }
+
     fn cidr(&mut self, node: &Node) -> Option<Prefix> {
         let text = self.string(node, "a CIDR")?;
         if let Some(Ok(prefix)) = text.contains('/').then(|| Prefix::parse_lenient(text)) {
@@ -197,6 +254,7 @@ impl Source<'_> {
             peers,
             services,
             not_services: Vec::new(),
+            source_ports: None,
             log: None,
             limit: None,
             origin: Origin { file: self.name.into(), line: self.line(node.span().start) },
@@ -452,37 +510,78 @@ impl Builder {
         Some(source.rule_from(node, action?, all, list))
     }
 
-    fn cluster_peer(&self, source: &mut Source<'_>, node: &Node, direction: Direction) -> Option<Peer> {
-        let mut table = source.table(node, "a peer of a cluster-wide policy")?;
+    /// The ways in which a peer can be the other side; none after an error.
+    fn cluster_peer(&self, source: &mut Source<'_>, node: &Node, direction: Direction) -> Vec<Peer> {
+        let Some(mut table) = source.table(node, "a peer of a cluster-wide policy") else {
+            return Vec::new();
+        };
         let span = table.span.clone();
         let (namespaces, pods) = (table.take("namespaces"), table.take("pods"));
         let networks = if direction == Direction::Egress { table.take("networks") } else { None };
-        for key in ["nodes", "domainNames"] {
+        for (key, why) in UNSUPPORTED_PEERS {
             if let Some(node) = table.take(key) {
-                source.error(node.span(), format!("peers by `{key}` are not supported"));
-                return None;
+                source.error(node.span(), format!("peers by `{key}` are not supported: {why}"));
+                return Vec::new();
             }
         }
         table.finish(source);
         match (namespaces, pods, networks) {
-            (Some(node), None, None) => {
-                let selector = source.label_selector(node)?;
-                Some(selected(self.known.namespaces(&selector)))
-            }
-            (None, Some(node), None) => self.namespaced_pods(source, node).map(selected),
+            (Some(node), None, None) => self.namespaces_peer(source, node).unwrap_or_default(),
+            (None, Some(node), None) => self.pods_peer(source, node).unwrap_or_default(),
             (None, None, Some(node)) => {
-                let mut prefixes = Vec::new();
-                for item in source.items(node) {
-                    prefixes.push(source.cidr(item)?);
-                }
-                if prefixes.is_empty() {
+                let items = source.items(node);
+                if items.is_empty() {
                     source.error(node.span(), "`networks` must not be empty");
-                    return None;
                 }
-                Some(Peer { ranges: Some(prefixes.into_iter().collect()), ..Peer::default() })
+                let prefixes: Vec<Prefix> = items.into_iter().filter_map(|item| source.cidr(item)).collect();
+                vec![Peer { ranges: Some(prefixes.into_iter().collect()), ..Peer::default() }]
             }
             _ => {
                 source.error(span, "a peer must have exactly one kind of selector");
+                Vec::new()
+            }
+        }
+    }
+
+    /// `pods`, with the namespaces in the form of today or in the one of the first releases of v1alpha1.
+    fn pods_peer(&self, source: &mut Source<'_>, node: &Node) -> Option<Vec<Peer>> {
+        if node.get("namespaces").is_none() {
+            return self.namespaced_pods(source, node).map(|selector| vec![selected(selector)]);
+        }
+        let mut table = source.table(node, "`pods`")?;
+        let namespaces = table.need(source, "namespaces").and_then(|v| self.namespaces_peer(source, v));
+        let pods = table.need(source, "podSelector").and_then(|v| source.label_selector(v));
+        table.finish(source);
+        let pods = pods?;
+        let and_pods = |peer: Peer| {
+            let selector = Selector::and(peer.selector.into_iter().chain([pods.clone()]));
+            Peer { selector: Some(selector), ..peer }
+        };
+        Some(namespaces?.into_iter().map(and_pods).collect())
+    }
+
+    /// A selector of namespaces; or, as the first releases of v1alpha1 had it, one of `namespaceSelector`, `sameLabels`
+    /// and `notSameLabels`.
+    fn namespaces_peer(&self, source: &mut Source<'_>, node: &Node) -> Option<Vec<Peer>> {
+        const KEYS: [&str; 3] = ["namespaceSelector", "sameLabels", "notSameLabels"];
+        if KEYS.iter().all(|key| node.get(key).is_none()) {
+            let selector = source.label_selector(node)?;
+            return Some(vec![selected(self.known.namespaces(&selector))]);
+        }
+        let mut table = source.table(node, "`namespaces`")?;
+        let [selector, same, different] = KEYS.map(|key| table.take(key));
+        let span = table.span.clone();
+        table.finish(source);
+        match (selector, same, different) {
+            (Some(node), None, None) => {
+                let selector = source.label_selector(node)?;
+                Some(vec![selected(self.known.namespaces(&selector))])
+            }
+            (None, Some(list), None) => Some(self.known.like_subject(&source.keys(list)?, true)),
+            (None, None, Some(list)) => Some(self.known.like_subject(&source.keys(list)?, false)),
+            _ => {
+                source
+                    .error(span, "give exactly one of `namespaceSelector`, `sameLabels` and `notSameLabels`");
                 None
             }
         }

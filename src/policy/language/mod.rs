@@ -148,7 +148,7 @@ pub fn parse_with(files: &[(&str, &str)], options: &Options) -> Result<PolicySet
     let mut errors = Vec::new();
     let mut documents = Vec::new();
     for (name, text) in files {
-        let source = Source { name, text, expand: &options.expand, errors: Vec::new() };
+        let source = Source::new(name, text, &options.expand);
         let parsed =
             if is_yaml(name) { tree::yaml(name, text) } else { tree::toml(name, text).map(|d| vec![d]) };
         match parsed {

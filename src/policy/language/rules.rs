@@ -10,8 +10,8 @@ use super::{
 use crate::{
     model::Prefix,
     policy::{
-        Action, Direction, Entity, Origin, Peer, Ports, Protocol, Rate, Rule, Service, ranges::Ranges,
-        selector::Selector,
+        Action, Direction, Entity, Origin, Peer, Ports, Protocol, Rate, Rule, Service, engine::join,
+        ranges::Ranges, selector::Selector,
     },
 };
 
@@ -61,6 +61,7 @@ impl Source<'_> {
         let peers = table.take(side).map_or_else(Vec::new, |v| self.peers(v, place, known));
         let services = self.services(&mut table, ("protocol", "ports"), known);
         let not_services = self.services(&mut table, ("not_protocol", "not_ports"), known);
+        let source_ports = self.source_ports(&mut table, &services);
         let log = match (table.take("log"), action) {
             (Some(v), _) => self.log(v),
             // A rule that only logs has a limit of its own, or a flood would fill the log.
@@ -71,7 +72,7 @@ impl Source<'_> {
         let line = self.line(table.span.start);
         table.finish(self);
         let origin = Origin { file: self.name.into(), line };
-        Some(Rule { action: action?, peers, services, not_services, log, limit, origin })
+        Some(Rule { action: action?, peers, services, not_services, source_ports, log, limit, origin })
     }
 
     fn peers(&mut self, value: &Node, place: Place, known: &Definitions) -> Vec<Peer> {
@@ -299,6 +300,35 @@ impl Source<'_> {
         services.sort();
         services.dedup();
         services
+    }
+
+    /// `source_ports`: numbers and ranges, for protocols that have ports.
+    fn source_ports(&mut self, table: &mut Table<'_>, services: &[Service]) -> Option<Vec<(u16, u16)>> {
+        let value = table.take("source_ports")?;
+        if services.is_empty() || services.iter().any(|s| !s.protocol.has_ports()) {
+            self.error_with_help(
+                value.span(),
+                "`source_ports` needs a `protocol` with ports",
+                "say which: \"tcp\", \"udp\", \"sctp\" or a list of them",
+            );
+        }
+        let items = self.list(value);
+        if items.is_empty() {
+            self.error_with_help(
+                value.span(),
+                "an empty list of ports matches nothing",
+                "leave `source_ports` out for all ports",
+            );
+        }
+        let mut ranges = Vec::new();
+        for item in items {
+            match self.port(item, &Definitions::default()) {
+                Some(Ports::Range(low, high)) => ranges.push((low, high)),
+                _ => return None,
+            }
+        }
+        join(&mut ranges);
+        Some(ranges)
     }
 
     pub(super) fn protocol(&mut self, value: &Node) -> Option<Protocol> {

@@ -135,11 +135,9 @@ fn an_endpoint_without_labels_is_an_endpoint() {
             labels: Labels::new(),
         });
     }
-    let flow = |source: &str| crate::policy::Flow {
-        source: source.parse().unwrap(),
-        destination: "10.32.0.2".parse().unwrap(),
-        protocol: Protocol::TCP,
-        port: 80,
+    let flow = |source: &str| {
+        let destination = "10.32.0.2".parse().unwrap();
+        crate::policy::Flow::new(source.parse().unwrap(), destination, Protocol::TCP, 80)
     };
     assert!(engine.explain(&flow("10.32.0.1"), |_| false).allowed);
     assert!(!engine.explain(&flow("192.0.2.1"), |_| false).allowed);

@@ -9,9 +9,19 @@ use crate::model::Diagnostic;
 pub(super) struct Source<'a> {
     pub(super) name: &'a str,
     pub(super) text: &'a str,
+    /// Where lines end.
+    line_ends: Vec<usize>,
     /// Labels that travel in full.
     pub(super) expand: &'a BTreeSet<String>,
     pub(super) errors: Vec<Diagnostic>,
+}
+
+impl<'a> Source<'a> {
+    /// A file without errors yet.
+    pub(super) fn new(name: &'a str, text: &'a str, expand: &'a BTreeSet<String>) -> Self {
+        let line_ends = text.match_indices('\n').map(|(at, _)| at).collect();
+        Self { name, text, line_ends, expand, errors: Vec::new() }
+    }
 }
 
 impl Source<'_> {
@@ -32,7 +42,7 @@ impl Source<'_> {
 
     /// The line of a byte offset, from 1.
     pub(super) fn line(&self, at: usize) -> usize {
-        self.text.get(..at).unwrap_or_default().matches('\n').count() + 1
+        self.line_ends.partition_point(|end| *end < at) + 1
     }
 
     /// A string.

@@ -37,9 +37,10 @@ impl Builder {
     pub(super) fn yaml_policies(&mut self, source: &mut Source<'_>, document: &Node) {
         for (object, typed) in objects(document) {
             // What is unknown was told the first time.
-            let mut quiet =
-                Source { name: source.name, text: source.text, expand: source.expand, errors: Vec::new() };
-            match kind(&mut quiet, object, typed) {
+            let told = source.errors.len();
+            let kind = kind(source, object, typed);
+            source.errors.truncate(told);
+            match kind {
                 Some(Kind::NetworkPolicy) => self.network_policy(source, object, false),
                 Some(Kind::Cluster(kind)) => self.cluster_policy(source, object, kind),
                 Some(Kind::Calico(kind)) => self.calico_object(source, object, kind),

@@ -3,6 +3,8 @@
 //! A value of several parts lives in consecutive 4-byte registers, as the kernel's set lookups want it. Numbers in
 //! attributes are in network order; values in registers are as packets or the kernel have them.
 
+use std::collections::BTreeMap;
+
 use super::{Settings, text::comment};
 use crate::{
     netlink::{Batch, Writer},
@@ -60,24 +62,33 @@ pub(super) fn encode_replace(rules: &Ruleset, settings: &Settings, generation: u
     encoder.table(msg::NEWTABLE, NLM_F_CREATE);
     encoder.table(msg::DELTABLE, 0);
     encoder.table(msg::NEWTABLE, NLM_F_CREATE | NLM_F_EXCL);
-    for (name, set) in &rules.sets {
-        encoder.set(name, set);
+    let mut ids = Vec::with_capacity(rules.sets.len());
+    for (name, set) in sets_in_order(&rules.sets) {
+        ids.push((encoder.set(name, set), set));
     }
     for (name, chain) in &rules.chains {
         encoder.chain(name, chain);
     }
-    for (name, set) in &rules.sets {
-        let all: Vec<(&Key, &Data)> = set.elements.iter().collect();
-        encoder.elements(msg::NEWSETELEM, name, &set.kind, &all);
+    for (id, set) in ids {
+        encoder.elements(msg::NEWSETELEM, SetRef::Id(id), &set.kind, set.elements.iter());
     }
     if let Some(set) = rules.sets.get(GENERATION) {
         let stamp = Key::host_u32(settings.stamp(generation));
-        encoder.elements(msg::NEWSETELEM, GENERATION, &set.kind, &[(&stamp, &Data::None)]);
+        encoder.elements(msg::NEWSETELEM, SetRef::Name(GENERATION), &set.kind, [(&stamp, &Data::None)]);
     }
     for (name, chain) in &rules.chains {
         encoder.rules(name, chain);
     }
     encoder.end()
+}
+
+/// Sets of addresses last. The kernel finds a set by going through all of a table's in the order in which they were made,
+/// and there are thousands of those but few of the others, which rules and changes name all the time.
+fn sets_in_order(sets: &BTreeMap<Name, Set>) -> impl Iterator<Item = (&Name, &Set)> {
+    let of_addresses =
+        |set: &Set| set.kind.data.is_none() && matches!(set.kind.key[..], [KeyType::Ipv4 | KeyType::Ipv6]);
+    let others = sets.iter().filter(move |(_, set)| !of_addresses(set));
+    others.chain(sets.iter().filter(move |(_, set)| of_addresses(set)))
 }
 
 /// Removes the table.
@@ -94,15 +105,15 @@ pub(super) fn encode_preparation(delta: &Delta, settings: &Settings, generation:
         return None;
     }
     let mut encoder = Encoder::begin(settings, generation);
+    let mut ids = Vec::with_capacity(delta.new_sets.len());
     for (name, set) in &delta.new_sets {
-        encoder.set(name, set);
+        ids.push((encoder.set(name, set), set));
     }
     for (name, chain) in &delta.new_chains {
         encoder.chain(name, chain);
     }
-    for (name, set) in &delta.new_sets {
-        let all: Vec<(&Key, &Data)> = set.elements.iter().collect();
-        encoder.elements(msg::NEWSETELEM, name, &set.kind, &all);
+    for (id, set) in ids {
+        encoder.elements(msg::NEWSETELEM, SetRef::Id(id), &set.kind, set.elements.iter());
     }
     for (name, chain) in &delta.new_chains {
         encoder.rules(name, chain);
@@ -129,14 +140,14 @@ pub(super) fn encode_switch(
     if let (Some(previous), Some(kind)) = (previous, kinds(&GENERATION.into())) {
         for (message, generation) in [(msg::DELSETELEM, previous), (msg::NEWSETELEM, generation)] {
             let stamp = Key::host_u32(settings.stamp(generation));
-            encoder.elements(message, GENERATION, &kind, &[(&stamp, &Data::None)]);
+            encoder.elements(message, SetRef::Name(GENERATION), &kind, [(&stamp, &Data::None)]);
         }
     }
     for (name, change) in &delta.elements {
         let Some(kind) = kinds(name) else { continue };
         for (message, list) in [(msg::DELSETELEM, &change.remove), (msg::NEWSETELEM, &change.add)] {
-            let list: Vec<(&Key, &Data)> = list.iter().map(|e| (&e.key, &e.data)).collect();
-            encoder.elements(message, name, &kind, &list);
+            let list = list.iter().map(|e| (&e.key, &e.data));
+            encoder.elements(message, SetRef::Name(name), &kind, list);
         }
     }
     encoder.end()
@@ -159,6 +170,14 @@ pub(super) fn encode_removal(chains: &[Name], sets: &[Name], settings: &Settings
         });
     }
     encoder.end()
+}
+
+/// How a message refers to a set.
+#[derive(Clone, Copy)]
+enum SetRef<'a> {
+    Name(&'a str),
+    /// One that the same transaction makes, which the kernel finds sooner than by a name among thousands.
+    Id(u32),
 }
 
 struct Encoder<'a> {
@@ -197,7 +216,8 @@ impl<'a> Encoder<'a> {
         });
     }
 
-    fn set(&mut self, name: &str, set: &Set) {
+    /// Makes a set; the answer is its id within the transaction.
+    fn set(&mut self, name: &str, set: &Set) -> u32 {
         self.next_set_id += 1;
         let id = self.next_set_id;
         let kind = &set.kind;
@@ -227,17 +247,28 @@ impl<'a> Encoder<'a> {
             });
             w.attr(13, &set_udata(set)); // NFTA_SET_USERDATA
         });
+        id
     }
 
-    fn elements(&mut self, kind: u16, name: &str, set: &SetKind, list: &[(&Key, &Data)]) {
+    fn elements<'e>(
+        &mut self,
+        kind: u16,
+        of: SetRef<'_>,
+        set: &SetKind,
+        list: impl IntoIterator<Item = (&'e Key, &'e Data)>,
+    ) {
         let flags = if kind == msg::NEWSETELEM { NLM_F_CREATE | NLM_F_EXCL } else { 0 };
-        for chunk in list.chunks(ELEMENTS_A_MESSAGE) {
+        let mut list = list.into_iter().peekable();
+        while list.peek().is_some() {
             self.message(kind, flags, |w, table| {
                 w.attr_str(1, table); // NFTA_SET_ELEM_LIST_TABLE
-                w.attr_str(2, name); // NFTA_SET_ELEM_LIST_SET
+                match of {
+                    SetRef::Name(name) => w.attr_str(2, name), // NFTA_SET_ELEM_LIST_SET
+                    SetRef::Id(id) => w.attr_be32(4, id),      // NFTA_SET_ELEM_LIST_SET_ID
+                };
                 // NFTA_SET_ELEM_LIST_ELEMENTS
                 w.nest(3, |w| {
-                    for (key, data) in chunk {
+                    for (key, data) in list.by_ref().take(ELEMENTS_A_MESSAGE) {
                         element(w, set, key, data);
                     }
                 });
@@ -595,6 +626,7 @@ impl Expressions<'_, '_> {
             Field::DestinationV4 => ct(self, 19, REPLY),
             Field::DestinationV6 => ct(self, 21, REPLY),
             Field::DestinationPort => ct(self, 11, REPLY),
+            Field::SourcePort => ct(self, 11, ORIGINAL),
             Field::IcmpTypeCode => ct(self, 12, ORIGINAL),
             Field::HeaderSourceV4 => payload(self, 1, 12, 4),
             Field::HeaderDestinationV4 => payload(self, 1, 16, 4),

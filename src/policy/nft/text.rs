@@ -171,6 +171,7 @@ const fn field_text(field: Field) -> &'static str {
         Field::DestinationV4 => "ct reply ip saddr",
         Field::DestinationV6 => "ct reply ip6 saddr",
         Field::DestinationPort => "ct reply proto-src",
+        Field::SourcePort => "ct original proto-src",
         Field::IcmpTypeCode => "ct original proto-dst",
         Field::HeaderSourceV4 => "ip saddr",
         Field::HeaderSourceV6 => "ip6 saddr",

@@ -56,7 +56,7 @@ pub(super) const V4: bool = false;
 pub(super) const V6: bool = true;
 
 /// Ports that everybody serves, for TCP and UDP.
-const PORTS: [u16; 8] = [53, 80, 179, 443, 3784, 4784, 8080, 9179];
+const PORTS: [u16; 9] = [53, 80, 179, 443, 3784, 3785, 4784, 8080, 9179];
 
 impl Lab {
     /// A lab with so many containers, all attached but not known to policy yet.

@@ -191,7 +191,7 @@ fn endpoints_do_not_reach_routing_protocols() {
         for port in [179, 9179] {
             lab.expect(C(WEB), to, Tcp, port, false);
         }
-        for port in [3784, 4784] {
+        for port in [3784, 3785, 4784] {
             lab.expect(C(WEB), to, Udp, port, false);
         }
     }

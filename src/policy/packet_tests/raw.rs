@@ -222,7 +222,7 @@ fn endpoints_of_other_hosts_do_not_reach_routing_protocols() {
     for (v6, source) in [(V4, "10.32.9.9"), (V6, "fd00:32::9:9")] {
         assert!(asks(Some(source), v6, 53, true), "{source} reaches what is no routing protocol");
         assert!(connects(source, v6, 80));
-        for port in [3784, 4784] {
+        for port in [3784, 3785, 4784] {
             assert!(!asks(Some(source), v6, port, false), "{source} reaches udp/{port}");
             // The neighbour does.
             assert!(asks(None, v6, port, true));

@@ -144,12 +144,8 @@ fn the_interpreter_and_the_compiled_form_agree_with_the_data() {
             };
             let mut reach = BTreeMap::new();
             for Question { from, to, v6, protocol, port, allowed } in step.questions() {
-                let flow = Flow {
-                    source: suite.ends[from].addresses[usize::from(v6)],
-                    destination: suite.ends[to].addresses[usize::from(v6)],
-                    protocol,
-                    port,
-                };
+                let [source, destination] = [from, to].map(|end| suite.ends[end].addresses[usize::from(v6)]);
+                let flow = Flow::new(source, destination, protocol, port);
                 let shown = || format!("{} step {number}: {flow}\n{}", case.name, step.yaml);
                 assert_eq!(view.explain(&flow).allowed, allowed, "interpreter: {}", shown());
                 assert_eq!(

@@ -5,8 +5,10 @@
 //! - A workload's namespace is its label `namespace`; `projectcalico.org/namespace` is another name for it. A
 //!   container without that label is in no namespace: `global()` finds it, a namespaced policy does not.
 //! - Network sets are found by the selectors of rules, as endpoints are.
-//! - What is about host endpoints (`doNotTrack`, `preDNAT`, `applyOnForward`), service accounts, services and HTTP is
-//!   refused: leaving it out would change what a policy allows.
+//! - Runtimes do not tell service accounts: they are the containers' labels `projectcalico.org/serviceaccount` and, for
+//!   the accounts' own labels, `pcsa.KEY`, which is how Calico itself calls them in selectors of endpoints.
+//! - What is about host endpoints (`doNotTrack`, `preDNAT`, `applyOnForward`), services, domains and HTTP is refused:
+//!   leaving it out would change what a policy allows.
 
 mod rule;
 
@@ -28,6 +30,10 @@ use crate::{
 const CALICO_NAMESPACE: &str = "projectcalico.org/namespace";
 /// What Calico puts before labels of namespaces where labels of endpoints are asked for.
 const NAMESPACE_LABELS: &str = "pcns.";
+/// The same for labels of service accounts. Nobody else tells them here, so containers have them as labels of their own.
+const ACCOUNT_LABELS: &str = "pcsa.";
+/// The label with the name of the service account.
+const ACCOUNT: &str = "projectcalico.org/serviceaccount";
 
 /// The kinds of projectcalico.org/v3 that are read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,14 +125,6 @@ impl Source<'_> {
     /// A selector of endpoints in Calico's syntax; an empty one matches everything.
     fn calico_selector(&mut self, node: &Node, known: &Definitions) -> Option<Selector> {
         let selector = self.calico_text(node, false)?;
-        if let Some(key) = selector.keys().into_iter().find(|k| is_service_account(k)) {
-            self.error_with_help(
-                node.span(),
-                format!("`{key}` is about service accounts, which container runtimes do not tell"),
-                "give the containers a label and select by it",
-            );
-            return None;
-        }
         Some(selector.rewrite(&|leaf| {
             let key = leaf.keys().first().map(|k| (*k).to_owned()).unwrap_or_default();
             if let Some(label) = key.strip_prefix(NAMESPACE_LABELS) {
@@ -139,6 +137,31 @@ impl Source<'_> {
     /// A `namespaceSelector`, as the endpoints and sets it matches.
     fn calico_namespace_selector(&mut self, node: &Node, known: &Definitions) -> Option<Selector> {
         self.calico_text(node, true).map(|selector| known.calico_namespaces(&selector))
+    }
+
+    /// A selector of service accounts, as one of the containers with their labels.
+    fn calico_account_selector(&mut self, node: &Node) -> Option<Selector> {
+        let selector = self.calico_text(node, false)?;
+        Some(selector.with_keys(&|key| format!("{ACCOUNT_LABELS}{key}")))
+    }
+
+    /// `serviceAccounts` of a rule: one of the names, and the selector.
+    fn calico_accounts(&mut self, node: &Node) -> Option<Selector> {
+        let mut table = self.table(node, "`serviceAccounts`")?;
+        let mut parts = Vec::new();
+        if let Some(list) = table.take("names").filter(|n| !is_empty(n)) {
+            let names: Option<Vec<_>> =
+                self.items(list).into_iter().map(|n| self.string(n, "a service account")).collect();
+            let names = names?;
+            if !names.is_empty() {
+                parts.push(Selector::any_value(ACCOUNT, names));
+            }
+        }
+        if let Some(selector) = table.take("selector").filter(|n| !is_empty(n)) {
+            parts.push(self.calico_account_selector(selector)?);
+        }
+        table.finish(self);
+        Some(Selector::and(parts))
     }
 
     fn calico_text(&mut self, node: &Node, global: bool) -> Option<Selector> {
@@ -195,10 +218,6 @@ impl Source<'_> {
         }
         spec.and_then(|spec| self.table(spec, what))
     }
-}
-
-fn is_service_account(key: &str) -> bool {
-    key == "projectcalico.org/serviceaccount" || key.starts_with("pcsa.")
 }
 
 impl Builder {
@@ -293,8 +312,9 @@ impl Builder {
         {
             select.push(source.calico_namespace_selector(node, &self.known));
         }
-        let accounts = "container runtimes do not tell the service account; select by a label";
-        source.refuse(&mut table, "serviceAccountSelector", accounts);
+        if let Some(node) = table.take("serviceAccountSelector").filter(|n| !is_empty(n)) {
+            select.push(source.calico_account_selector(node));
+        }
         for key in ["doNotTrack", "preDNAT", "applyOnForward"] {
             source.refuse(
                 &mut table,

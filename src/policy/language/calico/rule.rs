@@ -9,6 +9,7 @@ use crate::{
     model::{Family, Prefix},
     policy::{
         Action, Direction, Peer, Ports, Protocol, Rule, Service,
+        engine::{join, subtract},
         language::{
             Definitions,
             kubernetes::in_namespace,
@@ -80,15 +81,21 @@ impl Source<'_> {
         table.finish(self);
         let source = self.entity_rule(source_node, namespace, family, known);
         let destination = self.entity_rule(destination_node, namespace, family, known);
-        if !(source.ports.is_empty() && source.not_ports.is_empty()) {
+        for (end, node_of_end) in [(&source, source_node), (&destination, destination_node)] {
+            let has_ports = !(end.ports.is_empty() && end.not_ports.is_empty());
+            if has_ports && !protocol.is_some_and(Protocol::has_ports) {
+                let place = node_of_end.map_or_else(|| start_of(node), Node::span);
+                self.error(place, "`ports` need `protocol` TCP, UDP or SCTP");
+            }
+        }
+        if source.ports.iter().any(|p| matches!(p, Ports::Named(_))) {
             let place = source_node.map_or_else(|| start_of(node), Node::span);
-            self.error(place, "`ports` of the source are not supported: rules are about destination ports");
+            self.error(
+                place,
+                "a name in `ports` of the source is not supported: names are of ports that are served",
+            );
         }
-        let has_ports = !(destination.ports.is_empty() && destination.not_ports.is_empty());
-        if has_ports && !protocol.is_some_and(Protocol::has_ports) {
-            let place = destination_node.map_or_else(|| start_of(node), Node::span);
-            self.error(place, "`ports` need `protocol` TCP, UDP or SCTP");
-        }
+        let source_ports = source_ports(&source);
         let (services, not_services) = services(protocol, not_protocol, icmp, not_icmp, &destination);
         if self.errors.len() > before {
             return None;
@@ -100,6 +107,7 @@ impl Source<'_> {
         let peers = peers(other, own, family, known);
         let mut rule = self.rule_from(node, action?, peers, services);
         rule.not_services = not_services;
+        rule.source_ports = source_ports;
         if rule.action == Action::Log {
             rule.log = Some(DEFAULT_LOG);
         }
@@ -152,14 +160,18 @@ impl Source<'_> {
         let mut entity = Entity::default();
         let Some(node) = node.filter(|n| !matches!(n.data, Data::Null)) else { return entity };
         let Some(mut table) = self.table(node, "`source` or `destination`") else { return entity };
-        self.refuse(&mut table, "serviceAccounts", "container runtimes do not tell them; select by a label");
+        let accounts = table.take("serviceAccounts").filter(|n| !is_empty(n));
         self.refuse(&mut table, "services", "slash32 knows no services; select the endpoints behind it");
         self.refuse(&mut table, "domains", "names of domains are not resolved here");
         let selector = table.take("selector").filter(|n| !is_empty(n));
         let namespaces = table.take("namespaceSelector").filter(|n| !is_empty(n));
         let not_selector = table.take("notSelector").filter(|n| !is_empty(n));
-        // Any of the three limits the rule to endpoints of the policy's or of the selected namespaces.
-        if selector.is_some() || namespaces.is_some() || (not_selector.is_some() && namespace.is_some()) {
+        // Any of the four limits the rule to endpoints of the policy's or of the selected namespaces.
+        if selector.is_some()
+            || namespaces.is_some()
+            || accounts.is_some()
+            || (not_selector.is_some() && namespace.is_some())
+        {
             let place = match (namespaces, namespace) {
                 (Some(node), _) => self.calico_namespace_selector(node, known),
                 (None, Some(namespace)) => Some(in_namespace(namespace)),
@@ -169,8 +181,9 @@ impl Source<'_> {
                 Some(node) => self.calico_selector(node, known),
                 None => Some(Selector::All),
             };
-            if let (Some(place), Some(labels)) = (place, labels) {
-                let both = Selector::and([place, labels]);
+            let account = accounts.map_or(Some(Selector::All), |node| self.calico_accounts(node));
+            if let (Some(place), Some(labels), Some(account)) = (place, labels, account) {
+                let both = Selector::and([place, labels, account]);
                 self.answerable(selector.or(namespaces).unwrap_or(node), &both);
                 entity.selected = Some((both.clone(), known.set_ranges(&both)));
             }
@@ -262,6 +275,24 @@ fn services(
     services.sort();
     services.dedup();
     (services, not)
+}
+
+/// The numbers of the ports that a connection must come from.
+fn source_ports(source: &Entity) -> Option<Vec<(u16, u16)>> {
+    if source.ports.is_empty() && source.not_ports.is_empty() {
+        return None;
+    }
+    let numbers = |list: &[Ports]| {
+        let numbers = list.iter().filter_map(|ports| match ports {
+            Ports::Range(low, high) => Some((*low, *high)),
+            _ => None,
+        });
+        let mut numbers: Vec<_> = numbers.collect();
+        join(&mut numbers);
+        numbers
+    };
+    let inside = if source.ports.is_empty() { vec![(0, u16::MAX)] } else { numbers(&source.ports) };
+    Some(subtract(&inside, &numbers(&source.not_ports)))
 }
 
 /// The ways one end can match: as an endpoint, or by an address of a network set.

@@ -73,10 +73,14 @@ fn sessions(name: &str, local: &[String; 2], remote: &[String; 2], asn: u32) -> 
 }
 
 /// Packets of one flow take one path, different flows take all of them; each box by a hash of its own, as they share a
-/// kernel here and what one sends to its first leaf, that leaf would else send to its first spine.
+/// kernel here, and what a host sends to its first leaf, that leaf would else send to its first spine.
 fn spread_flows(machine: &Machine, number: usize) -> Result<()> {
-    machine.sysctl("net.ipv4.fib_multipath_hash_policy", "1")?;
-    machine.sysctl("net.ipv6.fib_multipath_hash_policy", "1")?;
+    // Policy 3 computes the hash from the packet: addresses, protocol and ports. Policy 1 takes the one that the sending
+    // socket has left with the packet, which is the same in all boxes.
+    for family in ["ipv4", "ipv6"] {
+        machine.sysctl(&format!("net.{family}.fib_multipath_hash_policy"), "3")?;
+        machine.sysctl(&format!("net.{family}.fib_multipath_hash_fields"), "55")?;
+    }
     if own_hashes() {
         let seed = 0x9e37_79b9_u32.wrapping_mul(number as u32);
         machine.sysctl("net.ipv4.fib_multipath_hash_seed", &seed.to_string())?;

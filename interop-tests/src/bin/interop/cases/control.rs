@@ -142,6 +142,10 @@ fn shutdown_text(lab: &Lab, flavor: &'static dyn Flavor) -> Result<()> {
         Ok(())
     })?;
     site.hosts[0].agent.start_again()?;
+    // Two resets in a row, and OpenBGPD keeps away for a minute.
+    for family in Family::BOTH {
+        flavor.forgive(&site.switches[0].run, &site.session_name(1, 1, family))?;
+    }
     site.wait_up()?;
     site.traffic()
 }

@@ -20,6 +20,8 @@ const PORT: u16 = 179;
 const HEADER: usize = 19;
 const NOTIFICATION: u8 = 3;
 const KEEPALIVE: u8 = 4;
+/// Often enough for the shortest hold time that a router has by default, 9 s (FRR in its datacenter profile).
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// First address of what is announced.
 const FIRST: u32 = 20 << 24;
 /// Different AS paths among the routes, as a table of the Internet has many.
@@ -53,7 +55,7 @@ pub fn run(local: Ipv4Addr, to: Ipv4Addr, asn: u32, routes: u32) -> Result<()> {
         if read.is_finished() {
             bail!("the router ended the session");
         }
-        if last.elapsed() > Duration::from_secs(10) {
+        if last.elapsed() > KEEPALIVE_INTERVAL {
             stream.write_all(&keepalive).context("send a keepalive")?;
             last = Instant::now();
         }

@@ -21,6 +21,8 @@ use crate::policy::ir::{Chain, Data, Delta, Element, Key, Name, Ruleset};
 #[derive(Debug, Default)]
 pub(super) struct Given {
     pub(super) skeleton: Ruleset,
+    /// The skeleton was built anew. Comparing two takes longer than all else that an endpoint needs.
+    pub(super) skeleton_touched: bool,
     pub(super) chains: BTreeMap<Name, Arc<CompiledChain>>,
     pub(super) sets: BTreeMap<Name, Arc<SetDef>>,
     pub(super) touched_chains: FxHashSet<Name>,
@@ -76,15 +78,16 @@ impl Engine {
     /// What changed since the last snapshot or change.
     pub fn changes(&mut self) -> Delta {
         self.sweep();
+        let skeleton = std::mem::take(&mut self.given.skeleton_touched);
         let mut delta = Delta { revokes: std::mem::take(&mut self.revokes), ..Delta::default() };
-        self.set_changes(&mut delta);
-        self.chain_changes(&mut delta);
+        self.set_changes(skeleton, &mut delta);
+        self.chain_changes(skeleton, &mut delta);
         self.element_changes(&mut delta);
         delta
     }
 
     /// Sets that came and went.
-    fn set_changes(&mut self, delta: &mut Delta) {
+    fn set_changes(&mut self, skeleton: bool, delta: &mut Delta) {
         let touched = std::mem::take(&mut self.given.touched_sets);
         let mut filled = BTreeMap::new();
         for name in touched {
@@ -100,7 +103,7 @@ impl Engine {
                 _ => {}
             }
         }
-        if self.skeleton.sets != self.given.skeleton.sets {
+        if skeleton && self.skeleton.sets != self.given.skeleton.sets {
             for (name, set) in &self.skeleton.sets {
                 match self.given.skeleton.sets.get(name) {
                     Some(old) if old.kind == set.kind => {
@@ -129,7 +132,7 @@ impl Engine {
     }
 
     /// Chains that came and went, and those of the skeleton that changed.
-    fn chain_changes(&mut self, delta: &mut Delta) {
+    fn chain_changes(&mut self, skeleton: bool, delta: &mut Delta) {
         let touched = std::mem::take(&mut self.given.touched_chains);
         let mut fresh: BTreeMap<Name, Chain> = BTreeMap::new();
         let mut gone: BTreeMap<Name, Chain> = BTreeMap::new();
@@ -147,7 +150,7 @@ impl Engine {
                 _ => {}
             }
         }
-        if self.skeleton.chains != self.given.skeleton.chains {
+        if skeleton && self.skeleton.chains != self.given.skeleton.chains {
             for (name, chain) in &self.skeleton.chains {
                 match self.given.skeleton.chains.get(name) {
                     Some(old) if old == chain => {}

@@ -54,6 +54,7 @@ impl Engine {
         let Skeleton { rules, sets } =
             skeleton::build(&self.config, &self.policies, self.families, self.mapped);
         self.skeleton = rules;
+        self.given.skeleton_touched = true;
         self.use_sets(&sets);
         let old = std::mem::replace(&mut self.skeleton_sets, sets);
         self.release_sets(&old);

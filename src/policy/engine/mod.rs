@@ -142,7 +142,7 @@ impl Engine {
             index: SelectorIndex::default(),
             population: [0; 2],
             families: [true; 2],
-            given: Given::default(),
+            given: Given { skeleton_touched: true, ..Given::default() },
             revokes: false,
             port_maps: PortMaps::default(),
             mapped: false,

@@ -7,9 +7,13 @@ use std::{
 };
 
 use crate::{
-    bgp::{rib::LocalRoute, speaker::SpeakerHandle, wire::Origin},
+    bgp::{
+        rib::LocalRoute,
+        speaker::{HandingOver, SpeakerError, SpeakerHandle},
+        wire::Origin,
+    },
     cni::attachment::Attachment,
-    model::{Identity, Prefix},
+    model::{EndpointId, Identity, Prefix},
 };
 
 /// How long an ADD waits for its prefix to reach the established neighbours' transmit queues. A neighbour that takes
@@ -23,12 +27,17 @@ pub(super) struct Announcer {
     /// The labels that travel in full.
     expand: BTreeSet<String>,
     runtime: tokio::runtime::Handle,
+    /// What has been begun and not been waited for.
+    begun: Option<(EndpointId, Begun)>,
 }
+
+/// On its way to the neighbours, or why not.
+type Begun = Result<HandingOver, SpeakerError>;
 
 impl Announcer {
     /// Without a speaker for now; called inside the runtime that the speaker will run on.
     pub(super) fn new(runtime: tokio::runtime::Handle, expand: BTreeSet<String>) -> Self {
-        Self { speaker: None, expand, runtime }
+        Self { speaker: None, expand, runtime, begun: None }
     }
 
     /// Changes which labels travel in full; true if that is a change, so that everything must be announced again.
@@ -63,37 +72,66 @@ impl Announcer {
         endpoint.addresses().map(|addr| (Prefix::host(addr), route(addr))).collect()
     }
 
+    /// Begins to announce the endpoint's addresses; [`Self::announce`] waits for it.
+    pub(super) fn begin(&mut self, attachment: &Attachment) {
+        if let Some(speaker) = &self.speaker {
+            let handing = speaker.begin_originate(self.routes(attachment), WAIT);
+            self.begun = Some((attachment.endpoint.id.clone(), handing));
+        }
+    }
+
     /// Announces the endpoint's addresses with its identity; returns when they are on their way to every neighbour.
-    pub(super) fn announce(&self, attachment: &Attachment) {
-        self.originate(attachment.endpoint.id.as_str(), self.routes(attachment));
+    pub(super) fn announce(&mut self, attachment: &Attachment) {
+        let id = &attachment.endpoint.id;
+        let handing = match self.begun.take_if(|(of, _)| of == id) {
+            Some((_, handing)) => handing,
+            None => {
+                let Some(speaker) = &self.speaker else { return };
+                speaker.begin_originate(self.routes(attachment), WAIT)
+            }
+        };
+        self.wait(id.as_str(), "announcement", handing);
     }
 
     /// Announces what is announced already, with what has changed.
     pub(super) fn announce_again<'a>(&self, attachments: impl Iterator<Item = &'a Attachment>) {
-        self.originate("all", attachments.flat_map(|a| self.routes(a)).collect());
+        let Some(speaker) = &self.speaker else { return };
+        let routes = attachments.flat_map(|a| self.routes(a)).collect();
+        self.wait("all", "announcement", speaker.begin_originate(routes, WAIT));
     }
 
-    fn originate(&self, endpoint: &str, routes: Vec<(Prefix, LocalRoute)>) {
-        let Some(speaker) = &self.speaker else { return };
-        match self.runtime.block_on(speaker.originate(routes, WAIT)) {
-            Ok(true) => {}
-            Ok(false) => {
-                tracing::warn!(endpoint, "a neighbour has not taken the announcement within {WAIT:?}");
-            }
-            Err(error) => tracing::error!(endpoint, "not announced: {error}"),
+    /// Begins to take the announcement back; [`Self::withdraw`] waits for it.
+    pub(super) fn begin_withdrawal(&mut self, attachment: &Attachment) {
+        if let Some(speaker) = &self.speaker {
+            let prefixes = attachment.endpoint.addresses().map(Prefix::host).collect();
+            let handing = speaker.begin_withdraw(prefixes, WAIT);
+            self.begun = Some((attachment.endpoint.id.clone(), handing));
         }
     }
 
-    /// Takes the announcement back.
-    pub(super) fn withdraw(&self, attachment: &Attachment) {
-        let Some(speaker) = &self.speaker else { return };
-        let prefixes = attachment.endpoint.addresses().map(Prefix::host).collect();
-        match self.runtime.block_on(speaker.withdraw(prefixes, WAIT)) {
+    /// Takes the announcement back; returns when that is on its way to every neighbour.
+    pub(super) fn withdraw(&mut self, attachment: &Attachment) {
+        let id = &attachment.endpoint.id;
+        self.begin_withdrawal(attachment);
+        if let Some((_, handing)) = self.begun.take() {
+            self.wait(id.as_str(), "withdrawal", handing);
+        }
+    }
+
+    /// Waits for a withdrawal that has been begun.
+    pub(super) fn end_withdrawal(&mut self, attachment: &Attachment) {
+        let id = &attachment.endpoint.id;
+        if let Some((_, handing)) = self.begun.take_if(|(of, _)| of == id) {
+            self.wait(id.as_str(), "withdrawal", handing);
+        }
+    }
+
+    fn wait(&self, endpoint: &str, what: &str, handing: Begun) {
+        let done = handing.and_then(|handing| self.runtime.block_on(handing.done()));
+        match done {
             Ok(true) => {}
-            Ok(false) => {
-                tracing::warn!(endpoint = %attachment.endpoint.id, "a neighbour has not taken the withdrawal within {WAIT:?}");
-            }
-            Err(error) => tracing::error!(endpoint = %attachment.endpoint.id, "not withdrawn: {error}"),
+            Ok(false) => tracing::warn!(endpoint, "a neighbour has not taken the {what} within {WAIT:?}"),
+            Err(error) => tracing::error!(endpoint, "no {what}: {error}"),
         }
     }
 }

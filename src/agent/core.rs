@@ -365,6 +365,10 @@ impl Host for Outside {
         Ok(())
     }
 
+    fn begin_announcement(&mut self, attachment: &Attachment) {
+        self.announcer.begin(attachment);
+    }
+
     fn announce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
         for addr in attachment.endpoint.addresses() {
             self.fib_command(FibCommand::SetLocal(Prefix::host(addr), attachment.ifindex))?;
@@ -379,6 +383,18 @@ impl Host for Outside {
             self.fib_command(FibCommand::RemoveLocal(Prefix::host(addr)))?;
         }
         Ok(())
+    }
+
+    fn begin_withdrawal(&mut self, attachment: &Attachment) -> Result<(), CniError> {
+        self.announcer.begin_withdrawal(attachment);
+        for addr in attachment.endpoint.addresses() {
+            self.fib_command(FibCommand::RemoveLocal(Prefix::host(addr)))?;
+        }
+        Ok(())
+    }
+
+    fn end_withdrawal(&mut self, attachment: &Attachment) {
+        self.announcer.end_withdrawal(attachment);
     }
 
     fn check(&mut self, attachment: &Attachment) -> Result<(), CniError> {

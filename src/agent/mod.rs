@@ -26,7 +26,7 @@ mod trace;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use crate::{cni::attachment::Attachment, routes::FibConfig};
+use crate::routes::FibConfig;
 
 /// How the agent is started.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ fn fib_config(config: &config::Config, former: Vec<u8>) -> FibConfig {
         table: routes.table,
         metric: routes.metric,
         local_metric: routes.local_metric,
-        gateway6: Some(Attachment::gateway6()),
+        gateway6: true,
         protocol: routes.protocol,
         former,
         max_routes: routes.max_routes,

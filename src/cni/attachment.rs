@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::types::{AddResult, Bandwidth, Dns, Interface, IpConfig, Mac, PortMapping, Route};
 use crate::{
-    model::{Endpoint, Prefix},
+    model::{Endpoint, Prefix, gateway6},
     netlink::ns::NetnsId,
 };
 
@@ -115,8 +115,8 @@ impl Attachment {
     }
 
     /// The IPv6 gateway inside the container: the host end's link-local address.
-    pub fn gateway6() -> Ipv6Addr {
-        Mac::HOST_END.link_local()
+    pub const fn gateway6(&self) -> Ipv6Addr {
+        gateway6(self.ifindex)
     }
 
     /// The routes to make inside the container, each with its gateway.
@@ -131,7 +131,7 @@ impl Attachment {
                 let gateway = if route.dst.0.is_ipv4() {
                     self.endpoint.ipv4.map(|_| IpAddr::V4(self.gateway4()))
                 } else {
-                    self.endpoint.ipv6.map(|_| IpAddr::V6(Self::gateway6()))
+                    self.endpoint.ipv6.map(|_| IpAddr::V6(self.gateway6()))
                 };
                 route.gw = Some(route.gw.or(gateway)?);
                 Some(route)
@@ -144,7 +144,7 @@ impl Attachment {
         let ips = self.endpoint.addresses().map(|addr| IpConfig {
             interface: Some(1),
             address: (addr, if addr.is_ipv4() { 32 } else { 128 }),
-            gateway: Some(if addr.is_ipv4() { self.gateway4().into() } else { Self::gateway6().into() }),
+            gateway: Some(if addr.is_ipv4() { self.gateway4().into() } else { self.gateway6().into() }),
         });
         AddResult {
             // portmap, bandwidth, podman and containerd look for both ends, and tell them apart by `sandbox`.
@@ -215,7 +215,7 @@ pub(super) mod tests {
         attachment.gateway = 2;
         let routes = attachment.container_routes();
         assert_eq!(routes[0].gw.unwrap().to_string(), "169.254.1.2");
-        assert_eq!(routes[1].gw.unwrap(), IpAddr::V6(Attachment::gateway6()));
+        assert_eq!(routes[1].gw.unwrap(), IpAddr::V6(attachment.gateway6()));
         attachment.endpoint.ipv6 = None;
         assert_eq!(attachment.container_routes().len(), 1);
         attachment.routes = Some(vec![]);

@@ -62,6 +62,13 @@ impl fmt::Display for EndpointId {
     }
 }
 
+/// The IPv6 gateway of a container: a link-local address (RFC 4291 section 2.5.6) that its host end alone has, made of
+/// that interface's index. Not the same on every link: the kernel would keep all of them, and their routes, in one list,
+/// and look through it for each new container.
+pub const fn gateway6(host_end: u32) -> Ipv6Addr {
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, (host_end >> 16) as u16, host_end as u16)
+}
+
 /// A local endpoint: an attached container interface with its addresses and labels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {

@@ -16,7 +16,7 @@ mod prefix;
 
 pub use asn::{Asn, AsnError, RouterId, RouterIdError};
 pub use diagnostic::Diagnostic;
-pub use endpoint::{Endpoint, EndpointId, EndpointKey};
+pub use endpoint::{Endpoint, EndpointId, EndpointKey, gateway6};
 pub use identity::{Identity, LabelHash};
 pub use labels::{LabelError, Labels};
 pub use next_hop::{NextHop, NextHopSet};

@@ -19,6 +19,8 @@ const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 /// No duplicate address detection: the address works at once.
 const IFA_F_NODAD: u32 = 0x02;
+/// No route to the address's prefix.
+const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 
 /// An address of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +99,15 @@ pub fn list(socket: &mut Socket) -> Result<Vec<Address>, Error> {
 /// Appends a message that gives an interface an address, usable at once (no duplicate address detection). The scope
 /// of a link-local address is set as the kernel expects it.
 pub fn push_add(batch: &mut Batch, ifindex: u32, addr: IpAddr, prefix_len: u8) -> usize {
+    push(batch, ifindex, addr, prefix_len, IFA_F_NODAD)
+}
+
+/// Like [`push_add`], without a route to anything but the address itself.
+pub fn push_add_alone(batch: &mut Batch, ifindex: u32, addr: IpAddr) -> usize {
+    push(batch, ifindex, addr, Family::of(addr).bits(), IFA_F_NODAD | IFA_F_NOPREFIXROUTE)
+}
+
+fn push(batch: &mut Batch, ifindex: u32, addr: IpAddr, prefix_len: u8, flags: u32) -> usize {
     let scope = match addr {
         IpAddr::V4(a) if a.is_link_local() => libc::RT_SCOPE_LINK,
         IpAddr::V6(a) if a.is_unicast_link_local() => libc::RT_SCOPE_LINK,
@@ -106,7 +117,7 @@ pub fn push_add(batch: &mut Batch, ifindex: u32, addr: IpAddr, prefix_len: u8) -
         w.raw(&ifaddrmsg(af(Family::of(addr)), prefix_len, scope, ifindex))
             .attr_ip(IFA_LOCAL, addr)
             .attr_ip(IFA_ADDRESS, addr)
-            .attr_u32(IFA_FLAGS, IFA_F_NODAD);
+            .attr_u32(IFA_FLAGS, flags);
     })
 }
 

@@ -1,6 +1,6 @@
 //! How the FIB is to be run.
 
-use std::{net::Ipv6Addr, time::Duration};
+use std::time::Duration;
 
 use crate::netlink::route::{LOCAL_METRIC, TABLE_MAIN};
 
@@ -15,8 +15,9 @@ pub struct FibConfig {
     /// The metric of the routes to local containers: lower than [`Self::metric`], so that they win over a learned route
     /// for the same address. Not 0, which IPv6 takes for 1024.
     pub local_metric: u32,
-    /// The link-local address that every host end of a container with IPv6 has, as the container's gateway.
-    pub gateway6: Option<Ipv6Addr>,
+    /// Whether every host end of a container with IPv6 has a link-local address, as the container's gateway
+    /// ([`gateway6`](crate::model::gateway6)).
+    pub gateway6: bool,
     /// The routing protocol number that marks routes and next-hop objects as ours (`ip route show proto N`).
     pub protocol: u8,
     /// Protocol numbers of earlier configurations: next-hop objects that have them, in the range of ids that belongs to
@@ -36,7 +37,7 @@ impl Default for FibConfig {
             table: TABLE_MAIN,
             metric: 1024,
             local_metric: LOCAL_METRIC,
-            gateway6: None,
+            gateway6: false,
             protocol: 32,
             former: Vec::new(),
             max_routes: 2_000_000,

@@ -1,6 +1,6 @@
 //! What the kernel tells us happened.
 
-use std::time::Instant;
+use std::{net::IpAddr, time::Instant};
 
 use hashbrown::HashMap;
 
@@ -8,11 +8,11 @@ use super::{
     Kernel,
     gateways::Ways,
     reconcile::leftover,
-    state::{LinkState, Local, State},
+    state::{LinkState, State},
     table::{Target, flag},
 };
 use crate::{
-    model::{Family, Prefix},
+    model::{Family, Prefix, gateway6},
     netlink::{
         Error,
         addr::Address,
@@ -63,10 +63,8 @@ impl State {
         let addr = address.addr;
         self.gateways.enqueue_if(|g| g.addr == addr);
         let ifindex = address.ifindex;
-        if !there && self.config.gateway6.is_some_and(|gateway| gateway == addr) {
-            let on_device = |local: &Local| local.ifindex == ifindex;
-            let locals = self.locals.iter().filter(|(_, local)| on_device(local)).map(|(prefix, _)| *prefix);
-            self.local_queue.extend(locals);
+        if !there && self.config.gateway6 && addr == IpAddr::V6(gateway6(ifindex)) {
+            self.queue_locals_on(ifindex);
         }
         let bare = || !self.addrs.iter().any(|(a, on)| a.is_ipv4() && on.contains(&ifindex));
         if !there && addr.is_ipv4() && bare() {

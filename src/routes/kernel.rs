@@ -242,7 +242,7 @@ fn encode(batch: &mut Batch, config: &FibConfig, op: &Op) {
         Op::DropLocal { prefix, ifindex, metric } => {
             route::push_delete(batch, &key(prefix, *metric), RouteKind::Unicast, Some(*ifindex))
         }
-        Op::Gateway { ifindex, addr } => addr::push_add(batch, *ifindex, (*addr).into(), 64),
+        Op::Gateway { ifindex, addr } => addr::push_add_alone(batch, *ifindex, (*addr).into()),
         Op::DropLeftover(Leftover { prefix, table, metric, kind, ifindex }) => {
             let key =
                 route::Key { prefix: *prefix, table: *table, protocol: config.protocol, metric: *metric };

@@ -1,6 +1,6 @@
 //! What should be in the kernel: resolution of next hops, contents of groups, and the target of each route.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use smallvec::SmallVec;
 
@@ -15,7 +15,7 @@ use super::{
     table::{RouteRef, Table, Target, flag},
 };
 use crate::{
-    model::{Family, NextHopSet, Prefix},
+    model::{Family, Ipv4Prefix, NextHopSet, Prefix},
     netlink::{
         nexthop::Via,
         route::{Mode, RouteKind},
@@ -26,6 +26,8 @@ use crate::{
 const MAX_DEPTH: usize = 4;
 /// `RTNH_F_ONLINK`.
 const ONLINK: u32 = 4;
+/// Before all prefixes.
+const FIRST: Prefix = Prefix::V4(Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0));
 
 impl State {
     /// The first hops to which a set of next hops resolves now.
@@ -466,9 +468,15 @@ impl State {
                     || g.ways.iter().any(|(via, _)| via.ifindex == ifindex)
                     || (foreign && g.ifindex == 0)
             });
-            let locals = self.locals.iter().filter(|(_, l)| l.ifindex == ifindex).map(|(p, _)| *p);
-            self.local_queue.extend(locals);
+            self.queue_locals_on(ifindex);
         }
+    }
+
+    /// Has the routes to the containers behind an interface looked at.
+    pub(super) fn queue_locals_on(&mut self, ifindex: u32) {
+        let from = (ifindex, FIRST);
+        let here = self.locals_on.range(from..).take_while(|(dev, _)| *dev == ifindex);
+        self.local_queue.extend(here.map(|(_, prefix)| *prefix));
     }
 
     /// The kernel removed the routes of a device, of one family or of both.

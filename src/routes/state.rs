@@ -47,6 +47,8 @@ pub(super) struct State {
     /// objects are is asked of the kernel: notifications may be older than our own last word.
     pub(super) told: BTreeMap<u32, bool>,
     pub(super) locals: BTreeMap<Prefix, Local>,
+    /// Their prefixes by interface index.
+    pub(super) locals_on: BTreeSet<(u32, Prefix)>,
     pub(super) local_queue: Vec<Prefix>,
     /// Those with a retry to come.
     pub(super) troubled_locals: BTreeSet<Prefix>,
@@ -166,6 +168,7 @@ impl State {
             broken: HashMap::new(),
             told: BTreeMap::new(),
             locals: BTreeMap::new(),
+            locals_on: BTreeSet::new(),
             local_queue: Vec::new(),
             troubled_locals: BTreeSet::new(),
             device_routes: HashMap::new(),
@@ -236,7 +239,9 @@ impl State {
     pub(super) fn set_local(&mut self, prefix: Prefix, ifindex: u32) {
         let local = self.locals.entry(prefix).or_default();
         if local.ifindex != ifindex {
-            *local = Local { ifindex, ..Local::default() };
+            let before = std::mem::replace(local, Local { ifindex, ..Local::default() }).ifindex;
+            self.locals_on.remove(&(before, prefix));
+            self.locals_on.insert((ifindex, prefix));
         }
         self.local_queue.push(prefix);
         self.touch(prefix);
@@ -244,7 +249,8 @@ impl State {
 
     /// No longer wants the route to a local container.
     pub(super) fn remove_local(&mut self, prefix: Prefix) {
-        if self.locals.remove(&prefix).is_some() {
+        if let Some(local) = self.locals.remove(&prefix) {
+            self.locals_on.remove(&(local.ifindex, prefix));
             self.local_queue.push(prefix);
             self.touch(prefix);
         }

@@ -10,7 +10,7 @@ use super::{
     table::{RouteRef, Target, flag},
 };
 use crate::{
-    model::{Family, Prefix},
+    model::{Family, Prefix, gateway6},
     netlink::{Error, KernelError, nexthop::Via, route::Mode},
 };
 
@@ -593,8 +593,11 @@ impl State {
 
     /// The gateway's address that a container's host end lacks. It goes with the link when somebody sets that down.
     fn missing_gateway(&self, prefix: Prefix) -> Option<std::net::Ipv6Addr> {
-        let addr = self.config.gateway6.filter(|_| prefix.family() == Family::Ipv6)?;
+        if !self.config.gateway6 || prefix.family() != Family::Ipv6 {
+            return None;
+        }
         let ifindex = self.locals.get(&prefix)?.ifindex;
+        let addr = gateway6(ifindex);
         // Of a link that is down the kernel takes addresses, and of one that is gone nothing.
         let up = self.links.get(&ifindex).is_some_and(|link| link.up);
         let there = self.addrs.get(&std::net::IpAddr::V6(addr)).is_some_and(|on| on.contains(&ifindex));

@@ -229,6 +229,17 @@ impl Speaker {
     }
 }
 
+/// Prefixes on their way to the peers' transmit queues.
+#[derive(Debug)]
+pub struct HandingOver(oneshot::Receiver<bool>);
+
+impl HandingOver {
+    /// Resolves like [`SpeakerHandle::originate`].
+    pub async fn done(self) -> Result<bool, SpeakerError> {
+        self.0.await.map_err(|_| SpeakerError::Stopped)
+    }
+}
+
 /// The way to a running speaker. Clones lead to the same one.
 #[derive(Clone, Debug)]
 pub struct SpeakerHandle {
@@ -244,16 +255,30 @@ impl SpeakerHandle {
         routes: Vec<(Prefix, LocalRoute)>,
         wait: Duration,
     ) -> Result<bool, SpeakerError> {
+        self.begin_originate(routes, wait)?.done().await
+    }
+
+    /// Begins what [`Self::originate`] does; the result can be waited for later.
+    pub fn begin_originate(
+        &self,
+        routes: Vec<(Prefix, LocalRoute)>,
+        wait: Duration,
+    ) -> Result<HandingOver, SpeakerError> {
         let (done, answer) = oneshot::channel();
         self.control(Control::Originate { routes, wait, done })?;
-        answer.await.map_err(|_| SpeakerError::Stopped)
+        Ok(HandingOver(answer))
     }
 
     /// Ends the origination of prefixes. Resolves like [`Self::originate`].
     pub async fn withdraw(&self, prefixes: Vec<Prefix>, wait: Duration) -> Result<bool, SpeakerError> {
+        self.begin_withdraw(prefixes, wait)?.done().await
+    }
+
+    /// Begins what [`Self::withdraw`] does; the result can be waited for later.
+    pub fn begin_withdraw(&self, prefixes: Vec<Prefix>, wait: Duration) -> Result<HandingOver, SpeakerError> {
         let (done, answer) = oneshot::channel();
         self.control(Control::Withdraw { prefixes, wait, done })?;
-        answer.await.map_err(|_| SpeakerError::Stopped)
+        Ok(HandingOver(answer))
     }
 
     /// Asks the RIB anything; the closure runs on its thread, so it should be short.

@@ -1,6 +1,9 @@
 //! The netlink messages of attaching and detaching, each with words for what it does.
 
-use std::{net::IpAddr, os::fd::AsRawFd};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    os::fd::AsRawFd,
+};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 
@@ -8,12 +11,13 @@ use super::shape::Limit;
 use crate::{
     cni::types::{Mac, Route},
     model::{Family, Prefix},
-    netlink::{Batch, Error, Socket, Writer, addr, link, ns::Netns, route},
+    netlink::{Batch, Error, KernelError, Socket, Writer, addr, link, ns::Netns, route},
 };
 
 /// Message types of linux/rtnetlink.h.
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
@@ -28,6 +32,11 @@ const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_EXT_MASK: u16 = 29;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
+/// `RTEXT_FILTER_SKIP_STATS` of linux/rtnetlink.h.
+const SKIP_STATS: u32 = 8;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -61,6 +70,9 @@ const FRA_TABLE: u16 = 15;
 const FR_ACT_TO_TBL: u8 = 1;
 /// `RTPROT_STATIC`: routes inside the container are an administrator's, as far as its programs are concerned.
 pub(super) const RTPROT_STATIC: u8 = 4;
+/// `RTPROT_KERNEL` and `IP6_RT_PRIO_ADDRCONF`, as the kernel's own routes of a link have.
+const RTPROT_KERNEL: u8 = 2;
+const KERNEL_METRIC: u32 = 256;
 /// `RT_TABLE_LOCAL`.
 pub(super) const TABLE_LOCAL: u32 = 255;
 /// The loopback's index, in every namespace.
@@ -74,6 +86,14 @@ const IFALIAS_MAX: usize = 255;
 pub(super) struct Steps {
     batch: Batch,
     words: Vec<&'static str>,
+}
+
+/// How steps went.
+#[derive(Debug, Default)]
+pub(super) struct StepReport {
+    pub(super) errors: Vec<StepError>,
+    /// The payloads of answers to questions.
+    pub(super) replies: Vec<Vec<u8>>,
 }
 
 /// A step that failed.
@@ -110,17 +130,22 @@ impl Steps {
 
     /// Sends everything and answers what failed.
     pub(super) fn errors(&mut self, socket: &mut Socket) -> Result<Vec<StepError>, StepError> {
+        Ok(self.report(socket)?.errors)
+    }
+
+    /// Sends everything and answers what failed, and what was asked for.
+    pub(super) fn report(&mut self, socket: &mut Socket) -> Result<StepReport, StepError> {
         if self.batch.is_empty() {
-            return Ok(Vec::new());
+            return Ok(StepReport::default());
         }
         let what = self.words.first().copied().unwrap_or("talk to the kernel");
         let report = socket.transact(&mut self.batch).map_err(|source| StepError { what, source })?;
         let step = |index: usize| self.words.get(index).copied().unwrap_or("talk to the kernel");
-        Ok(report
-            .errors
-            .into_iter()
-            .map(|error| StepError { what: step(error.index), source: Error::Kernel(error) })
-            .collect())
+        let failed = |error: KernelError| StepError { what: step(error.index), source: Error::Kernel(error) };
+        Ok(StepReport {
+            errors: report.errors.into_iter().map(failed).collect(),
+            replies: report.replies.into_iter().map(|(_, _, payload)| payload).collect(),
+        })
     }
 
     fn add(&mut self, what: &'static str, kind: u16, flags: u16, fill: impl FnOnce(&mut Writer<'_>)) {
@@ -128,7 +153,9 @@ impl Steps {
         self.words.push(what);
     }
 
-    /// Creates a veth pair with the peer directly in the container's namespace: moving it there costs 20 ms more.
+    /// Creates a veth pair with the peer directly in the container's namespace: moving it there costs 20 ms more. With one
+    /// queue each, as a pair has no use for more: packets pass without waiting in any. By itself the kernel would make
+    /// one for each processor, with an entry below `/sys` and memory for each.
     pub(super) fn create(&mut self, veth: &Veth<'_>) {
         self.add("create the interface pair", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |w| {
             w.raw(&ifinfomsg(veth.index, 0, 0))
@@ -136,6 +163,8 @@ impl Steps {
                 .attr(IFLA_ADDRESS, &Mac::HOST_END.octets())
                 .attr_u32(IFLA_MTU, veth.mtu)
                 .attr_u32(IFLA_GROUP, veth.group)
+                .attr_u32(IFLA_NUM_TX_QUEUES, 1)
+                .attr_u32(IFLA_NUM_RX_QUEUES, 1)
                 .nest(IFLA_LINKINFO, |w| {
                     w.attr_str(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |w| {
                         w.nest(VETH_INFO_PEER, |w| {
@@ -143,6 +172,8 @@ impl Steps {
                                 .attr_str(IFLA_IFNAME, veth.peer)
                                 .attr(IFLA_ADDRESS, &veth.peer_mac.octets())
                                 .attr_u32(IFLA_MTU, veth.mtu)
+                                .attr_u32(IFLA_NUM_TX_QUEUES, 1)
+                                .attr_u32(IFLA_NUM_RX_QUEUES, 1)
                                 .attr_u32(IFLA_NET_NS_FD, veth.peer_ns.as_raw_fd() as u32);
                         });
                     });
@@ -178,6 +209,13 @@ impl Steps {
             w.raw(&[libc::AF_INET as u8, 0, 0, 0]).attr_str(NDTA_NAME, "arp_cache").nest(NDTA_PARMS, |w| {
                 w.attr_u32(NDTPA_IFINDEX, index).attr_u64(NDTPA_PROXY_DELAY, 0);
             });
+        });
+    }
+
+    /// Asks what a link is like; the answer is an `RTM_NEWLINK`.
+    pub(super) fn look(&mut self, index: u32) {
+        self.add("read the interface", RTM_GETLINK, 0, |w| {
+            w.raw(&ifinfomsg(index, 0, 0)).attr_u32(IFLA_EXT_MASK, SKIP_STATS);
         });
     }
 
@@ -235,6 +273,34 @@ impl Steps {
     pub(super) fn address(&mut self, index: u32, address: IpAddr, len: u8) {
         addr::push_add(&mut self.batch, index, address, len);
         self.words.push("add an address");
+    }
+
+    /// The address of the container's IPv6 gateway. Without a route to a whole prefix: one on every host end would be a
+    /// long list, which the kernel looks through for each new one.
+    pub(super) fn gateway_address(&mut self, index: u32, address: Ipv6Addr) {
+        addr::push_add_alone(&mut self.batch, index, address.into());
+        self.words.push("add the gateway's address");
+    }
+
+    /// What IPv6 needs on the host end beside the routes to the container's addresses, as the kernel would have it: a
+    /// route to the container's link-local address, and one that lets neighbour solicitations for the gateway in (their
+    /// group is ff02::1:ff00:0/104 and the last 24 bits of the address, RFC 4291 section 2.7.1). The kernel makes a
+    /// route for all multicast packets when it has seen the carrier; this one is there before.
+    pub(super) fn link_local_routes(&mut self, index: u32, gateway: Ipv6Addr, container: Ipv6Addr) {
+        let [.., high, low] = gateway.segments();
+        let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | (high & 0xff), low);
+        for (table, kind, address) in
+            [(TABLE_LOCAL, libc::RTN_MULTICAST, group), (route::TABLE_MAIN, libc::RTN_UNICAST, container)]
+        {
+            self.add("add a link-local route", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, |w| {
+                let scope = libc::RT_SCOPE_UNIVERSE;
+                w.raw(&[libc::AF_INET6 as u8, 128, 0, 0, table as u8, RTPROT_KERNEL, scope, kind])
+                    .raw(&[0; 4])
+                    .attr_ip(RTA_DST, address.into())
+                    .attr_u32(RTA_OIF, index)
+                    .attr_u32(RTA_PRIORITY, KERNEL_METRIC);
+            });
+        }
     }
 
     /// A route onto the link.

@@ -28,7 +28,7 @@ use std::{io, net::IpAddr, thread, time::Duration};
 use super::{
     attachment::Attachment,
     fault,
-    types::{CniError, code},
+    types::{CniError, Mac, code},
 };
 use crate::{
     model::{EndpointId, Prefix},
@@ -184,15 +184,17 @@ impl Attacher {
         uplink_mtu(&mut self.socket)
     }
 
-    /// Makes everything the attachment describes, or nothing.
+    /// Makes everything the attachment describes, or nothing. `created` is called when little can go wrong any more.
     pub fn attach(
         &mut self,
         attachment: &Attachment,
         ns: &Netns,
         inside: &mut Inside,
+        created: impl FnOnce(),
     ) -> Result<(), AttachError> {
         self.gateways.ensure(attachment.gateway, self.config, &mut self.socket)?;
         self.create(attachment, ns)?;
+        created();
         fault::point("attach:created");
         let made = self.wire(attachment, ns, inside);
         if made.is_err() {
@@ -212,6 +214,7 @@ impl Attacher {
     pub fn repair_host_side(&mut self, attachment: &Attachment) -> Result<(), AttachError> {
         self.gateways.ensure(attachment.gateway, self.config, &mut self.socket)?;
         self.host_side(attachment)?;
+        self.host_up(attachment)?;
         Ok(self.host_routes_of(attachment)?)
     }
 
@@ -259,16 +262,20 @@ impl Attacher {
         Ok(reaper::reap(&mut self.socket)?)
     }
 
+    /// Everything is prepared while the pair has no carrier; then the host end goes up, and all there is to do is little
+    /// and quick. What IPv6 does when it sees the carrier takes longer the more routes the host has (it goes through
+    /// all), and holds the lock that every change of an interface needs; but nobody has to wait for it.
     fn wire(&mut self, attachment: &Attachment, ns: &Netns, inside: &mut Inside) -> Result<(), AttachError> {
         self.host_side(attachment)?;
         fault::point("attach:host");
         self.container_side(attachment, ns, inside)?;
         fault::point("attach:container");
-        self.settle(attachment)?;
-        ready::wait(attachment, &mut self.socket, inside.socket()?)?;
+        self.host_up(attachment)?;
+        settle(attachment, inside.socket()?)?;
         // Last: the kernel asks for the MAC address of a container that packets wait for, and asks again only a second
         // later if it was not there yet.
-        Ok(self.host_routes_of(attachment)?)
+        self.host_routes_of(attachment)?;
+        Ok(ready::wait(attachment, &mut self.socket, inside.socket()?)?)
     }
 
     fn create(&mut self, attachment: &Attachment, ns: &Netns) -> Result<(), AttachError> {
@@ -319,6 +326,7 @@ impl Attacher {
         }
     }
 
+    /// Prepares the host end, which may be down.
     fn host_side(&mut self, attachment: &Attachment) -> Result<(), StepError> {
         let index = attachment.ifindex;
         let alias = format!("{ALIAS_PREFIX}{}", attachment.endpoint.key);
@@ -328,17 +336,26 @@ impl Attacher {
         let mut steps = Steps::default();
         let localnet = !attachment.port_mappings.is_empty();
         steps.configure_host_end(index, message::alias(&alias), rp_filter, localnet, self.ipv6);
-        steps.up(index);
         if attachment.endpoint.ipv6.is_some() {
-            steps.address(index, Attachment::gateway6().into(), 64);
+            steps.gateway_address(index, attachment.gateway6());
         }
         let bandwidth = attachment.bandwidth.unwrap_or_default();
         if let Some(limit) = Limit::new(bandwidth.ingress_rate, bandwidth.ingress_burst, attachment.mtu) {
             steps.limit(index, limit);
         }
-        let errors = steps.errors(&mut self.socket)?;
+        // Asking also makes the kernel (from 6.8) note that there is no carrier yet. Otherwise IPv6 would take the link
+        // for ready as soon as it is up, and do at once what can wait.
+        steps.look(index);
+        let report = steps.report(&mut self.socket)?;
+        let seen = report.replies.iter().find_map(|payload| link::Link::parse(payload));
+        if seen.is_some_and(|link| link.address != Mac::HOST_END.octets()) {
+            // The kernel sometimes keeps a random address instead of the one asked for (seen by Calico).
+            let mut steps = Steps::default();
+            steps.set_host_mac(index);
+            steps.execute(&mut self.socket)?;
+        }
         // What exists already is well: this also repairs.
-        let Some(first) = errors.into_iter().find(|e| !e.source.is_exists()) else { return Ok(()) };
+        let Some(first) = report.errors.into_iter().find(|e| !e.source.is_exists()) else { return Ok(()) };
         if attachment.endpoint.ipv6.is_none() || first.source.errno() != Some(libc::EACCES) {
             return Err(first);
         }
@@ -346,7 +363,14 @@ impl Attacher {
         sysctl::write(&format!("net/ipv6/conf/{}/disable_ipv6", attachment.endpoint.id), "0")
             .map_err(|source| StepError { what: "switch IPv6 on", source })?;
         let mut steps = Steps::default();
-        steps.address(index, Attachment::gateway6().into(), 64);
+        steps.gateway_address(index, attachment.gateway6());
+        steps.execute(&mut self.socket)
+    }
+
+    /// Sets the host end up.
+    fn host_up(&mut self, attachment: &Attachment) -> Result<(), StepError> {
+        let mut steps = Steps::default();
+        steps.up(attachment.ifindex);
         steps.execute(&mut self.socket)
     }
 
@@ -357,7 +381,11 @@ impl Attacher {
             let key = self.host_route(addr);
             steps.device_route("add the route to the container", &key, attachment.ifindex, true);
         }
-        steps.execute(&mut self.socket)
+        if attachment.endpoint.ipv6.is_some() {
+            steps.link_local_routes(attachment.ifindex, attachment.gateway6(), attachment.mac.link_local());
+        }
+        let errors = steps.errors(&mut self.socket)?;
+        errors.into_iter().find(|error| !error.source.is_exists()).map_or(Ok(()), Err)
     }
 
     const fn host_route(&self, addr: IpAddr) -> route::Key {
@@ -382,6 +410,14 @@ impl Attacher {
         if self.ipv6 {
             steps.no_automatic_ipv6(index);
         }
+        let ipv6_addresses = |steps: &mut Steps| {
+            if let Some(ipv6) = attachment.endpoint.ipv6 {
+                steps.address(index, attachment.mac.link_local().into(), 64);
+                steps.address(index, ipv6.into(), 128);
+            }
+        };
+        // Early, as the kernel takes a moment to make them work.
+        ipv6_addresses(&mut steps);
         steps.up(index);
         if let Some(ipv4) = attachment.endpoint.ipv4 {
             steps.address(index, ipv4.into(), 32);
@@ -398,14 +434,9 @@ impl Attacher {
         if let Some(limit) = Limit::new(bandwidth.egress_rate, bandwidth.egress_burst, attachment.mtu) {
             steps.limit(index, limit);
         }
-        let push_ipv6 = |steps: &mut Steps| {
-            if let Some(ipv6) = attachment.endpoint.ipv6 {
-                steps.address(index, attachment.mac.link_local().into(), 64);
-                steps.address(index, ipv6.into(), 128);
-                push_family(steps, attachment, false);
-            }
-        };
-        push_ipv6(&mut steps);
+        if attachment.endpoint.ipv6.is_some() {
+            push_family(&mut steps, attachment, false);
+        }
         let errors = steps.errors(socket)?;
         if let Some(first) = errors.into_iter().next() {
             if attachment.endpoint.ipv6.is_none() || first.source.errno() != Some(libc::EACCES) {
@@ -417,7 +448,8 @@ impl Attacher {
                 .write_sysctl(ns, &path, "0")
                 .map_err(|source| StepError { what: "switch IPv6 on in the container", source })?;
             let mut steps = Steps::default();
-            push_ipv6(&mut steps);
+            ipv6_addresses(&mut steps);
+            push_family(&mut steps, attachment, false);
             steps.execute(socket)?;
         }
         self.write_sysctls(attachment, ns)
@@ -441,32 +473,25 @@ impl Attacher {
         let written = self.helper.run(ns, write).and_then(|result| result);
         written.map_err(|source| StepError { what: "write a sysctl in the container", source })
     }
+}
 
-    /// Waits until packets flow and checks the one thing the kernel is known to get wrong.
-    fn settle(&mut self, attachment: &Attachment) -> Result<(), AttachError> {
-        let id = &attachment.endpoint.id;
-        for attempt in 0..100 {
-            // Asking makes the kernel (from 6.8) finish the change of carrier that both ends' coming up has begun;
-            // older ones do it soon.
-            let Some(end) = inspect::find(&mut self.socket, id)? else {
-                return Err(AttachError::NoCarrier(id.clone()));
-            };
-            if end.mac_is_right {
-                if end.link.is_running() {
-                    return Ok(());
-                }
-            } else {
-                // The kernel sometimes keeps a random address instead of the one asked for (seen by Calico).
-                let mut steps = Steps::default();
-                steps.set_host_mac(end.link.index);
-                steps.execute(&mut self.socket)?;
-            }
-            if attempt > 3 {
-                thread::sleep(Duration::from_millis(5));
-            }
+/// Waits until the container can send.
+fn settle(attachment: &Attachment, inside: &mut Socket) -> Result<(), AttachError> {
+    for attempt in 0..100 {
+        // Asking makes the kernel (from 6.8) finish the change of carrier that the host end's coming up has begun; older
+        // ones do it soon.
+        let mut steps = Steps::default();
+        steps.look(attachment.ifindex + 1);
+        let report = steps.report(inside)?;
+        let seen = report.replies.iter().find_map(|payload| link::Link::parse(payload));
+        if seen.is_some_and(|link| link.is_running()) {
+            return Ok(());
         }
-        Err(AttachError::NoCarrier(id.clone()))
+        if attempt > 3 {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
+    Err(AttachError::NoCarrier(attachment.endpoint.id.clone()))
 }
 
 /// Sets a host end down and retires it; false when there is none. Also used by the plugin while the agent is away.

@@ -32,7 +32,7 @@ const LONGEST: Duration = Duration::from_millis(20);
 /// takes longer than half a second is left to itself.
 pub(super) fn wait(attachment: &Attachment, host: &mut Socket, inside: &mut Socket) -> Result<(), StepError> {
     let Some(address) = attachment.endpoint.ipv6 else { return Ok(()) };
-    let gateway = Attachment::gateway6();
+    let gateway = attachment.gateway6();
     let ends = [(inside, address, attachment.ifindex + 1), (host, gateway, attachment.ifindex)];
     for (socket, address, index) in ends {
         let mut pause = PAUSE;

@@ -37,7 +37,7 @@ use crate::cni::types::Mac;
 fn attached(attacher: &mut Attacher, n: u8) -> Container {
     let container = container(attacher, n);
     attacher
-        .attach(&container.attachment, container.ns.netns(), &mut attacher.enter(container.ns.netns()))
+        .attach(&container.attachment, container.ns.netns(), &mut attacher.enter(container.ns.netns()), || {})
         .unwrap();
     container
 }
@@ -97,7 +97,7 @@ fn packets_flow_at_once_both_ways_without_a_default_route_on_the_host() {
         }
         // The gateway is an ordinary neighbour that answers ARP and ping.
         assert!(a.ns.run(|| ping("169.254.1.1")));
-        assert!(a.ns.run(|| ping(&format!("{}%eth0", Attachment::gateway6()))));
+        assert!(a.ns.run(|| ping(&format!("{}%eth0", a.attachment.gateway6()))));
         let neighbours = a.ns.run(|| crate::netlink::neigh::list(&mut Socket::route().unwrap()).unwrap());
         let gateway = neighbours.iter().find(|n| n.addr == IpAddr::V4(a.attachment.gateway4())).unwrap();
         assert_eq!(gateway.hardware, Mac::HOST_END.octets());
@@ -128,7 +128,7 @@ fn the_host_end_is_as_designed() {
             protocol: crate::cni::types::L4::Tcp,
             host_ip: None,
         });
-        attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns())).unwrap();
+        attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns()), || {}).unwrap();
         let id = &a.attachment.endpoint.id;
         let conf = |key: &str| sysctl::read(&format!("net/ipv4/conf/{id}/{key}")).unwrap();
         assert_eq!(
@@ -150,7 +150,7 @@ fn the_host_end_is_as_designed() {
             .filter(|x| x.ifindex == a.attachment.ifindex)
             .collect();
         assert_eq!(addresses.len(), 1, "{addresses:?}");
-        assert_eq!(addresses[0].addr, IpAddr::V6(Attachment::gateway6()));
+        assert_eq!(addresses[0].addr, IpAddr::V6(a.attachment.gateway6()));
         let mut routes = attacher.host_routes().unwrap();
         routes.sort_unstable();
         let expected: Vec<_> = a.attachment.endpoint.addresses().map(|x| (a.attachment.ifindex, x)).collect();
@@ -203,18 +203,18 @@ fn the_same_name_again_at_once() {
         for _ in 0..3 {
             attacher.detach(&a.attachment.endpoint.id).unwrap();
             a.attachment.ifindex = attacher.next_index();
-            attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns())).unwrap();
+            attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns()), || {}).unwrap();
             assert_eq!(attacher.check(&a.attachment).unwrap(), []);
         }
         // Also over one that was never detached: the agent lost its memory.
         a.attachment.ifindex = attacher.next_index();
-        attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns())).unwrap();
+        attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns()), || {}).unwrap();
         assert_eq!(attacher.check(&a.attachment).unwrap(), []);
         // Another network's retired interface of the same name in the same container.
         let mut b = container(&mut attacher, 2);
         b.attachment.endpoint.id = EndpointId("s32bbbbbbbbbbb".into());
         attacher.detach(&a.attachment.endpoint.id).unwrap();
-        attacher.attach(&b.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns())).unwrap();
+        attacher.attach(&b.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns()), || {}).unwrap();
     });
 }
 
@@ -226,20 +226,22 @@ fn failures_leave_nothing() {
         // The name is taken in the container by somebody else.
         a.ns.run(|| link::create_veth(&mut Socket::route().unwrap(), "eth0", "other", None).unwrap());
         assert!(matches!(
-            attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns())),
+            attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns()), || {}),
             Err(AttachError::InterfaceExists(_))
         ));
         a.attachment.endpoint.key.ifname = "eth1".into();
         // A route the kernel refuses (a gateway that is not one), late in the work.
         a.attachment.routes =
             Some(vec![Route::new(("10.0.0.0".parse().unwrap(), 8), Some("224.0.0.1".parse().unwrap()))]);
-        let error =
-            attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns())).unwrap_err();
+        let error = attacher
+            .attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns()), || {})
+            .unwrap_err();
         assert!(error.to_string().starts_with("cannot add a route in the container:"), "{error}");
         a.attachment.routes = None;
         a.attachment.sysctls = [("net.ipv4.no_such".to_owned(), "1".to_owned())].into();
-        let error =
-            attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns())).unwrap_err();
+        let error = attacher
+            .attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns()), || {})
+            .unwrap_err();
         assert!(error.to_string().contains("sysctl"), "{error}");
         a.attachment.sysctls.clear();
         assert!(attacher.list_ours().unwrap().is_empty());
@@ -247,13 +249,13 @@ fn failures_leave_nothing() {
         // An index that is taken, by the loopback: that one is not touched.
         a.attachment.ifindex = 1;
         assert!(matches!(
-            attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns())),
+            attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns()), || {}),
             Err(AttachError::IndexTaken(1))
         ));
         let lo = link::by_name(&mut Socket::route().unwrap(), "lo").unwrap();
         assert_eq!((lo.alias, lo.group), (None, 0));
         a.attachment.ifindex = attacher.next_index();
-        attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns())).unwrap();
+        attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns()), || {}).unwrap();
         // Namespaces that are none.
         assert!(matches!(attacher.open("/run/netns/s32-none"), Err(AttachError::Gone(_))));
         assert!(matches!(attacher.open("/dev/null"), Err(AttachError::NotNetns(_))));
@@ -268,7 +270,7 @@ fn ipv6_switched_off_by_default() {
         sysctl::write("net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         let a = container(&mut attacher, 1);
         a.ns.run(|| sysctl::write("net/ipv6/conf/default/disable_ipv6", "1").unwrap());
-        attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns())).unwrap();
+        attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns()), || {}).unwrap();
         assert_eq!(attacher.check(&a.attachment).unwrap(), []);
         let at = a.ns.run(|| echo(a.attachment.endpoint.ipv6.unwrap().into()));
         assert!(asks(at));
@@ -290,7 +292,7 @@ fn further_networks_do_not_disturb_the_first() {
         second.endpoint.ipv6 = Some("fd00:33::1".parse().unwrap());
         second.gateway = 2;
         second.ifindex = attacher.next_index();
-        attacher.attach(&second, first.ns.netns(), &mut attacher.enter(first.ns.netns())).unwrap();
+        attacher.attach(&second, first.ns.netns(), &mut attacher.enter(first.ns.netns()), || {}).unwrap();
         assert_eq!(attacher.check(&second).unwrap(), []);
         assert_eq!(attacher.check(&first.attachment).unwrap(), []);
         // Strict reverse path checks on the host end drop what leaves by the wrong interface, so these show that the
@@ -380,7 +382,7 @@ fn rates_are_limited_both_ways() {
             egress_rate: 8_000_000,
             egress_burst: 0,
         });
-        attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns())).unwrap();
+        attacher.attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns()), || {}).unwrap();
         let qdisc = |dev: &str| {
             let output = Command::new("tc").args(["qdisc", "show", "dev", dev]).output().unwrap();
             String::from_utf8(output.stdout).unwrap()

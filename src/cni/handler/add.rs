@@ -105,7 +105,7 @@ impl Handler {
         if attachment.takes_over(now.wall) {
             self.taking_over.push(id.clone());
         }
-        self.attachments.insert(id, attachment);
+        self.keep(attachment);
         Ok(result)
     }
 
@@ -129,13 +129,23 @@ impl Handler {
                 return Err(self.undo(host, &attachment, Undo::Enforced, error, now));
             }
             fault::point("add:enforced");
-            match self.attacher.attach(&attachment, ns, inside) {
+            // While the kernel works, neighbours can be told. Not of an address that moves: its packets have a place to go
+            // to until its new one is there.
+            let mut begun = false;
+            let created = || {
+                begun = attachment.moved.is_empty();
+                if begun {
+                    host.begin_announcement(&attachment);
+                }
+            };
+            match self.attacher.attach(&attachment, ns, inside, created) {
                 Ok(()) => break,
                 Err(AttachError::IndexTaken(_)) if attempts < INDEX_ATTEMPTS => {
                     attachment.ifindex = self.attacher.next_index();
                 }
                 Err(error) => {
-                    return Err(self.undo(host, &attachment, Undo::Enforced, error.into(), now));
+                    let from = if begun { Undo::Begun } else { Undo::Enforced };
+                    return Err(self.undo(host, &attachment, from, error.into(), now));
                 }
             }
         }
@@ -163,8 +173,10 @@ impl Handler {
                 failures.push(format!("{what}: {error}"));
             }
         };
-        if matches!(from, Undo::Announced) {
+        if !matches!(from, Undo::Enforced) {
             note("withdraw", host.withdraw(attachment));
+        }
+        if matches!(from, Undo::Announced) {
             note("detach", self.attacher.detach(id).map_err(Into::into));
             // At once, so that the container's interface name is free for another try.
             note("delete the interface", self.attacher.reap().map_err(Into::into));
@@ -250,8 +262,13 @@ impl Handler {
 
     /// The lowest gateway number that no other attachment of the same container uses.
     fn free_gateway(&self, ns: NetnsId) -> u8 {
-        let used: Vec<u8> =
-            self.attachments.values().filter(|a| a.netns_id == ns).map(|a| a.gateway).collect();
+        let from = (ns, 0, EndpointId(String::new()));
+        let used: Vec<u8> = self
+            .gateways
+            .range(from..)
+            .take_while(|(of, ..)| *of == ns)
+            .map(|(_, number, _)| *number)
+            .collect();
         (1..=254).find(|n| !used.contains(n)).unwrap_or(255)
     }
 }
@@ -259,6 +276,8 @@ impl Handler {
 enum Undo {
     /// Policy was put in force, or that failed; the kernel's side does not exist.
     Enforced,
+    /// Announcing it has begun as well; no packet has come yet.
+    Begun,
     /// Everything was made, and announcing it failed.
     Announced,
 }

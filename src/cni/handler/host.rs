@@ -12,12 +12,28 @@ pub trait Host {
     /// Undoes [`Host::enforce`].
     fn unenforce(&mut self, attachment: &Attachment) -> Result<(), CniError>;
 
+    /// Begins [`Host::announce`], which will be called when the kernel's side is there; or [`Host::withdraw`] will, if
+    /// that fails.
+    fn begin_announcement(&mut self, attachment: &Attachment) {
+        let _ = attachment;
+    }
+
     /// Hands the addresses to BGP and returns when they are in every established peer's transmit queue. Also called
     /// when labels have changed.
     fn announce(&mut self, attachment: &Attachment) -> Result<(), CniError>;
 
     /// Undoes [`Host::announce`].
     fn withdraw(&mut self, attachment: &Attachment) -> Result<(), CniError>;
+
+    /// Begins [`Host::withdraw`]; [`Host::end_withdrawal`] returns when it is done.
+    fn begin_withdrawal(&mut self, attachment: &Attachment) -> Result<(), CniError> {
+        self.withdraw(attachment)
+    }
+
+    /// Waits for what [`Host::begin_withdrawal`] has begun.
+    fn end_withdrawal(&mut self, attachment: &Attachment) {
+        let _ = attachment;
+    }
 
     /// CHECK: whether policy and announcement are as they should be.
     fn check(&mut self, attachment: &Attachment) -> Result<(), CniError> {

@@ -22,7 +22,7 @@ mod remove;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     path::PathBuf,
     time::{Duration, Instant, SystemTime},
@@ -40,7 +40,7 @@ use super::{
 use crate::{
     api::{CniAnswer, CniFailure, CniRequest},
     model::{EndpointId, Labels},
-    netlink,
+    netlink::{self, ns::NetnsId},
 };
 pub use audit::{Problem, ProblemKind};
 pub use host::Host;
@@ -102,6 +102,8 @@ pub struct Handler {
     ipam: Ipam,
     store: Store,
     attachments: BTreeMap<EndpointId, Attachment>,
+    /// The gateway numbers in use, by container.
+    gateways: BTreeSet<(NetnsId, u8, EndpointId)>,
     /// Adopted at start, but the agent's side of them has failed so far.
     unfinished: Vec<EndpointId>,
     /// Whose announcements are made better for now, because their addresses have moved here.
@@ -126,6 +128,7 @@ impl Handler {
             ipam: Ipam::new(&config.ipam),
             store: Store::open(&config.run_dir)?,
             attachments: BTreeMap::new(),
+            gateways: BTreeSet::new(),
             unfinished: Vec::new(),
             taking_over: Vec::new(),
             left_over: Vec::new(),
@@ -214,7 +217,7 @@ impl Handler {
         let changed = host.enforce(&new).and_then(|()| host.announce(&new));
         match changed {
             Ok(()) => {
-                self.attachments.insert(id.clone(), new);
+                self.keep(new);
                 Ok(())
             }
             Err(error) => {
@@ -258,6 +261,25 @@ impl Handler {
     pub fn finish(&mut self) {
         if let Err(error) = self.attacher.reap() {
             tracing::warn!(%error, "retired interfaces stay until the next start");
+        }
+    }
+
+    /// Adds an attachment, or changes one.
+    fn keep(&mut self, attachment: Attachment) {
+        let id = attachment.endpoint.id.clone();
+        self.gateways.insert((attachment.netns_id, attachment.gateway, id.clone()));
+        if let Some(old) = self.attachments.insert(id.clone(), attachment)
+            && self.attachments.get(&id).map(|new| (new.netns_id, new.gateway))
+                != Some((old.netns_id, old.gateway))
+        {
+            self.gateways.remove(&(old.netns_id, old.gateway, id));
+        }
+    }
+
+    /// Removes an attachment.
+    fn forget(&mut self, id: &EndpointId) {
+        if let Some(old) = self.attachments.remove(id) {
+            self.gateways.remove(&(old.netns_id, old.gateway, id.clone()));
         }
     }
 

@@ -96,7 +96,7 @@ impl Handler {
             self.attacher.drop_host_route(addr, lost.ifindex)?;
         }
         let enforced = host.enforce(&kept);
-        self.attachments.insert(kept.endpoint.id.clone(), kept);
+        self.keep(kept);
         withdrawn.and(enforced)
     }
 }

@@ -122,7 +122,7 @@ impl Handler {
             if attachment.takes_over(now.wall) {
                 self.taking_over.push(id.clone());
             }
-            self.attachments.insert(id.clone(), attachment);
+            self.keep(attachment);
             self.unfinished.push(id);
         }
         for attachment in gone {

@@ -58,11 +58,14 @@ impl Handler {
     ) -> Result<(), CniError> {
         let id = &attachment.endpoint.id;
         let inside = self.attacher.enter_again(attachment);
-        if let Err(error) = host.withdraw(attachment) {
+        if let Err(error) = host.begin_withdrawal(attachment) {
             tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot withdraw the addresses");
         }
         fault::point("del:withdrawn");
-        self.attacher.detach(id)?;
+        if let Err(error) = self.attacher.detach(id) {
+            host.end_withdrawal(attachment);
+            return Err(error.into());
+        }
         fault::point("del:detached");
         if let Some(mut inside) = inside
             && let Err(error) = self.attacher.hide(attachment, &mut inside)
@@ -74,6 +77,7 @@ impl Handler {
             tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot lift the policy");
         }
         fault::point("del:unenforced");
+        host.end_withdrawal(attachment);
         if attachment.delegate.is_some() {
             // The plugin that manages them decides when they are given again.
             self.ipam.give_back(id, now.mono);
@@ -86,7 +90,7 @@ impl Handler {
             self.left_over.push(attachment.clone());
         }
         fault::point("del:released");
-        self.attachments.remove(id);
+        self.forget(id);
         self.unfinished.retain(|other| other != id);
         Ok(())
     }

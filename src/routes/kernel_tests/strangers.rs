@@ -265,9 +265,9 @@ fn blocks_and_neighbours_are_not_taken_over() {
 fn a_container_gets_its_ipv6_gateway_back() {
     World::run(|mut w| {
         let dev = w.far_b;
-        let gateway = "fe80::32".parse().unwrap();
-        w.config.gateway6 = Some(gateway);
-        w.address(dev, "fe80::32", 64);
+        let gateway = crate::model::gateway6(dev);
+        w.config.gateway6 = true;
+        w.address(dev, &gateway.to_string(), 128);
         let mut fib = w.fib();
         fib.set_local(p("fd00:32::7/128"), dev);
         fib.set_local(p("10.32.0.7/32"), dev);
@@ -276,7 +276,7 @@ fn a_container_gets_its_ipv6_gateway_back() {
             let list = addr::list(&mut w.socket).unwrap();
             list.iter().filter(|a| a.ifindex == dev && a.addr == IpAddr::V6(gateway)).count()
         };
-        addr::delete(&mut w.socket, dev, gateway.into(), 64).unwrap();
+        addr::delete(&mut w.socket, dev, gateway.into(), 128).unwrap();
         assert_eq!(there(&mut w), 0);
         w.settle(&mut fib);
         assert_eq!(there(&mut w), 1);
@@ -288,7 +288,7 @@ fn a_container_gets_its_ipv6_gateway_back() {
         assert_eq!(there(&mut w), 1);
         assert_eq!(w.table(), ["10.32.0.7/32 dev", "fd00:32::7/128 dev"]);
         // The audit finds it too.
-        addr::delete(&mut w.socket, dev, gateway.into(), 64).unwrap();
+        addr::delete(&mut w.socket, dev, gateway.into(), 128).unwrap();
         fib.resync(Instant::now());
         while fib.step(Instant::now(), 64).unwrap().more {}
         assert_eq!(there(&mut w), 1);

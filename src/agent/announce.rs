@@ -83,12 +83,11 @@ impl Announcer {
     /// Announces the endpoint's addresses with its identity; returns when they are on their way to every neighbour.
     pub(super) fn announce(&mut self, attachment: &Attachment) {
         let id = &attachment.endpoint.id;
-        let handing = match self.begun.take_if(|(of, _)| of == id) {
-            Some((_, handing)) => handing,
-            None => {
-                let Some(speaker) = &self.speaker else { return };
-                speaker.begin_originate(self.routes(attachment), WAIT)
-            }
+        let handing = if let Some((_, handing)) = self.begun.take_if(|(of, _)| of == id) {
+            handing
+        } else {
+            let Some(speaker) = &self.speaker else { return };
+            speaker.begin_originate(self.routes(attachment), WAIT)
         };
         self.wait(id.as_str(), "announcement", handing);
     }

@@ -19,7 +19,7 @@ use super::{
     flows::Flows,
     former, load,
     logging::{self, FilterHandle},
-    metrics,
+    metrics, plugin_socket,
     policies::Policies,
     service::{DaemonRequest, Service},
     sysctls,
@@ -60,9 +60,13 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     let core = start_core(config.clone(), fib.clone()).await?;
     let (speaker, events) = start_speaker(&config, &core, &fib).await?;
     watch_tables(&core).await?;
+    let plugins = config.run_dir.join(api::PLUGIN_SOCKET_NAME);
+    let core_of_plugins = core.clone();
     let service = Service::new(core, fib.clone(), speaker.clone(), requests, config.clone());
     let socket = config.run_dir.join(api::SOCKET_NAME);
     let control = Control::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    plugin_socket::start(&plugins, core_of_plugins)
+        .with_context(|| format!("cannot listen on {}", plugins.display()))?;
     if let Some(address) = config.metrics_listen {
         let listener = metrics::bind(address).await?;
         tokio::spawn(metrics::serve(listener, service.clone()));
@@ -121,6 +125,8 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
         }
     };
     control.abort();
+    // A leftover file does no harm: the next start removes it.
+    let _ = std::fs::remove_file(&plugins);
     daemon.stop(mode).await;
     Ok(())
 }

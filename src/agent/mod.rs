@@ -17,6 +17,7 @@ mod identities;
 mod logging;
 mod metrics;
 mod mrt_dump;
+mod plugin_socket;
 mod policies;
 mod rib_queries;
 mod rules;

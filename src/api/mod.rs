@@ -13,6 +13,8 @@ pub use request::{Answer, Failure, Request, RibQuery, ShutdownMode};
 
 /// The socket's name inside the run directory.
 pub const SOCKET_NAME: &str = "agent.sock";
+/// The name of the plugin's own socket inside the run directory; `netlink::entry` has what travels on it.
+pub const PLUGIN_SOCKET_NAME: &str = "plugin.sock";
 /// The run directory when none is given.
 pub const DEFAULT_RUN_DIR: &str = "/run/slash32";
 /// The configuration file when none is given.

@@ -13,7 +13,7 @@ mod fault;
 pub mod handler;
 pub mod install;
 pub mod ipam;
-mod plugin;
+pub mod plugin;
 pub mod store;
 pub mod types;
 

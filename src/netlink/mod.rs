@@ -16,12 +16,16 @@
 //! - [`poll`]: waiting for a descriptor, but not for ever.
 //! - [`ns`]: network namespaces: open, identify, run inside, and private ones for tests.
 //!
-//! Every system call is in the file `sys.rs`; nothing else in the crate contains `unsafe`.
+//! - [`entry`]: where the program starts, and the plugin's short way to the agent.
+//!
+//! Every system call is in the file `sys.rs`, but for those of `entry.rs`, which come before the C library's start;
+//! nothing else in the crate contains `unsafe`.
 
 pub mod addr;
 mod attr;
 mod batch;
 pub mod conntrack;
+pub mod entry;
 mod error;
 pub mod feature;
 pub mod link;

@@ -8,3 +8,4 @@ mod kit;
 mod moves;
 mod ports;
 mod rest;
+mod short_way;

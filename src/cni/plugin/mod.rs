@@ -4,9 +4,13 @@
 //! What the plugin does itself: VERSION; running a delegated IPAM plugin (so that the agent never waits for one); and
 //! DEL while the agent does not answer, which must not fail: it takes the interface down and leaves a tombstone that
 //! the agent honours later.
+//!
+//! Most calls never come here: [`entry`](crate::netlink::entry) carries them to the agent before the C library has
+//! started, and [`short`] is the agent's side of that.
 
 mod delegate;
 mod offline;
+pub mod short;
 #[cfg(test)]
 mod tests;
 
@@ -25,10 +29,13 @@ use serde_json::{Value, json};
 use super::types::{CniError, IPAM_RESULT_KEY, NetConf, SpecVersion, answer_version, code, names};
 use crate::{
     api::{
-        CniAnswer, CniRequest, DEFAULT_RUN_DIR, Request, SOCKET_NAME,
+        CniAnswer, CniFailure, CniRequest, DEFAULT_RUN_DIR, Request, SOCKET_NAME,
         client::{Client, ClientError},
     },
-    netlink::poll,
+    netlink::{
+        entry::{self, AGENT_WAIT, Outcome, STDIN_WAIT},
+        poll,
+    },
 };
 use delegate::Delegate;
 
@@ -49,11 +56,7 @@ struct Waits {
 }
 
 /// Shorter than what runtimes allow a plugin (30 s and more), so that they get an answer and not a timeout.
-const WAITS: Waits = Waits {
-    stdin: Duration::from_secs(10),
-    agent: Duration::from_secs(15),
-    delegate: Duration::from_secs(25),
-};
+const WAITS: Waits = Waits { stdin: STDIN_WAIT, agent: AGENT_WAIT, delegate: Duration::from_secs(25) };
 
 /// Whether a runtime calls us as a plugin.
 pub fn is_plugin_call() -> bool {
@@ -90,6 +93,14 @@ struct Output {
 }
 
 impl Output {
+    fn of(result: Result<Value, CniError>, version: SpecVersion) -> Self {
+        match result {
+            Ok(Value::Null) => Self { text: String::new(), success: true },
+            Ok(result) => Self { text: format!("{result}\n"), success: true },
+            Err(error) => Self::error(&error, version),
+        }
+    }
+
     fn error(error: &CniError, version: SpecVersion) -> Self {
         Self { text: format!("{}\n", error.to_json(version)), success: false }
     }
@@ -137,6 +148,9 @@ impl Call {
 
     fn answer(mut self, waits: Waits) -> Output {
         let text = match std::mem::replace(&mut self.stdin, Stdin::Process) {
+            Stdin::Process if entry::outcome() == Outcome::InputStalled => {
+                Err(unreadable(&"no end of file in time"))
+            }
             Stdin::Process => read_stdin(waits.stdin),
             #[cfg(test)]
             Stdin::Text(text) => Ok(text),
@@ -145,7 +159,7 @@ impl Call {
             return version(&text.unwrap_or_default());
         }
         // Before the configuration, as other plugins do it.
-        if let Err(error) = self.check_environment() {
+        if let Err(error) = check_environment(&self.request) {
             let version = text.ok().and_then(|text| serde_json::from_str(&text).ok());
             return Output::error(&error, version.as_ref().map_or(SpecVersion::LATEST, answer_version));
         }
@@ -164,30 +178,7 @@ impl Call {
         if let Err(error) = NetConf::essentials(&self.request.stdin) {
             return Output::error(&error, version);
         }
-        match self.serve(waits) {
-            Ok(Value::Null) => Output { text: String::new(), success: true },
-            Ok(result) => Output { text: format!("{result}\n"), success: true },
-            Err(error) => Output::error(&error, version),
-        }
-    }
-
-    /// Whether the variables are there that the specification demands for the verb. The agent checks again.
-    fn check_environment(&self) -> Result<(), CniError> {
-        let request = &self.request;
-        match request.command.as_str() {
-            "ADD" | "CHECK" | "DEL" => {
-                names::container_id(&request.container_id)?;
-                names::ifname(&request.ifname)?;
-                // DEL must work when the namespace is gone.
-                if request.command != "DEL" && request.netns.is_empty() {
-                    return Err(CniError::new(code::INVALID_ENVIRONMENT, "CNI_NETNS is not set"));
-                }
-                Ok(())
-            }
-            "GC" | "STATUS" => Ok(()),
-            other => Err(CniError::new(code::INVALID_ENVIRONMENT, format!("unknown CNI_COMMAND {other:?}"))
-                .details("known: ADD, DEL, CHECK, GC, STATUS, VERSION")),
-        }
+        Output::of(self.serve(waits), version)
     }
 
     fn serve(mut self, waits: Waits) -> Result<Value, CniError> {
@@ -284,6 +275,24 @@ impl Call {
     }
 }
 
+/// Whether the variables are there that the specification demands for the verb. The agent checks again.
+fn check_environment(request: &CniRequest) -> Result<(), CniError> {
+    match request.command.as_str() {
+        "ADD" | "CHECK" | "DEL" => {
+            names::container_id(&request.container_id)?;
+            names::ifname(&request.ifname)?;
+            // DEL must work when the namespace is gone.
+            if request.command != "DEL" && request.netns.is_empty() {
+                return Err(CniError::new(code::INVALID_ENVIRONMENT, "CNI_NETNS is not set"));
+            }
+            Ok(())
+        }
+        "GC" | "STATUS" => Ok(()),
+        other => Err(CniError::new(code::INVALID_ENVIRONMENT, format!("unknown CNI_COMMAND {other:?}"))
+            .details("known: ADD, DEL, CHECK, GC, STATUS, VERSION")),
+    }
+}
+
 /// Why there is no CNI answer from the agent.
 enum Trouble {
     /// It is not there, hangs, or died over it.
@@ -293,13 +302,14 @@ enum Trouble {
 }
 
 fn call(socket: &Path, request: &CniRequest, wait: Duration) -> Result<Result<Value, CniError>, Trouble> {
+    // Asked once already, and waited for.
+    if entry::outcome() == Outcome::AgentSilent {
+        return Err(Trouble::Absent(format!("no answer at {} in time", socket.display())));
+    }
     let answer = Client::connect(socket, wait)
         .and_then(|mut client| client.call_as::<CniAnswer>(&Request::Cni(request.clone())));
     match answer {
-        Ok(CniAnswer::Success(value)) => Ok(Ok(value)),
-        Ok(CniAnswer::Failure(failure)) => {
-            Ok(Err(CniError { code: failure.code, msg: failure.msg, details: failure.details }))
-        }
+        Ok(answer) => Ok(outcome(answer)),
         Err(
             error @ (ClientError::Unreachable { .. }
             | ClientError::Timeout(_)
@@ -312,6 +322,13 @@ fn call(socket: &Path, request: &CniRequest, wait: Duration) -> Result<Result<Va
         Err(error @ ClientError::Answer(_)) => {
             Err(Trouble::Refused(CniError::new(code::INTERNAL, error.to_string())))
         }
+    }
+}
+
+fn outcome(answer: CniAnswer) -> Result<Value, CniError> {
+    match answer {
+        CniAnswer::Success(value) => Ok(value),
+        CniAnswer::Failure(CniFailure { code, msg, details }) => Err(CniError { code, msg, details }),
     }
 }
 

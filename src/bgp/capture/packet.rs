@@ -8,7 +8,10 @@ mod link {
     pub(super) const ETHERNET: u16 = 1;
     pub(super) const PPP: u16 = 9;
     pub(super) const RAW_BSD: u16 = 12;
+    pub(super) const RAW_OPENBSD: u16 = 14;
+    pub(super) const PPP_HDLC: u16 = 50;
     pub(super) const RAW: u16 = 101;
+    pub(super) const CISCO_HDLC: u16 = 104;
     pub(super) const LOOP: u16 = 108;
     pub(super) const LINUX_SLL: u16 = 113;
     pub(super) const IPV4: u16 = 228;
@@ -37,10 +40,13 @@ pub(super) fn tcp_segment(link: u16, packet: &[u8]) -> Option<Segment<'_>> {
     let ip = match link {
         link::ETHERNET => by_ethertype(u16_at(packet, 12)?, packet.get(14..)?)?,
         link::PPP => ppp(packet)?,
+        // One or the other, by the address octet.
+        link::PPP_HDLC if packet.first() == Some(&0xFF) => ppp(packet)?,
+        link::PPP_HDLC | link::CISCO_HDLC => by_ethertype(u16_at(packet, 2)?, packet.get(4..)?)?,
         link::LINUX_SLL => by_ethertype(u16_at(packet, 14)?, packet.get(16..)?)?,
         link::LINUX_SLL2 => by_ethertype(u16_at(packet, 0)?, packet.get(20..)?)?,
         link::NULL | link::LOOP => packet.get(4..)?,
-        link::RAW | link::RAW_BSD | link::IPV4 | link::IPV6 => packet,
+        link::RAW | link::RAW_BSD | link::RAW_OPENBSD | link::IPV4 | link::IPV6 => packet,
         _ => return None,
     };
     // The version tells the family better than a link header does.
@@ -84,14 +90,21 @@ const fn ppp_ethertype(protocol: u16) -> Option<u16> {
     match protocol {
         0x0021 => Some(0x0800),
         0x0057 => Some(0x86DD),
+        // MPLS (RFC 3032 section 4.3).
+        0x0281 | 0x0283 => Some(0x8847),
         _ => None,
     }
 }
 
-/// PPP, with or without the address and control octets of HDLC.
+/// PPP, with or without the address and control octets of HDLC, the protocol in two octets or (odd) in one (RFC 1661
+/// section 6.5).
 fn ppp(frame: &[u8]) -> Option<&[u8]> {
     let frame = frame.strip_prefix(&[0xFF, 0x03]).unwrap_or(frame);
-    by_ethertype(ppp_ethertype(u16_at(frame, 0)?)?, frame.get(2..)?)
+    let (protocol, payload) = match frame.first()? {
+        short if short & 1 != 0 => (u16::from(*short), frame.get(1..)?),
+        _ => (u16_at(frame, 0)?, frame.get(2..)?),
+    };
+    by_ethertype(ppp_ethertype(protocol)?, payload)
 }
 
 fn ipv4(packet: &[u8]) -> Option<Segment<'_>> {

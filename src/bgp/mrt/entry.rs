@@ -309,7 +309,8 @@ fn bgp4mp_entry(subtype: u16, body: &[u8]) -> Option<MrtEntry> {
     };
     if state_change {
         let states: Parsed<'_, _> = (be_u16, be_u16).parse(rest);
-        let (_, (old, new)) = states.ok()?;
+        // FRR writes them short when it does not know the addresses. No message is lost with them.
+        let Ok((_, (old, new))) = states else { return Some(MrtEntry::Other) };
         return Some(MrtEntry::StateChange(StateChange { peer_asn, peer, old, new }));
     }
     let message = Bytes::copy_from_slice(rest);

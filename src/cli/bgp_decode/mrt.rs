@@ -185,11 +185,17 @@ fn foreign_line(record: &MrtRecord, rib: &ForeignRib) -> ForeignRibLine {
 }
 
 fn rib_line(record: &MrtRecord, rib: &RibRecord, entry: &RibEntry, peers: Option<&PeerIndex>) -> RibLine {
-    let decoded = decode_rib_attributes(rib.four_octet, &entry.attributes);
+    let mut decoded = decode_rib_attributes(rib.four_octet, &entry.attributes);
     let by_index = |peers: &PeerIndex| {
         peers.peers.get(usize::from(entry.peer_index)).map(|peer| (peer.address, peer.asn))
     };
     let peer = entry.peer.or_else(|| peers.and_then(by_index));
+    if peer.is_some_and(|(_, asn)| asn == 0) {
+        // The collector's own route, as BIRD dumps it: no peer has AS 0, and nobody has sent attributes that could miss.
+        decoded.errors.retain(|error| !matches!(error.reason, Reason::MissingAttribute(_)));
+        let actions = decoded.errors.iter().map(|error| Disposition::from(error.action));
+        decoded.disposition = actions.max().unwrap_or_default();
+    }
     let mut errors: Vec<ErrorView> = decoded.errors.iter().map(ErrorView::from).collect();
     for error in &mut errors {
         error.offset += entry.offset;

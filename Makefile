@@ -66,7 +66,7 @@ soak:                ## 10,000 changes under traffic: nothing wrongly passed or 
 	@scripts/deps.sh build test
 	SLASH32_SOAK=$(or $(CHANGES),10000) SLASH32_SOAK_SEED=$(or $(SEED),1) cargo test --locked --package slash32 --lib policy::packet_tests::soak -- --nocapture
 
-fuzz:                ## libFuzzer on all that reads octets from outside; TIME=60 seconds each, TARGET=update for one; needs nightly
+fuzz:                ## libFuzzer on all that reads octets from outside; TIME=60 seconds each, TARGET=update for one, KEEP=1 to store what is new; needs nightly
 	@scripts/fuzz.sh
 
 format:              ## rustfmt

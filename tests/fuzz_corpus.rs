@@ -11,6 +11,9 @@ use std::{fs, path::Path};
 /// Mutations of each corpus file, unless `FUZZ_ROUNDS` says otherwise.
 const ROUNDS: u64 = 400;
 
+/// Mutations of each input that libFuzzer found: there are hundreds, each for a place that no other reaches.
+const FOUND_ROUNDS: u64 = 16;
+
 /// xorshift64: small, and good enough to pick octets.
 struct Random(u64);
 
@@ -35,6 +38,13 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
         .collect();
     names.sort();
     names.iter().map(|name| fs::read(name).unwrap()).collect()
+}
+
+/// What libFuzzer found, a line each in hexadecimal; a target may have nothing yet.
+fn found(target: &str) -> Vec<Vec<u8>> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fuzz/found/{target}.hex"));
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines().map(|line| hex::decode(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
 }
 
 fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
@@ -65,6 +75,17 @@ fn run(target: &str) {
     let rounds = std::env::var("FUZZ_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
     let corpus = corpus(target);
     assert!(!corpus.is_empty());
+    let found = found(target);
+    for (i, file) in found.iter().enumerate() {
+        entry(file);
+        let mut random = Random(0xD1B5_4A32_D192_ED03 ^ i as u64);
+        let mut bytes = file.clone();
+        for _ in 0..FOUND_ROUNDS {
+            mutate(&mut bytes, &found, &mut random);
+            bytes.truncate(4_096);
+            entry(&bytes);
+        }
+    }
     for (i, file) in corpus.iter().enumerate() {
         entry(file);
         for cut in 0..file.len().min(1000) {

@@ -1,25 +1,21 @@
 //! `lab-tool feed LOCAL TO ASN ROUTES`: a session that announces many /32s and then only keeps itself alive.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
 use slash32::bgp::wire::{
-    AsPath, AsSegment, AsSegmentKind, Capability, EncodeContext, EncodedAttributes, Message, Nlri, Open,
-    Origin, PathAttributes, UpdatePacker, WireNextHop, encode,
+    AsPath, AsSegment, AsSegmentKind, EncodeContext, EncodedAttributes, Message, Nlri, Origin,
+    PathAttributes, UpdatePacker, WireNextHop, encode,
 };
 use slash32::model::{Family, Prefix};
-use socket2::{Domain, Socket, Type};
 
 use super::stop_at_end_of_stdin;
+use crate::establish;
 
-const PORT: u16 = 179;
-const HEADER: usize = 19;
-const NOTIFICATION: u8 = 3;
-const KEEPALIVE: u8 = 4;
 /// Often enough for the shortest hold time that a router has by default, 9 s (FRR in its datacenter profile).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// First address of what is announced.
@@ -32,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub fn run(local: Ipv4Addr, to: Ipv4Addr, asn: u32, routes: u32) -> Result<()> {
     let start = Instant::now();
     let mut stream = loop {
-        match establish(local, to, asn) {
+        match establish(local, to, asn, 90) {
             Ok(stream) => break stream,
             Err(error) if start.elapsed() > LIMIT => return Err(error),
             Err(_) => std::thread::sleep(Duration::from_millis(200)),
@@ -62,43 +58,6 @@ pub fn run(local: Ipv4Addr, to: Ipv4Addr, asn: u32, routes: u32) -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
-}
-
-fn establish(local: Ipv4Addr, to: Ipv4Addr, asn: u32) -> Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::from((local, 0)).into()).context("bind")?;
-    socket.connect(&SocketAddr::from((to, PORT)).into()).context("connect")?;
-    let mut stream = TcpStream::from(socket);
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let open = Open {
-        version: 4,
-        my_as: u16::try_from(asn).unwrap_or(23456),
-        hold_time: 90,
-        router_id: local,
-        capabilities: vec![
-            Capability::Multiprotocol { afi: 1, safi: 1 },
-            Capability::RouteRefresh,
-            Capability::FourOctetAs(asn),
-        ],
-    };
-    let mut out = BytesMut::new();
-    encode(&EncodeContext::default(), &Message::Open(open), &mut out)?;
-    encode(&EncodeContext::default(), &Message::Keepalive, &mut out)?;
-    stream.write_all(&out)?;
-    loop {
-        let mut header = [0; HEADER];
-        stream.read_exact(&mut header).context("read a message")?;
-        let length = usize::from(u16::from_be_bytes([header[16], header[17]]));
-        let mut body = vec![0; length.saturating_sub(HEADER)];
-        stream.read_exact(&mut body).context("read a message")?;
-        match header[18] {
-            KEEPALIVE => return Ok(stream),
-            NOTIFICATION => bail!("the router refused: {}", hex::encode(&body)),
-            _ => {}
-        }
-    }
 }
 
 fn updates(next_hop: Ipv4Addr, asn: u32, routes: u32) -> BytesMut {

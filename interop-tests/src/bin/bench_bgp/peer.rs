@@ -2,27 +2,26 @@
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Shutdown, TcpStream},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 use bytes::BytesMut;
+use interop_tests::establish;
 use slash32::{
     bgp::wire::{
-        AsPath, AsSegment, AsSegmentKind, Capability, EncodeContext, EncodedAttributes, LargeCommunity,
-        Message, Nlri, Open, Origin, PathAttributes, UpdatePacker, WireNextHop, encode,
+        AsPath, AsSegment, AsSegmentKind, EncodeContext, EncodedAttributes, LargeCommunity, Message, Nlri,
+        Origin, PathAttributes, UpdatePacker, WireNextHop, encode,
     },
     model::{Family, Prefix},
 };
-use socket2::{Domain, Socket, Type};
 
 use crate::{ASN, ROUTER};
 
 const HEADER: usize = 19;
 const UPDATE: u8 = 2;
 const NOTIFICATION: u8 = 3;
-const KEEPALIVE: u8 = 4;
 
 /// The address of a peer: 0 is the monitor.
 pub(super) fn address(peer: u32) -> Ipv4Addr {
@@ -43,46 +42,13 @@ pub(super) struct Peer {
 impl Peer {
     /// Dials the router until it answers, and establishes the session. The hold time is the router's to choose.
     pub(super) fn connect(peer: u32) -> anyhow::Result<Self> {
+        let router: Ipv4Addr = ROUTER.parse()?;
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            match Self::try_connect(peer) {
-                Ok(peer) => return Ok(peer),
+            match establish(address(peer), router, ASN, 3600) {
+                Ok(stream) => return Ok(Self { stream }),
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => std::thread::sleep(Duration::from_millis(200)),
-            }
-        }
-    }
-
-    fn try_connect(peer: u32) -> anyhow::Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::from((address(peer), 0)).into())?;
-        let router: Ipv4Addr = ROUTER.parse()?;
-        socket.connect(&SocketAddr::from((router, 179)).into())?;
-        socket.set_tcp_nodelay(true)?;
-        let mut stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let open = Open {
-            version: 4,
-            my_as: ASN as u16,
-            hold_time: 3600,
-            router_id: address(peer),
-            capabilities: vec![
-                Capability::Multiprotocol { afi: 1, safi: 1 },
-                Capability::RouteRefresh,
-                Capability::FourOctetAs(ASN),
-            ],
-        };
-        let mut out = BytesMut::new();
-        encode(&EncodeContext::default(), &Message::Open(open), &mut out)?;
-        encode(&EncodeContext::default(), &Message::Keepalive, &mut out)?;
-        stream.write_all(&out)?;
-        let mut message = vec![0; 65_536];
-        loop {
-            match read_message(&mut stream, &mut message)? {
-                (KEEPALIVE, _) => return Ok(Self { stream }),
-                (NOTIFICATION, body) => bail!("the router refused: {body:02x?}"),
-                _ => {}
             }
         }
     }
@@ -188,13 +154,6 @@ impl Drop for Peer {
         // The router may have closed first.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
-}
-
-fn read_message<'a>(stream: &mut TcpStream, buffer: &'a mut [u8]) -> anyhow::Result<(u8, &'a [u8])> {
-    stream.read_exact(&mut buffer[..HEADER])?;
-    let length = usize::from(u16::from_be_bytes([buffer[16], buffer[17]]));
-    stream.read_exact(&mut buffer[HEADER..length])?;
-    Ok((buffer[18], &buffer[HEADER..length]))
 }
 
 /// UPDATEs that withdraw some of a feeder's /32s, or announce them again.

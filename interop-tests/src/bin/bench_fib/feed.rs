@@ -1,26 +1,23 @@
 //! A neighbour that sends routes: the least of a BGP speaker that can establish a session and send.
 
 use std::{
-    io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
+    io::Write,
+    net::{Ipv4Addr, Shutdown, TcpStream},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bytes::BytesMut;
+use interop_tests::establish;
 use slash32::{
     bgp::wire::{
-        AsPath, AsSegment, AsSegmentKind, Capability, EncodeContext, EncodedAttributes, Message, Nlri, Open,
-        Origin, PathAttributes, UpdatePacker, WireNextHop, encode,
+        AsPath, AsSegment, AsSegmentKind, EncodeContext, EncodedAttributes, Nlri, Origin, PathAttributes,
+        UpdatePacker, WireNextHop,
     },
     model::{Family, Prefix},
     netlink::ns::Netns,
 };
-use socket2::{Domain, Socket, Type};
 
-const HEADER: usize = 19;
-const NOTIFICATION: u8 = 3;
-const KEEPALIVE: u8 = 4;
 /// The first of the routes.
 pub(super) const FIRST: Ipv4Addr = Ipv4Addr::new(20, 0, 0, 0);
 
@@ -40,47 +37,10 @@ impl Feeder {
     pub(super) fn connect(ns: &Netns, local: Ipv4Addr, router: Ipv4Addr, asn: u32) -> Result<Self> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            match ns.run(|| Self::try_connect(local, router, asn))? {
-                Ok(feeder) => return Ok(feeder),
+            match ns.run(|| establish(local, router, asn, 0))? {
+                Ok(stream) => return Ok(Self { stream }),
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => std::thread::sleep(Duration::from_millis(100)),
-            }
-        }
-    }
-
-    fn try_connect(local: Ipv4Addr, router: Ipv4Addr, asn: u32) -> Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::from((local, 0)).into())?;
-        socket.connect_timeout(&SocketAddr::from((router, 179)).into(), Duration::from_secs(2))?;
-        socket.set_tcp_nodelay(true)?;
-        let mut stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let open = Open {
-            version: 4,
-            my_as: u16::try_from(asn).context("an AS number of 16 bits")?,
-            hold_time: 0,
-            router_id: local,
-            capabilities: vec![
-                Capability::Multiprotocol { afi: 1, safi: 1 },
-                Capability::RouteRefresh,
-                Capability::FourOctetAs(asn),
-            ],
-        };
-        let mut out = BytesMut::new();
-        encode(&EncodeContext::default(), &Message::Open(open), &mut out)?;
-        encode(&EncodeContext::default(), &Message::Keepalive, &mut out)?;
-        stream.write_all(&out)?;
-        let mut message = vec![0; 65_536];
-        loop {
-            stream.read_exact(&mut message[..HEADER])?;
-            let length = usize::from(u16::from_be_bytes([message[16], message[17]]));
-            let kind = message[18];
-            stream.read_exact(&mut message[HEADER..length])?;
-            match kind {
-                KEEPALIVE => return Ok(Self { stream }),
-                NOTIFICATION => bail!("the router refused: {:02x?}", &message[HEADER..length]),
-                _ => {}
             }
         }
     }

@@ -75,6 +75,9 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     let mut speaker_ended = speaker.is_some().then_some(speaker_ended);
     let mut daemon = Daemon { options, log, service: service.clone(), fib: fib.clone(), speaker };
     let routes = fib.clone();
+    if let Some(speaker) = &daemon.speaker {
+        tell_costs(&fib, speaker.clone()).await?;
+    }
     if let Some(events) = events {
         tokio::spawn(pump(events, service.clone(), fib, ended));
     }
@@ -185,6 +188,7 @@ async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle, ended
                 }
                 fib.send(FibCommand::SweepStale(None)).await
             }
+            SpeakerEvent::NextHops(uses) => fib.send(FibCommand::WatchNextHops(uses)).await,
             SpeakerEvent::PeerUp { address: (addr, ifindex), .. } => {
                 fib.send(FibCommand::NextHopUp(addr, ifindex)).await
             }
@@ -201,6 +205,28 @@ async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle, ended
     }
     // The loop that holds everything together may have ended first.
     let _ = ended.send(());
+}
+
+/// Carries what the kernel's routes say of next hops to the speaker, which chooses paths by it.
+async fn tell_costs(fib: &FibHandle, speaker: SpeakerHandle) -> Result<(), FibStopped> {
+    let (sender, mut news) = mpsc::unbounded_channel();
+    fib.send(FibCommand::TellReach(sender)).await?;
+    tokio::spawn(async move {
+        while let Some(news) = news.recv().await {
+            for reach in &news {
+                if let Some(cost) = reach.cost {
+                    tracing::debug!(next_hop = %reach.gateway, cost, "a next hop can be reached");
+                } else {
+                    tracing::info!(next_hop = %reach.gateway, "no route leads to a next hop");
+                }
+            }
+            let costs = news.iter().map(|reach| (reach.gateway, reach.ifindex, reach.cost)).collect();
+            if speaker.set_next_hop_costs(costs).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Routes go to the kernel; what they say about endpoints of other hosts goes to the policies.

@@ -4,7 +4,7 @@ use crate::bgp::speaker::ReconfigureReport;
 
 /// What a new configuration did to the speaker, one line a peer.
 pub(super) fn reconfigured(report: &ReconfigureReport) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = report.speaker.iter().map(|s| format!("bgp.{s} changed")).collect();
     lines.extend(report.added.iter().map(|peer| format!("neighbour {peer} added")));
     lines.extend(report.removed.iter().map(|peer| format!("neighbour {peer} removed")));
     for (peer, settings) in &report.reset {
@@ -17,12 +17,6 @@ pub(super) fn reconfigured(report: &ReconfigureReport) -> Vec<String> {
         lines.push("the log of updates (bgp.mrt) changed".to_owned());
     }
     lines.extend(report.collectors.iter().map(|(address, what)| format!("BMP collector {address} {what}")));
-    lines.extend(
-        report
-            .needs_restart
-            .iter()
-            .map(|s| format!("bgp.{s} changed: takes effect when the agent is restarted")),
-    );
     lines
 }
 
@@ -39,10 +33,10 @@ mod tests {
             changed: vec![("d".into(), vec!["description"])],
             collectors: vec![("e:1".into(), "added")],
             update_log: true,
-            needs_restart: vec!["asn"],
+            speaker: vec!["asn"],
         };
         let lines = reconfigured(&report);
         assert_eq!(lines.len(), 7);
-        assert_eq!(lines[2], "neighbour c was reset for its changed families, password");
+        assert_eq!(lines[3], "neighbour c was reset for its changed families, password");
     }
 }

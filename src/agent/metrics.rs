@@ -9,7 +9,11 @@ use tokio::{
 };
 
 use super::service::Service;
-use crate::{bgp::speaker::UpdateLogStatus, cni::ipam::BlockUse, routes::Summary};
+use crate::{
+    bgp::{rib::RibStats, speaker::UpdateLogStatus},
+    cni::ipam::BlockUse,
+    routes::Summary,
+};
 
 /// Builds the text: one `# TYPE` line a metric, then its samples.
 #[derive(Debug, Default)]
@@ -117,11 +121,47 @@ pub(super) fn peers(page: &mut Page, peers: &[Value]) {
     for peer in peers {
         page.sample("slash32_bgp_peer_up", &[("peer", &name(peer))], (peer["state"] == "Established").into());
     }
+    page.metric(
+        "slash32_bgp_peer_authentication",
+        "gauge",
+        "1 for the kind of authentication that the connection must have: md5, tcp_ao or none.",
+    );
+    for peer in peers {
+        let kind = peer["authentication"].as_str().unwrap_or("none");
+        page.sample("slash32_bgp_peer_authentication", &[("peer", &name(peer)), ("kind", kind)], 1);
+    }
     for (metric, kind, field, help) in COUNTERS {
         page.metric(metric, kind, help);
         for peer in peers {
             page.sample(metric, &[("peer", &name(peer))], peer[field].as_u64().unwrap_or(0));
         }
+    }
+}
+
+/// The speaker's tables.
+pub(super) fn rib(page: &mut Page, stats: &RibStats) {
+    let by_family = [
+        ("slash32_bgp_rib_prefixes", "Prefixes with at least one path.", &stats.prefixes),
+        ("slash32_bgp_rib_paths", "Paths kept, this host's own included.", &stats.paths),
+    ];
+    for (name, help, counts) in by_family {
+        page.metric(name, "gauge", help);
+        for (family, count) in counts {
+            page.sample(name, &[("family", &family.to_string())], *count as u64);
+        }
+    }
+    let gauges = [
+        ("attribute_sets", "Distinct sets of path attributes.", stats.attribute_sets),
+        ("update_groups", "Groups of neighbours that are sent the same.", stats.update_groups),
+        ("next_hops", "Distinct next hops of received paths.", stats.next_hops),
+        (
+            "next_hops_unreachable",
+            "Next hops of received paths that no kernel route leads to.",
+            stats.next_hops_unreachable,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        gauge(page, &format!("slash32_bgp_rib_{name}"), help, value as u64);
     }
 }
 

@@ -351,6 +351,10 @@ impl Service {
         if let Some(error) = update_log.as_ref().and_then(|log| log.error.as_ref()) {
             problems.push(format!("the log of updates: {error}"));
         }
+        let rib = match &self.inner.speaker {
+            Some(speaker) => Some(speaker.query(|rib| rib.stats()).await?),
+            None => None,
+        };
         Ok(json!({
             "ready": true,
             "version": env!("CARGO_PKG_VERSION"),
@@ -363,6 +367,7 @@ impl Service {
             "router_id": bgp.map(|b| b.router_id.to_string()),
             "peers": peers.len(),
             "peers_established": established,
+            "rib": rib,
             "bmp": collectors,
             "mrt": update_log,
             "endpoints": endpoints,
@@ -441,6 +446,11 @@ impl Service {
             && let Ok(Some(log)) = speaker.update_log().await
         {
             metrics::update_log(&mut page, &log);
+        }
+        if let Some(speaker) = &self.inner.speaker
+            && let Ok(stats) = speaker.query(|rib| rib.stats()).await
+        {
+            metrics::rib(&mut page, &stats);
         }
         if let Ok(fib) = self.inner.fib.summary().await {
             metrics::routes(&mut page, &fib);

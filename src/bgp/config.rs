@@ -39,6 +39,8 @@ pub struct SpeakerConfig {
     pub multipath_relax: bool,
     /// Options of the decision process.
     pub decision: DecisionOptions,
+    /// What becomes of paths whose next hop cannot be reached.
+    pub next_hop_check: NextHopCheck,
     /// The global administrator of the large communities that carry identities.
     pub identity_domain: Option<u32>,
     /// Identities are believed only for prefixes inside these.
@@ -88,6 +90,7 @@ impl SpeakerConfig {
             multipath: 64,
             multipath_relax: true,
             decision: DecisionOptions::default(),
+            next_hop_check: NextHopCheck::default(),
             identity_domain: None,
             identity_pools: Vec::new(),
             graceful_restart: GracefulRestart::default(),
@@ -100,6 +103,20 @@ impl SpeakerConfig {
             mrt: None,
         }
     }
+}
+
+/// What becomes of paths whose next hop no route leads to (RFC 4271 section 9.1.2.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NextHopCheck {
+    /// They lose against any whose next hop can be reached. Where there is no other, the prefix is not forwarded and not
+    /// offered with ourselves as next hop; a reflector, whose clients may know a way, passes it on.
+    #[default]
+    Prefer,
+    /// They are never eligible, and nobody is told of them.
+    Require,
+    /// Every next hop counts as reached, at cost 0.
+    Off,
 }
 
 /// Who is told of sessions and routes by BMP (RFC 7854). We dial.

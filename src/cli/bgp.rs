@@ -143,6 +143,7 @@ fn peer_table(peers: &Value) -> String {
                 }
             }),
             ("PFXSNT", |p| print::field(p, "prefixes_sent")),
+            ("AUTH", |p| print::field(p, "authentication")),
             ("DESCRIPTION", |p| print::field(p, "description")),
             ("LAST ERROR", |p| print::field(p, "last_error")),
         ],

@@ -59,6 +59,12 @@ pub(super) fn page(peer: &Value) -> String {
     }
     line("our end", format!("{}, AS {}", field("local_address"), field("local_asn")));
     line("router id", format!("{}, host name {}", field("router_id"), field("hostname")));
+    let authentication = match peer["authentication"].as_str() {
+        Some("md5") => "TCP MD5 (RFC 2385)",
+        Some("tcp_ao") => "TCP-AO (RFC 5925)",
+        _ => "none",
+    };
+    line("authentication", authentication.to_owned());
     line("timers", format!("hold {} s, keepalive {} s", field("hold_time"), field("keepalive")));
     line("families", field("families"));
     line("capabilities", field("capabilities"));

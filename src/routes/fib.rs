@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Difference, FibConfig, Kernel,
+    Difference, FibConfig, Kernel, Reach,
     state::State,
     status::{RouteFilter, RouteStatus, Summary},
 };
@@ -124,6 +124,21 @@ impl<K: Kernel> Fib<K> {
         if ifindex == 0 {
             self.state.heard(gateway);
         }
+    }
+
+    /// Tells from now on, through [`Self::poll_reach`], whether a next hop can be reached.
+    pub fn watch_next_hop(&mut self, gateway: IpAddr, ifindex: u32) {
+        self.state.watch_next_hop(gateway, ifindex);
+    }
+
+    /// Tells of a next hop no longer.
+    pub fn unwatch_next_hop(&mut self, gateway: IpAddr, ifindex: u32) {
+        self.state.unwatch_next_hop(gateway, ifindex);
+    }
+
+    /// What has changed of the next hops watched, after [`Self::step`]; and when to ask again although nothing happens.
+    pub fn poll_reach(&mut self, now: Instant) -> (Vec<Reach>, Option<Instant>) {
+        self.state.watched.poll(now)
     }
 
     /// Lets no learned route take over the way to these neighbours, and to no others, while they are on a link.

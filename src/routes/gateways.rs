@@ -54,16 +54,21 @@ impl Unresolved {
     }
 }
 
+/// In place of a set: somebody wants to know whether the next hop can be reached.
+pub(super) const WATCHED: u32 = u32::MAX;
+
 /// A next hop in use.
 #[derive(Clone, Debug)]
 pub(super) struct Gateway {
     pub(super) addr: IpAddr,
     /// The interface, or 0 when the address must be resolved.
     pub(super) ifindex: u32,
-    /// The next-hop sets that use it.
+    /// The next-hop sets that use it, and [`WATCHED`].
     pub(super) sets: BTreeSet<u32>,
     /// What it resolves to; empty when it does not.
     pub(super) ways: Ways,
+    /// What it costs to get there: see [`super::reach`].
+    pub(super) cost: u32,
     /// Why it does not resolve.
     pub(super) failure: Option<Unresolved>,
     /// Whether it resolves (or failed to) through routes of our own, which change more often than the host's.
@@ -98,6 +103,7 @@ impl Gateways {
             ifindex,
             sets: BTreeSet::from([set]),
             ways: Ways::new(),
+            cost: 0,
             failure: None,
             recursive: false,
             queued: false,
@@ -146,7 +152,12 @@ impl Gateways {
         self.slots.iter().enumerate().filter_map(|(i, slot)| Some((i as u32, slot.as_ref()?)))
     }
 
-    /// The number in use.
+    /// Those that routes use.
+    pub(super) fn used(&self) -> impl Iterator<Item = &Gateway> {
+        self.iter().map(|(_, gateway)| gateway).filter(|g| g.sets.iter().any(|set| *set != WATCHED))
+    }
+
+    /// The number known.
     pub(super) fn len(&self) -> usize {
         self.by_key.len()
     }

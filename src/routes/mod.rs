@@ -12,7 +12,7 @@
 //! and metric keeps ours out, one with a lower metric is preferred by the kernel, and both are reported.
 //!
 //! # Parts
-//! `table` the routes, compactly; `gateways` and `sets` next hops and groups; `foreign` other people's routes;
+//! `table` the routes, compactly; `gateways` and `sets` next hops and groups; `reach` who is told of next hops; `foreign` other people's routes;
 //! `plan` what should be; [`fake`] a kernel made of maps for tests and simulations; `write` steps; `reconcile` reading the kernel and verifying; `events` notifications; [`thread`] the thread that owns it all.
 
 mod checks;
@@ -24,6 +24,7 @@ mod foreign;
 mod gateways;
 mod kernel;
 mod plan;
+mod reach;
 mod reconcile;
 mod sets;
 mod state;
@@ -42,6 +43,7 @@ pub use config::FibConfig;
 pub use fib::{Fib, Step};
 pub use gateways::Unresolved;
 pub use kernel::{Kernel, Leftover, Netlink, Op, Way};
+pub use reach::Reach;
 pub use reconcile::{Difference, DifferenceKind};
 pub use state::Counters;
 pub use status::{

@@ -8,7 +8,7 @@ use super::{
     Op,
     checks::{Reason, is_martian},
     foreign::ForeignRoute,
-    gateways::{Unresolved, Ways, family_fits, is_host_address, is_link_local, last_address},
+    gateways::{Unresolved, WATCHED, Ways, family_fits, is_host_address, is_link_local, last_address},
     kernel::Way,
     sets::{Set, canonical},
     state::{DeviceRoute, LinkState, State},
@@ -41,7 +41,7 @@ impl State {
                     gateway.ways.clone()
                 }
                 // Not resolved yet.
-                _ => self.resolve(hop.gateway, hop.ifindex).0.unwrap_or_default(),
+                _ => self.resolve(hop.gateway, hop.ifindex).0.unwrap_or_default().0,
             };
             // A next hop's share is divided among the first hops that lead to it.
             let total: u32 = ways.iter().map(|(_, w)| u32::from(*w)).sum::<u32>().max(1);
@@ -64,8 +64,8 @@ impl State {
         canonical(all)
     }
 
-    /// Resolves a next hop to first hops. The second is whether routes of our own were asked.
-    pub(super) fn resolve(&self, addr: IpAddr, ifindex: u32) -> (Result<Ways, Unresolved>, bool) {
+    /// Resolves a next hop to first hops, with the cost. The second is whether routes of our own were asked.
+    pub(super) fn resolve(&self, addr: IpAddr, ifindex: u32) -> (Result<(Ways, u32), Unresolved>, bool) {
         let mut trail = SmallVec::new();
         let mut recursive = false;
         let result = self.resolve_from(addr, ifindex, &mut trail, &mut recursive);
@@ -78,7 +78,7 @@ impl State {
         ifindex: u32,
         trail: &mut SmallVec<[IpAddr; MAX_DEPTH]>,
         recursive: &mut bool,
-    ) -> Result<Ways, Unresolved> {
+    ) -> Result<(Ways, u32), Unresolved> {
         if self.gateways.is_down(addr, ifindex) {
             return Err(Unresolved::Down);
         }
@@ -86,7 +86,7 @@ impl State {
             return Err(Unresolved::Invalid);
         }
         if ifindex != 0 {
-            return self.resolve_on_link(addr, ifindex);
+            return self.resolve_on_link(addr, ifindex).map(|ways| (ways, 0));
         }
         if is_link_local(addr) {
             return Err(Unresolved::NoInterface);
@@ -107,7 +107,7 @@ impl State {
             self.resolve_through_learned(addr, foreign.map(|(p, r)| (p, r.metric)), trail, recursive);
         trail.pop();
         if let Some(ways) = learned {
-            return Ok(ways);
+            return Ok((ways, self.config.metric));
         }
         let Some((_, route)) = foreign else { return Err(Unresolved::NoRoute) };
         if route.kind != RouteKind::Unicast {
@@ -130,7 +130,8 @@ impl State {
         match ways.is_empty() {
             true if loopback => Err(Unresolved::OwnAddress),
             true => Err(Unresolved::LinkDown),
-            false => Ok(ways),
+            false if route.is_on_link() => Ok((ways, 0)),
+            false => Ok((ways, route.metric.max(1))),
         }
     }
 
@@ -181,7 +182,7 @@ impl State {
                 };
                 for hop in key.hops().iter().filter(of).collect::<SmallVec<[_; 4]>>() {
                     let resolved = self.resolve_from(hop.gateway, hop.ifindex, trail, recursive);
-                    let resolved = resolved.unwrap_or_default();
+                    let (resolved, _) = resolved.unwrap_or_default();
                     ways.extend(
                         resolved.iter().map(|(via, w)| (*via, u32::from(*w) * u32::from(hop.weight))),
                     );
@@ -388,15 +389,19 @@ impl State {
         let Some(gateway) = self.gateways.slot(index) else { return };
         let (addr, ifindex) = (gateway.addr, gateway.ifindex);
         let (result, recursive) = self.resolve(addr, ifindex);
-        let (ways, failure) = match result {
-            Ok(ways) => (ways, None),
-            Err(failure) => (Ways::new(), Some(failure)),
+        let (ways, cost, failure) = match result {
+            Ok((ways, cost)) => (ways, cost, None),
+            Err(failure) => (Ways::new(), 0, Some(failure)),
         };
         let Some(gateway) = self.gateways.slot_mut(index) else { return };
         gateway.recursive = recursive;
         let changed = gateway.ways != ways || gateway.failure != failure;
         gateway.ways = ways;
         gateway.failure = failure;
+        gateway.cost = cost;
+        if gateway.sets.contains(&WATCHED) {
+            self.watched.note(addr, ifindex, failure.is_none().then_some(cost));
+        }
         let sets: Vec<u32> = gateway.sets.iter().copied().collect();
         if changed {
             for set in sets {
@@ -404,6 +409,31 @@ impl State {
             }
             // Those that resolve through routes that lead here.
             self.gateways.enqueue_if(|g| g.recursive && (g.addr, g.ifindex) != (addr, ifindex));
+        }
+    }
+
+    /// Tells from now on whether a next hop can be reached.
+    pub(super) fn watch_next_hop(&mut self, addr: IpAddr, ifindex: u32) {
+        if !self.watched.add(addr, ifindex) {
+            return;
+        }
+        let (index, new) = self.gateways.acquire(addr, ifindex, WATCHED);
+        // One that is known already was looked at before.
+        self.gateways.enqueue(index);
+        if new && ifindex == 0 {
+            self.touch_covering(addr);
+        }
+    }
+
+    /// Tells of a next hop no longer.
+    pub(super) fn unwatch_next_hop(&mut self, addr: IpAddr, ifindex: u32) {
+        if !self.watched.remove(addr, ifindex) {
+            return;
+        }
+        if let Some(index) = self.gateways.find(addr, ifindex)
+            && let Some(addr) = self.gateways.release(index, WATCHED)
+        {
+            self.touch_covering(addr);
         }
     }
 

@@ -16,6 +16,7 @@ use super::{
     FibConfig, Leftover,
     foreign::Foreign,
     gateways::Gateways,
+    reach::Watched,
     sets::{Hops, Sets},
     table::{RouteRef, Table, Target, flag},
 };
@@ -35,6 +36,8 @@ pub(super) struct State {
     pub(super) sets: Sets,
     pub(super) hops: Hops,
     pub(super) gateways: Gateways,
+    /// Next hops that somebody is told about.
+    pub(super) watched: Watched,
     pub(super) links: HashMap<u32, LinkState>,
     /// The host's addresses and on how many interfaces each is.
     pub(super) addrs: HashMap<IpAddr, SmallVec<[u32; 1]>>,
@@ -161,6 +164,7 @@ impl State {
             sets: Sets::default(),
             hops: Hops::default(),
             gateways: Gateways::default(),
+            watched: Watched::default(),
             links: HashMap::new(),
             addrs: HashMap::new(),
             foreign: Foreign::default(),

@@ -294,8 +294,8 @@ impl State {
         let mut summary = Summary {
             pending: self.queue.len(),
             local: self.locals.len(),
-            next_hops: self.gateways.len(),
-            next_hops_unresolved: self.gateways.iter().filter(|(_, g)| g.failure.is_some()).count(),
+            next_hops: self.gateways.used().count(),
+            next_hops_unresolved: self.gateways.used().filter(|g| g.failure.is_some()).count(),
             groups: self.sets.len(),
             objects: self.hops.len(),
             nexthop_objects: self.objects,

@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Difference, Fib, FibConfig, Netlink,
+    Difference, Fib, FibConfig, Netlink, Reach,
     status::{RouteFilter, RouteStatus, Summary},
 };
 use crate::{
@@ -63,6 +63,11 @@ pub enum FibCommand {
     NextHopUp(IpAddr, u32),
     /// The neighbours to which no learned route may take over the way.
     Protect(Vec<IpAddr>),
+    /// Tells of these next hops (address, interface or 0), or no longer (`false`), through [`FibCommand::TellReach`].
+    WatchNextHops(Vec<(IpAddr, u32, bool)>),
+    /// Where what leads to the watched next hops is told. Not bounded: nothing is told twice, and in a circle less and
+    /// less often.
+    TellReach(mpsc::UnboundedSender<Vec<Reach>>),
     /// All wanted routes of the family are known.
     SweepStale(Option<Family>),
     /// Reads the kernel anew.
@@ -121,7 +126,10 @@ impl FibHandle {
         let (commands, queue) = mpsc::channel(CHANNEL);
         let thread = thread::Builder::new()
             .name("fib".into())
-            .spawn(move || runtime.block_on(Worker { fib, watch, queue, waiting: Vec::new() }.run()))
+            .spawn(move || {
+                let worker = Worker { fib, watch, queue, waiting: Vec::new(), reach: None };
+                runtime.block_on(worker.run());
+            })
             .map_err(|source| Error::Os { call: "spawn thread", source })?;
         Ok((Self { commands, urgent }, thread))
     }
@@ -195,6 +203,7 @@ struct Worker {
     watch: Watch,
     queue: mpsc::Receiver<FibCommand>,
     waiting: Vec<Waiting>,
+    reach: Option<mpsc::UnboundedSender<Vec<Reach>>>,
 }
 
 impl Worker {
@@ -208,6 +217,7 @@ impl Worker {
                     (false, Some(Instant::now() + Duration::from_millis(500)))
                 }
             };
+            let more_reach = self.tell_reach();
             if more {
                 // Take in what is there, and go on.
                 if !self.take_in().await {
@@ -216,6 +226,7 @@ impl Worker {
                 continue;
             }
             self.answer_waiting();
+            let wakeup = [wakeup, more_reach].into_iter().flatten().min();
             let sleep = tokio::time::sleep_until(wakeup.map_or_else(far, Into::into));
             tokio::select! {
                 // In this order, so that a stream of commands cannot starve the notifications.
@@ -231,6 +242,17 @@ impl Worker {
                 return;
             }
         }
+    }
+
+    /// Tells what has changed of the next hops watched; when there is more to tell.
+    fn tell_reach(&mut self) -> Option<Instant> {
+        let reach = self.reach.as_ref()?;
+        let (news, wakeup) = self.fib.poll_reach(Instant::now());
+        if !news.is_empty() {
+            // Whoever listened may have ended first.
+            let _ = reach.send(news);
+        }
+        wakeup
     }
 
     async fn event(&mut self, event: Result<crate::netlink::watch::KernelEvent, Error>) {
@@ -296,6 +318,16 @@ impl Worker {
                 fib.suspect_next_hop(gateway, ifindex);
             }
             FibCommand::NextHopUp(gateway, ifindex) => fib.mark_next_hop_up(gateway, ifindex),
+            FibCommand::WatchNextHops(next_hops) => {
+                for (gateway, ifindex, on) in next_hops {
+                    if on {
+                        fib.watch_next_hop(gateway, ifindex);
+                    } else {
+                        fib.unwatch_next_hop(gateway, ifindex);
+                    }
+                }
+            }
+            FibCommand::TellReach(reach) => self.reach = Some(reach),
             FibCommand::Protect(neighbours) => fib.protect(neighbours),
             FibCommand::SweepStale(family) => fib.sweep_stale(family),
             FibCommand::Resync => fib.resync(Instant::now()),

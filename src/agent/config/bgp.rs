@@ -93,6 +93,7 @@ pub(super) fn speaker(
     config.decision.always_compare_med = table.always_compare_med;
     config.decision.missing_med_worst = table.missing_med_worst;
     config.decision.prefer_oldest = table.prefer_oldest;
+    config.next_hop_check = table.next_hop_check;
 
     let context = Context {
         asn: table.asn,

@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
-    bgp::rib::filter::Rule,
+    bgp::{config::NextHopCheck, rib::filter::Rule},
     model::{Asn, Family, Labels, Prefix, RouterId},
 };
 
@@ -61,6 +61,8 @@ pub(super) struct Bgp {
     pub(super) missing_med_worst: bool,
     #[serde(default)]
     pub(super) prefer_oldest: bool,
+    #[serde(default)]
+    pub(super) next_hop_check: NextHopCheck,
     pub(super) identity_domain: Option<u32>,
     pub(super) graceful_restart: Option<bool>,
     pub(super) restart_time: Option<u16>,

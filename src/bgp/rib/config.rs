@@ -12,7 +12,7 @@ use std::{
 use super::filter::Rule;
 use crate::{
     bgp::{
-        config::{IdentityMode, MaxPrefixes, NextHopMode, Role},
+        config::{IdentityMode, MaxPrefixes, NextHopCheck, NextHopMode, Role},
         wire::{Community, ExtCommunity, LargeCommunity, Origin, PeerKind, PerFamily},
     },
     model::{Asn, Identity, Prefix, RouterId},
@@ -38,6 +38,8 @@ pub struct RibConfig {
     pub multipath_relax: bool,
     /// Options of the decision process.
     pub decision: DecisionOptions,
+    /// What becomes of paths whose next hop cannot be reached.
+    pub next_hop_check: NextHopCheck,
     /// LOCAL_PREF of routes that come without one (RFC 4271 section 9.1.1).
     pub default_local_pref: u32,
     /// The GLOBAL part of identity communities (DESIGN section 3).
@@ -65,6 +67,7 @@ impl RibConfig {
             multipath: 64,
             multipath_relax: true,
             decision: DecisionOptions::default(),
+            next_hop_check: NextHopCheck::default(),
             default_local_pref: 100,
             identity_domain: 4_200_000_000,
             identity_pools: Vec::new(),

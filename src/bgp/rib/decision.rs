@@ -19,7 +19,8 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// The next hop cannot be reached: no candidate at all (RFC 4271 section 9.1.2.1).
+    /// The next hop cannot be reached: no candidate (RFC 4271 section 9.1.2.1), or only among its like
+    /// ([`crate::bgp::config::NextHopCheck`]).
     Unreachable,
     /// Long-lived stale: worse than any that is not (RFC 9494 section 4.3).
     LongLivedStale,
@@ -56,7 +57,7 @@ pub enum Step {
 pub(super) struct Candidate<'a> {
     pub(super) path: PathId,
     pub(super) set: &'a AttrSet,
-    /// The interior cost of its next hop; `None` makes it no candidate.
+    /// The interior cost of its next hop; `None` when that cannot be reached.
     pub(super) cost: Option<u32>,
     pub(super) seconds: u32,
     pub(super) rx_id: u32,
@@ -69,6 +70,8 @@ pub(super) struct Rules {
     pub(super) options: DecisionOptions,
     pub(super) multipath: usize,
     pub(super) relax: bool,
+    /// Whether paths whose next hop cannot be reached are candidates where there are no others.
+    pub(super) unreachable_last: bool,
 }
 
 /// The paths in use, as places in the candidates' list: the best first, multipath behind it. Empty when there is no
@@ -78,7 +81,9 @@ pub(super) type Choice = SmallVec<[usize; 8]>;
 /// Decides, and tells `lost` in which step each other candidate went out.
 pub(super) fn choose(rules: Rules, all: &[Candidate<'_>], lost: impl FnMut(usize, Step)) -> Choice {
     let mut contest = Contest { all, left: (0..all.len()).collect(), lost };
-    contest.retain(Step::Unreachable, |c| c.cost.is_some());
+    if !rules.unreachable_last || all.iter().any(|c| c.cost.is_some()) {
+        contest.retain(Step::Unreachable, |c| c.cost.is_some());
+    }
     contest.keep_lowest(Step::LongLivedStale, |c| c.set.has(flag::LLGR_STALE));
     contest.keep_lowest(Step::Sequence, |c| Reverse(c.set.sequence));
     contest.keep_lowest(Step::LocalPref, |c| Reverse(c.set.local_pref));

@@ -75,6 +75,10 @@ impl Rib {
         let deciding = lost.iter().map(|(_, step)| *step).filter(|step| *step != Step::Unreachable).max();
         let verdict = match (best, deciding) {
             (None, _) => "no path is usable: no next hop can be reached".to_owned(),
+            (Some(best), _) if candidates[best].cost.is_none() => {
+                "no next hop can be reached: not used here, and told to others only where its next hop stays as it is"
+                    .to_owned()
+            }
             (Some(_), None) => "it is the only usable path".to_owned(),
             (Some(_), Some(step)) => format!("the last rival lost by: {}", words(step)),
         };

@@ -182,6 +182,8 @@ impl ExportKey {
                 extended.then_some(kept)
             }
             Some(kept) => Some(kept),
+            // Not to draw what we cannot pass on.
+            None if attrs.hops.cost(set.hop).is_none() => None,
             None => self.ourselves(family, extended),
         }
     }

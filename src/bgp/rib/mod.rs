@@ -61,7 +61,7 @@ use self::{
     best::BestQueue, gr::Restarting, groups::Groups, peer::Peer, store::Effect, store::Store,
     sweep::Operation, sweep::Sweep, table::NodeId,
 };
-use super::PeerId;
+use super::{PeerId, config::NextHopCheck};
 use crate::model::{Family, Prefix};
 
 /// The RIB of the speaker.
@@ -114,30 +114,35 @@ impl Rib {
         &self.store.config
     }
 
-    /// Takes a new configuration; what changes by it comes out of the `poll_` methods. Our AS number and router id stay
-    /// as they were: they are fixed in sessions. `restart` is only for [`Rib::new`].
+    /// Takes a new configuration; what changes by it comes out of the `poll_` methods. Sessions that present another AS
+    /// number or router id are for the caller to end. `restart` is only for [`Rib::new`].
     pub fn reconfigure(&mut self, config: RibConfig, now: Instant) {
         self.tick(now);
         self.settle();
         let before = Arc::clone(&self.store.config);
-        let (asn, router_id, restart) = (before.asn, before.router_id, before.restart.clone());
-        let config = Arc::new(RibConfig { asn, router_id, restart, ..config });
+        let config = Arc::new(RibConfig { restart: before.restart.clone(), ..config });
         self.store.config = Arc::clone(&config);
         let identity_changed = (before.identity_domain, &before.identity_pools)
             != (config.identity_domain, &config.identity_pools);
-        let decision = |c: &RibConfig| (c.decision, c.multipath, c.multipath_relax);
+        let decision = |c: &RibConfig| (c.decision, c.multipath, c.multipath_relax, c.next_hop_check);
         let decide_again = decision(&before) != decision(&config);
+        self.store.attrs.hops.ignore_costs(config.next_hop_check == NextHopCheck::Off);
+        // What can be reached decides on what is sent, too.
+        let best = before.next_hop_check != config.next_hop_check;
         if identity_changed {
             self.store.attrs.set_domain(config.identity_domain);
         }
         for family in Family::ALL {
             if decide_again || identity_changed {
-                self.decide_all(family, Effect { used: identity_changed, any: true, ..Effect::default() });
+                let least = Effect { best, used: identity_changed, any: true, ..Effect::default() };
+                self.decide_all(family, least);
             }
             // What was stripped before may be believed now, and the other way round.
             if identity_changed
                 || config.local_addresses != before.local_addresses
                 || config.default_local_pref != before.default_local_pref
+                || (config.asn, config.router_id, config.cluster_id)
+                    != (before.asn, before.router_id, before.cluster_id)
             {
                 self.ask_all_for_refresh(family);
             }
@@ -282,10 +287,17 @@ impl Rib {
         }
     }
 
-    /// The interior cost to a next hop; `None` makes paths over it ineligible. A next hop never mentioned costs 0.
-    pub fn set_next_hop_cost(&mut self, next_hop: IpAddr, cost: Option<u32>) {
-        let changed = self.store.attrs.hops.set_cost(next_hop, cost);
+    /// The interior cost to a next hop (`ifindex` is 0 unless that is link-local); `None` when no route leads there, which
+    /// means what [`RibConfig::next_hop_check`] says. A next hop never mentioned costs 0.
+    pub fn set_next_hop_cost(&mut self, next_hop: IpAddr, ifindex: u32, cost: Option<u32>) {
+        let changed = self.store.attrs.hops.set_cost(next_hop, ifindex, cost);
         self.sweep.add_hops(changed);
+    }
+
+    /// The next hops, with the interface of link-local ones (else 0), that came into use (`true`) or went out of it since
+    /// the last call: those whose cost is of interest.
+    pub fn poll_next_hops(&mut self) -> Vec<(IpAddr, u32, bool)> {
+        self.store.attrs.hops.poll_uses()
     }
 
     /// At most `max` changed best paths, coalesced. Fewer only when there are no more, or while neighbours are waited for

@@ -246,7 +246,7 @@ impl View<'_> {
         row.best = best == Some(id);
         row.multipath = path.has(path_flag::SELECTED) && !row.best;
         row.stale = path.has(path_flag::STALE);
-        row.unreachable = hop.cost.is_none();
+        row.unreachable = self.store.attrs.hops.cost(set.hop).is_none();
         row.age = self.seconds.saturating_sub(path.seconds());
         if set.hop != OURSELVES {
             set_next_hop(&mut row, hop.wire);

@@ -28,6 +28,10 @@ pub struct RibStats {
     pub paths: BTreeMap<Family, usize>,
     /// Distinct attribute sets.
     pub attribute_sets: usize,
+    /// Distinct next hops of received paths.
+    pub next_hops: usize,
+    /// Those that no route leads to.
+    pub next_hops_unreachable: usize,
     /// Update groups: distinct contents of what is sent.
     pub update_groups: usize,
     /// Peers that are up.
@@ -83,7 +87,10 @@ impl Rib {
     /// Figures of the whole RIB.
     pub fn stats(&self) -> RibStats {
         let tables = &self.store.tables;
+        let (next_hops, next_hops_unreachable) = self.store.attrs.hops.reachability();
         RibStats {
+            next_hops,
+            next_hops_unreachable,
             prefixes: Family::ALL.map(|f| (f, tables[f].len())).into(),
             paths: Family::ALL.map(|f| (f, tables[f].paths.len())).into(),
             attribute_sets: self.store.attrs.len(),

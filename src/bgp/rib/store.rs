@@ -18,7 +18,7 @@ use super::{
     table::{NodeId, Path, PathId, Table, node_flag, path_flag},
 };
 use crate::{
-    bgp::{PeerId, wire::PerFamily},
+    bgp::{PeerId, config::NextHopCheck, wire::PerFamily},
     model::{Family, Prefix},
 };
 
@@ -57,8 +57,10 @@ pub(super) struct Effect {
 
 impl Store {
     pub(super) fn new(config: RibConfig) -> Self {
+        let mut attrs = Attrs::new(config.identity_domain);
+        attrs.hops.ignore_costs(config.next_hop_check == NextHopCheck::Off);
         Self {
-            attrs: Attrs::new(config.identity_domain),
+            attrs,
             config: Arc::new(config),
             tables: PerFamily { ipv4: Table::new(Family::Ipv4), ipv6: Table::new(Family::Ipv6) },
             peers: HashMap::default(),
@@ -216,7 +218,8 @@ impl Store {
         // Most prefixes have one path.
         if head != super::slab::NIL && table.paths[head].next == super::slab::NIL {
             let hop = self.attrs[table.paths[head].attrs].hop;
-            return self.attrs.hops[hop].cost.map(|_| head).into_iter().collect();
+            let usable = self.rules().unreachable_last || self.attrs.hops.cost(hop).is_some();
+            return usable.then_some(head).into_iter().collect();
         }
         let (candidates, choice) = self.explain(family, node, |_, _| ());
         choice.into_iter().map(|i| candidates[i].path).collect()
@@ -240,6 +243,10 @@ impl Store {
         let rules = Rules { multipath: 1, ..self.rules() };
         let mut left: SmallVec<[Candidate<'_>; 8]> =
             self.tables[family].paths_of(node).map(|(id, path)| self.candidate(id, path)).collect();
+        // Where one can be reached, the others are not even second best.
+        if left.iter().any(|c| c.cost.is_some()) {
+            left.retain(|c| c.cost.is_some());
+        }
         let mut ranked = SmallVec::new();
         while let Some(&best) = decision::choose(rules, &left, |_, _| ()).first() {
             ranked.push(left.remove(best).path);
@@ -249,7 +256,12 @@ impl Store {
 
     pub(super) fn rules(&self) -> Rules {
         let config = &self.config;
-        Rules { options: config.decision, multipath: config.multipath, relax: config.multipath_relax }
+        Rules {
+            options: config.decision,
+            multipath: config.multipath,
+            relax: config.multipath_relax,
+            unreachable_last: config.next_hop_check == NextHopCheck::Prefer,
+        }
     }
 
     pub(super) fn candidate(&self, path: PathId, entry: Path) -> Candidate<'_> {
@@ -261,7 +273,7 @@ impl Store {
         Candidate {
             path,
             set,
-            cost: self.attrs.hops[set.hop].cost,
+            cost: self.attrs.hops.cost(set.hop),
             seconds: entry.seconds(),
             rx_id: entry.rx_id,
             peer_addr,

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::{
     attrs::{AttrId, flag},
+    hops::Changed,
     import::Announcement,
     store::{Cause, Effect, Store},
     table::{NodeId, PathId, path_flag},
@@ -44,7 +45,7 @@ pub(super) enum Operation {
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     operations: PerFamily<HashMap<PeerId, Operation, FxBuildHasher>>,
-    hops: Vec<u32>,
+    hops: Vec<Changed>,
 }
 
 /// How many paths of whom went.
@@ -75,7 +76,7 @@ impl Sweep {
         self.operations[family].insert(peer, operation);
     }
 
-    pub(super) fn add_hops(&mut self, mut hops: Vec<u32>) {
+    pub(super) fn add_hops(&mut self, mut hops: Vec<Changed>) {
         self.hops.append(&mut hops);
     }
 
@@ -86,7 +87,11 @@ impl Sweep {
         mut changed: impl FnMut(Family, NodeId, Effect),
     ) -> Removed {
         let mut removed = Removed::default();
-        let hops = std::mem::take(&mut self.hops);
+        // The one that turned counts, whatever came after.
+        let mut hops: HashMap<u32, bool, FxBuildHasher> = HashMap::default();
+        for changed in std::mem::take(&mut self.hops) {
+            *hops.entry(changed.hop).or_default() |= changed.turned;
+        }
         for family in Family::ALL {
             let operations = std::mem::take(&mut self.operations[family]);
             let mut left: u32 = (operations.keys())
@@ -105,11 +110,14 @@ impl Sweep {
                 // Deciding reorders the list, so it is taken down first.
                 let paths: SmallVec<[PathId; 8]> =
                     store.tables[family].paths_of(node).map(|(id, _)| id).collect();
-                let mut cost_changed = false;
+                let (mut cost_changed, mut turned) = (false, false);
                 for id in paths {
                     let path = store.tables[family].paths[id];
                     let set = &store.attrs[path.attrs];
-                    cost_changed |= hops.contains(&set.hop);
+                    if let Some(it_turned) = hops.get(&set.hop) {
+                        cost_changed = true;
+                        turned |= it_turned;
+                    }
                     let peer = set.peer;
                     let Some(operation) = operations.get(&peer) else { continue };
                     left = left.saturating_sub(1);
@@ -129,7 +137,8 @@ impl Sweep {
                 }
                 if cost_changed {
                     let effect = store.decide(family, node, None, false);
-                    changed(family, node, Effect { any: true, ..effect });
+                    // Whether we may offer to forward depends on it.
+                    changed(family, node, Effect { any: true, best: effect.best || turned, ..effect });
                 }
             }
             for set in long_lived.into_values() {

@@ -67,8 +67,19 @@ pub(super) fn handle(session: &mut Session, now: Instant, input: Input) {
     }
 }
 
-/// What the session waited for may have come, or is no longer asked for.
+/// What the session waited for may have come, or is no longer asked for. KEEPALIVEs have their new interval at once.
 pub(super) fn reconfigured(session: &mut Session, now: Instant) {
+    for slot in Slot::BOTH {
+        let Some(Stage::Established { negotiated, .. }) =
+            session.connections[slot as usize].as_mut().map(|c| &mut c.stage)
+        else {
+            continue;
+        };
+        let interval = negotiate::keepalive(&session.config, negotiated.hold_time);
+        if std::mem::replace(&mut negotiated.keepalive, interval) != interval {
+            schedule_keepalive(session, now, slot, interval);
+        }
+    }
     if session.phase == Phase::Waiting && session.timers.deadline(Timer::IdleHold).is_none() {
         run(session, now);
     }

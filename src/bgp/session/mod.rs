@@ -154,8 +154,8 @@ impl Session {
         &self.config
     }
 
-    /// Replaces the configuration. It counts from the next OPEN on; whether the session must end for it is for the
-    /// caller to decide.
+    /// Replaces the configuration. But for the time between KEEPALIVEs, it counts from the next OPEN on; whether the
+    /// session must end for it is for the caller to decide.
     pub fn set_config(&mut self, now: Instant, config: SessionConfig) {
         self.config = config;
         fsm::reconfigured(self, now);

@@ -61,6 +61,8 @@ pub struct Negotiated {
     pub peer_router_id: RouterId,
     /// The hold time; zero: none.
     pub hold_time: Duration,
+    /// The one that the peer offered.
+    pub peer_hold_time: Duration,
     /// The time between KEEPALIVEs; zero: none.
     pub keepalive: Duration,
     /// The families both sides offered.
@@ -229,7 +231,9 @@ pub(super) fn negotiate(
     }
     let families = families(config, state, theirs)?;
     let roles = roles(config, kind, theirs)?;
-    let (hold_time, keepalive) = times(config, open.hold_time);
+    let peer_hold_time = Duration::from_secs(open.hold_time.into());
+    // The smaller of both (RFC 4271 section 4.2), as it was told: in whole seconds.
+    let hold_time = Duration::from_secs(seconds(config.timers.hold_time).into()).min(peer_hold_time);
     let both = |ours: bool, test: fn(&Capability) -> bool| ours && !state.bare && theirs.iter().any(test);
     let (add_path_receive, add_path_send) = add_path(config, state, families, theirs);
     Ok(Negotiated {
@@ -238,7 +242,8 @@ pub(super) fn negotiate(
         kind,
         peer_router_id,
         hold_time,
-        keepalive,
+        peer_hold_time,
+        keepalive: keepalive(config, hold_time),
         families,
         four_octet_as: both(true, |c| matches!(c, Capability::FourOctetAs(_))),
         add_path_receive,
@@ -356,14 +361,12 @@ fn roles(
     }
 }
 
-/// The hold time is the smaller of both (RFC 4271 section 4.2), KEEPALIVEs a third of it (section 4.4).
-fn times(config: &SessionConfig, theirs: u16) -> (Duration, Duration) {
-    let hold = seconds(config.timers.hold_time).min(theirs);
-    let hold = Duration::from_secs(u64::from(hold));
-    let third = hold / 3;
+/// The time between KEEPALIVEs: a third of the hold time at most (RFC 4271 section 4.4).
+pub(super) fn keepalive(config: &SessionConfig, hold_time: Duration) -> Duration {
+    let third = hold_time / 3;
     // Not more than one a second (section 4.4); a hold time of 3 s gives exactly that.
     let keepalive = config.timers.keepalive.map_or(third, |k| k.min(third));
-    (hold, if hold.is_zero() { Duration::ZERO } else { keepalive.max(Duration::from_secs(1)) })
+    if hold_time.is_zero() { Duration::ZERO } else { keepalive.max(Duration::from_secs(1)) }
 }
 
 fn add_path(

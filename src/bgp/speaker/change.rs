@@ -3,7 +3,7 @@
 use super::auth;
 use crate::bgp::{
     config::{PeerSettings, SpeakerConfig},
-    session::SessionConfig,
+    session::{Negotiated, SessionConfig},
 };
 
 /// What a change of a peer's settings calls for.
@@ -15,8 +15,14 @@ pub(super) struct Change {
     pub(super) live: Vec<&'static str>,
 }
 
-/// Compares a peer's settings, with those of the speaker that they fall back on.
-pub(super) fn of_peer(old: (&SpeakerConfig, &PeerSettings), new: (&SpeakerConfig, &PeerSettings)) -> Change {
+/// Compares a peer's settings, with those of the speaker that they fall back on. What is agreed on in OPEN and would be
+/// agreed on again as it is (`negotiated`: by the session that is up) needs no reset.
+pub(super) fn of_peer(
+    old: (&SpeakerConfig, &PeerSettings),
+    new: (&SpeakerConfig, &PeerSettings),
+    negotiated: Option<&Negotiated>,
+) -> Change {
+    let of_speaker = old.0.asn != new.0.asn;
     let (old_session, new_session) = (SessionConfig::new(old.0, old.1), SessionConfig::new(new.0, new.1));
     let (old, new) = (old.1, new.1);
     let mut change = Change::default();
@@ -25,8 +31,13 @@ pub(super) fn of_peer(old: (&SpeakerConfig, &PeerSettings), new: (&SpeakerConfig
             change.reset.push(what);
         }
     };
-    reset(old.asn != new.asn, "asn");
-    reset(old_session.local_asn != new_session.local_asn, "local_asn");
+    let local_asn = new_session.local_asn;
+    let same_neighbour = negotiated.is_some_and(|n| new.asn.accepts(local_asn, n.peer_asn));
+    let same_hold_time =
+        negotiated.is_some_and(|n| new.timers.hold_time.min(n.peer_hold_time) == n.hold_time);
+    reset(old.asn != new.asn && !same_neighbour, "asn");
+    reset(old_session.local_asn != local_asn, if of_speaker { "bgp.asn" } else { "local_asn" });
+    reset(old_session.router_id != new_session.router_id, "bgp.router_id");
     reset(old.local_address != new.local_address, "local_address");
     reset(old.bind_device != new.bind_device, "bind_device");
     reset(old.multihop != new.multihop, "multihop");
@@ -35,8 +46,7 @@ pub(super) fn of_peer(old: (&SpeakerConfig, &PeerSettings), new: (&SpeakerConfig
     let keys_change = old.tcp_ao != new.tcp_ao;
     let roll_over = auth::can_roll_over(&old.tcp_ao, &new.tcp_ao);
     reset(keys_change && !roll_over, "tcp_ao");
-    reset(old.timers.hold_time != new.timers.hold_time, "hold_time");
-    reset(old.timers.keepalive != new.timers.keepalive, "keepalive");
+    reset(old.timers.hold_time != new.timers.hold_time && !same_hold_time, "hold_time");
     reset(old_session.families != new_session.families, "families");
     reset(old.add_path != new.add_path, "add_path");
     reset(old_session.graceful_restart != new_session.graceful_restart, "graceful_restart");
@@ -50,6 +60,9 @@ pub(super) fn of_peer(old: (&SpeakerConfig, &PeerSettings), new: (&SpeakerConfig
         let t = s.timers;
         (t.connect_retry, t.delay_open, t.idle_hold, t.idle_hold_max, t.open_hold, t.send_hold)
     };
+    live(old.asn != new.asn && same_neighbour, "asn");
+    live(old.timers.hold_time != new.timers.hold_time && same_hold_time, "hold_time");
+    live(old.timers.keepalive != new.timers.keepalive, "keepalive");
     live(plain_timers(old) != plain_timers(new), "timers");
     live(keys_change && roll_over, "tcp_ao");
     live(old.group != new.group, "group");
@@ -71,15 +84,29 @@ pub(super) fn of_peer(old: (&SpeakerConfig, &PeerSettings), new: (&SpeakerConfig
     change
 }
 
-/// Settings of the speaker that cannot change while it runs: every session and the whole RIB hang on them.
-pub(super) fn needs_restart(old: &SpeakerConfig, new: &SpeakerConfig) -> Vec<&'static str> {
+/// Settings of the speaker that have changed, by their names in the configuration. What each means for sessions is told
+/// by neighbour.
+pub(super) fn of_speaker(old: &SpeakerConfig, new: &SpeakerConfig) -> Vec<&'static str> {
     let mut list = Vec::new();
-    if old.asn != new.asn {
-        list.push("asn");
-    }
-    if old.router_id != new.router_id {
-        list.push("router_id");
-    }
+    let mut say = |differs: bool, what| {
+        if differs {
+            list.push(what);
+        }
+    };
+    say(old.asn != new.asn, "asn");
+    say(old.router_id != new.router_id, "router_id");
+    say(old.listen != new.listen, "listen");
+    say(old.route_reflector != new.route_reflector, "route_reflector");
+    say(old.cluster_id != new.cluster_id, "cluster_id");
+    say(old.transit != new.transit, "transit");
+    say(old.multipath != new.multipath, "multipath");
+    say(old.multipath_relax != new.multipath_relax, "multipath_relax");
+    say(old.decision.always_compare_med != new.decision.always_compare_med, "always_compare_med");
+    say(old.decision.missing_med_worst != new.decision.missing_med_worst, "missing_med_worst");
+    say(old.decision.prefer_oldest != new.decision.prefer_oldest, "prefer_oldest");
+    say(old.next_hop_check != new.next_hop_check, "next_hop_check");
+    say(old.identity_domain != new.identity_domain, "identity_domain");
+    say(old.originate != new.originate, "originate");
     list
 }
 
@@ -100,7 +127,7 @@ mod tests {
     fn change(edit: impl FnOnce(&mut SpeakerConfig, &mut PeerSettings)) -> Change {
         let (mut config, mut settings) = (speaker(), PeerSettings::default());
         edit(&mut config, &mut settings);
-        of_peer((&speaker(), &PeerSettings::default()), (&config, &settings))
+        of_peer((&speaker(), &PeerSettings::default()), (&config, &settings), None)
     }
 
     #[test]
@@ -164,7 +191,7 @@ mod tests {
             algorithm: crate::netlink::tcp_ao::Algorithm::default(),
             secret: Secret("x".into()),
         };
-        let reset: [(&str, Edit); 13] = [
+        let reset: [(&str, Edit); 12] = [
             ("asn", |s| s.asn = RemoteAs::Internal),
             ("local_asn", |s| s.local_asn = Asn::new(64999).ok()),
             ("local_address", |s| s.local_address = "10.0.0.1".parse().ok()),
@@ -173,7 +200,6 @@ mod tests {
             ("ttl_security", |s| s.ttl_security = Some(1)),
             ("password", |s| s.password = Some(Secret("x".into()))),
             ("hold_time", |s| s.timers.hold_time = Duration::from_secs(9)),
-            ("keepalive", |s| s.timers.keepalive = Some(Duration::from_secs(1))),
             ("families", |s| s.families.truncate(1)),
             ("add_path", |s| s.add_path = AddPathConfig { receive: true, send: 0 }),
             ("graceful_restart", |s| {
@@ -184,7 +210,8 @@ mod tests {
         for (name, edit) in reset {
             assert_eq!(change(|_, s| edit(s)), Change { reset: vec![name], live: vec![] });
         }
-        let live: [(&str, Edit); 21] = [
+        let live: [(&str, Edit); 22] = [
+            ("keepalive", |s| s.timers.keepalive = Some(Duration::from_secs(1))),
             ("timers", |s| s.timers.connect_retry += Duration::from_secs(1)),
             ("timers", |s| s.timers.delay_open += Duration::from_secs(1)),
             ("timers", |s| s.timers.idle_hold += Duration::from_secs(1)),
@@ -215,6 +242,45 @@ mod tests {
         assert_eq!(change(|_, s| s.tcp_ao = vec![key(1)]).reset, ["tcp_ao"]);
         assert_eq!(change(|_, s| s.import = rules()).live, ["import"]);
         assert_eq!(change(|_, s| s.export = rules()).live, ["export"]);
+    }
+
+    #[test]
+    fn the_numbers_of_the_speaker() {
+        let other = Asn::new(64513).unwrap();
+        assert_eq!(change(|config, _| config.asn = other).reset, ["bgp.asn"]);
+        let own_number = change(|config, settings| {
+            config.asn = other;
+            settings.local_asn = Asn::new(64512).ok();
+        });
+        assert_eq!(own_number.reset, [""; 0], "what the neighbour sees is the same");
+        let id = RouterId::new([10, 0, 0, 2].into()).unwrap();
+        assert_eq!(change(|config, _| config.router_id = id).reset, ["bgp.router_id"]);
+    }
+
+    #[test]
+    fn every_setting_of_the_speaker() {
+        type Edit = fn(&mut SpeakerConfig);
+        let list: [(&str, Edit); 14] = [
+            ("asn", |c| c.asn = Asn::new(1).unwrap()),
+            ("router_id", |c| c.router_id = RouterId::new([1, 1, 1, 1].into()).unwrap()),
+            ("listen", |c| c.listen.clear()),
+            ("route_reflector", |c| c.route_reflector = true),
+            ("cluster_id", |c| c.cluster_id = Some([1, 1, 1, 1].into())),
+            ("transit", |c| c.transit = true),
+            ("multipath", |c| c.multipath = 2),
+            ("multipath_relax", |c| c.multipath_relax = false),
+            ("always_compare_med", |c| c.decision.always_compare_med = true),
+            ("missing_med_worst", |c| c.decision.missing_med_worst = true),
+            ("prefer_oldest", |c| c.decision.prefer_oldest = true),
+            ("next_hop_check", |c| c.next_hop_check = crate::bgp::config::NextHopCheck::Off),
+            ("identity_domain", |c| c.identity_domain = Some(7)),
+            ("originate", |c| c.originate = vec!["10.0.0.0/8".parse().unwrap()]),
+        ];
+        for (name, edit) in list {
+            let mut new = speaker();
+            edit(&mut new);
+            assert_eq!(of_speaker(&speaker(), &new), [name]);
+        }
     }
 
     #[test]

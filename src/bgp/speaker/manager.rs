@@ -585,10 +585,7 @@ impl Manager {
 
     fn reconfigure(&mut self, new: SpeakerConfig) -> Result<ReconfigureReport, SpeakerError> {
         let old = self.config.clone();
-        let mut report =
-            ReconfigureReport { needs_restart: change::needs_restart(&old, &new), ..Default::default() };
-        // What needs a restart stays as it is until then.
-        let new = SpeakerConfig { asn: old.asn, router_id: old.router_id, ..new };
+        let mut report = ReconfigureReport { speaker: change::of_speaker(&old, &new), ..Default::default() };
         self.config = Arc::new(new);
         if let Err(error) = self.listen() {
             // Nothing else has changed yet.
@@ -601,7 +598,7 @@ impl Manager {
         let rib = params::rib_config(&new, &self.host, false);
         let _ = self.rib.control.send(Control::Reconfigure(Box::new(rib)));
         self.originate_configured(&old.originate);
-        self.reconfigure_collectors(&mut report);
+        self.reconfigure_collectors(&old, &mut report);
         report.update_log = old.mrt != new.mrt;
         if let Err(error) = self.update_log.configure(new.mrt.as_ref()) {
             tracing::error!(%error, "cannot start the log of updates");
@@ -642,7 +639,11 @@ impl Manager {
             report.removed.push(name);
             return self.remove(id);
         };
-        let mut change = change::of_peer((old, &peer.config.settings), (&new, &config.settings));
+        let mut change = change::of_peer(
+            (old, &peer.config.settings),
+            (&new, &config.settings),
+            peer.status.read().negotiated.as_deref(),
+        );
         if peer.config.port != config.port {
             change.live.push("port");
         }
@@ -681,13 +682,15 @@ impl Manager {
     }
 
     /// A collector whose settings have changed is connected to anew: it must hear all of what it is to hear.
-    fn reconfigure_collectors(&mut self, report: &mut ReconfigureReport) {
+    fn reconfigure_collectors(&mut self, old: &SpeakerConfig, report: &mut ReconfigureReport) {
         let new = self.config.clone();
+        // They know us by these.
+        let same = (old.asn, old.router_id) == (new.asn, new.router_id);
         for collector in std::mem::take(&mut self.collectors) {
             let (address, wanted) =
                 (collector.config.address, |c: &&BmpCollector| c.address == collector.config.address);
             match new.bmp.iter().find(wanted) {
-                Some(config) if *config == *collector.config => self.collectors.push(collector),
+                Some(config) if same && *config == *collector.config => self.collectors.push(collector),
                 found => {
                     // A task that has ended needs no command.
                     let _ = collector.commands.send(CollectorCommand::Stop("configuration changed"));

@@ -118,6 +118,9 @@ pub enum SpeakerEvent {
         /// The address of its end of the session, and the interface of a link-local one (else 0).
         address: (IpAddr, u32),
     },
+    /// Next hops, with the interface of link-local ones (else 0), that received paths use from now on, or no longer
+    /// (`false`). What they cost is to be told with [`SpeakerHandle::set_next_hop_costs`].
+    NextHops(Vec<(IpAddr, u32, bool)>),
     /// An established session is over.
     PeerDown {
         /// The peer.
@@ -193,8 +196,8 @@ pub struct ReconfigureReport {
     pub collectors: Vec<(String, &'static str)>,
     /// The log of updates has other settings.
     pub update_log: bool,
-    /// Settings of the speaker that need a restart of the process.
-    pub needs_restart: Vec<&'static str>,
+    /// Changed settings of the speaker itself.
+    pub speaker: Vec<&'static str>,
 }
 
 /// Starts speakers.
@@ -293,6 +296,12 @@ impl SpeakerHandle {
         });
         self.control(Control::Query(query))?;
         answer.await.map_err(|_| SpeakerError::Stopped)
+    }
+
+    /// Says what next hops (with the interface of link-local ones, else 0) cost; `None` for one that no route leads to. See
+    /// [`NextHopCheck`](crate::bgp::config::NextHopCheck). Until something is said, a next hop costs 0.
+    pub fn set_next_hop_costs(&self, costs: Vec<(IpAddr, u32, Option<u32>)>) -> Result<(), SpeakerError> {
+        self.control(Control::NextHopCosts(costs))
     }
 
     /// While draining, what is sent carries GRACEFUL_SHUTDOWN (RFC 8326), so that traffic moves away before we go.

@@ -33,6 +33,7 @@ pub fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restarting: bool
     rib.multipath = usize::from(config.multipath);
     rib.multipath_relax = config.multipath_relax;
     rib.decision = config.decision;
+    rib.next_hop_check = config.next_hop_check;
     rib.identity_domain = config.identity_domain.unwrap_or(rib.identity_domain);
     rib.identity_pools.clone_from(&config.identity_pools);
     rib.local_addresses = host.list().iter().map(|a| a.addr).collect();

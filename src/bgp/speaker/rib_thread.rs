@@ -5,7 +5,7 @@
 //! commands the output of every peer with room is fetched, then changed best paths are handed on.
 
 use bytes::Bytes;
-use std::{collections::HashMap, sync::Arc, thread, time::Duration, time::Instant};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, thread, time::Duration, time::Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -98,6 +98,8 @@ pub(super) enum Control {
     /// A peer whose task is no more.
     Removed(PeerId),
     Reconfigure(Box<RibConfig>),
+    /// Next hops, interfaces and what they cost.
+    NextHopCosts(Vec<(IpAddr, u32, Option<u32>)>),
     Query(Box<dyn FnOnce(&mut Rib) + Send>),
     /// A BMP collector has connected.
     Collector(Box<NewFeed>),
@@ -222,6 +224,7 @@ impl Owner {
             self.events();
             self.output();
             self.settle();
+            self.next_hops();
             self.best();
         }
     }
@@ -259,6 +262,11 @@ impl Owner {
             Control::ForwardingLost(peer) => self.rib.forwarding_lost(peer, now),
             Control::Removed(peer) => self.remove(peer, now),
             Control::Reconfigure(config) => self.rib.reconfigure(*config, now),
+            Control::NextHopCosts(costs) => {
+                for (next_hop, ifindex, cost) in costs {
+                    self.rib.set_next_hop_cost(next_hop, ifindex, cost);
+                }
+            }
             Control::Query(query) => query(&mut self.rib),
             Control::Collector(feed) => self.monitors.connected(*feed, &mut self.rib, now),
             Control::CollectorGone(id) => self.monitors.gone(id, &mut self.rib),
@@ -377,6 +385,22 @@ impl Owner {
             } else {
                 self.waiters.push(waiter);
             }
+        }
+    }
+
+    /// Tells which next hops are of interest, before the best paths that use them.
+    fn next_hops(&mut self) {
+        if self.best_waits {
+            return;
+        }
+        match self.events.try_reserve() {
+            Ok(permit) => {
+                let uses = self.rib.poll_next_hops();
+                if !uses.is_empty() {
+                    permit.send(SpeakerEvent::NextHops(uses));
+                }
+            }
+            Err(_) => self.best_waits = !self.events.is_closed(),
         }
     }
 

@@ -85,6 +85,8 @@ pub struct PeerStatus {
     pub hostname: Option<String>,
     /// Whether graceful restart is in use.
     pub graceful_restart: bool,
+    /// How the connection is authenticated: `md5`, `tcp_ao`, or null.
+    pub authentication: Option<&'static str>,
     /// The group it is configured in.
     pub group: Option<String>,
     /// For people.
@@ -206,6 +208,11 @@ pub(super) fn peer_status(
         router_id: negotiated.map(|n| n.peer_router_id.to_string()),
         hostname: negotiated.and_then(|n| n.peer_hostname.clone()),
         graceful_restart: negotiated.is_some_and(|n| n.graceful_restart.is_some()),
+        authentication: if settings.tcp_ao.is_empty() {
+            settings.password.as_ref().map(|_| "md5")
+        } else {
+            Some("tcp_ao")
+        },
         group: settings.group.clone(),
         description: settings.description.clone(),
         dynamic,

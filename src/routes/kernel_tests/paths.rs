@@ -173,3 +173,55 @@ fn an_interface_that_is_made_anew_is_used_again() {
         assert_eq!(w.table(), whole);
     });
 }
+
+/// What is told of next hops follows whatever leads there: connected networks, routes of others, our own.
+#[test]
+fn who_watches_next_hops_is_told_what_leads_there() {
+    World::run(|mut w| {
+        let (a, b) = (w.a, w.b);
+        let mut fib = w.fib();
+        let told = |w: &mut World, fib: &mut Fib<Netlink>| {
+            w.settle(fib);
+            let (news, _) = fib.poll_reach(Instant::now());
+            news.iter().map(|r| format!("{} {:?}", r.gateway, r.cost)).collect::<Vec<_>>()
+        };
+        let link_local = ("fe80::7", b);
+        for hop in ["192.0.2.1", "203.0.113.1", "2001:db8:9::1", "2001:db8:1::2", "10.0.0.1"] {
+            fib.watch_next_hop(ip(hop), 0);
+        }
+        fib.watch_next_hop(ip(link_local.0), link_local.1);
+        assert_eq!(
+            told(&mut w, &mut fib),
+            [
+                "10.0.0.1 None",
+                "192.0.2.1 Some(0)",
+                "203.0.113.1 None",
+                "2001:db8:1::2 Some(0)",
+                "2001:db8:9::1 None",
+                "fe80::7 Some(0)",
+            ]
+        );
+        assert_eq!(fib.summary().next_hops, 0, "no route uses them");
+        w.foreign("203.0.113.0/24", 50, "192.0.2.1", a);
+        w.foreign("2001:db8:9::/64", 70, "2001:db8:2::2", b);
+        assert_eq!(told(&mut w, &mut fib), ["203.0.113.1 Some(50)", "2001:db8:9::1 Some(70)"]);
+        assert_eq!(told(&mut w, &mut fib), [""; 0], "nothing is told twice");
+        w.foreign("203.0.113.0/24", 20, "192.0.2.3", b);
+        assert_eq!(told(&mut w, &mut fib), ["203.0.113.1 Some(20)"]);
+        // A learned route leads there too, with the metric that ours have.
+        fib.set(p("10.0.0.0/8"), &set(&["192.0.2.3"]));
+        assert_eq!(told(&mut w, &mut fib), ["10.0.0.1 Some(1024)"]);
+        fib.unwatch_next_hop(ip("203.0.113.1"), 0);
+        link::set_down(&mut w.socket, b).unwrap();
+        assert_eq!(
+            told(&mut w, &mut fib),
+            ["10.0.0.1 None", "2001:db8:9::1 None", "fe80::7 None"],
+            "and nothing of what is no longer watched"
+        );
+        fib.mark_next_hop_down(ip("192.0.2.1"), 0);
+        assert_eq!(told(&mut w, &mut fib), ["192.0.2.1 None"]);
+        fib.mark_next_hop_up(ip("192.0.2.1"), 0);
+        assert_eq!(told(&mut w, &mut fib), ["192.0.2.1 Some(0)"]);
+        assert_eq!(fib.verify().unwrap(), []);
+    });
+}

@@ -2,6 +2,7 @@
 
 use super::kit::*;
 use crate::bgp::{
+    config::NextHopCheck,
     rib::{DecisionOptions, DownReason, FamilyParams, GracefulParams, LocalRoute, RibConfig, Step},
     wire::{
         AsPath, AsSegment, AsSegmentKind, Community, ExtCommunity, LargeCommunity, Origin, PathAttributes,
@@ -150,25 +151,86 @@ fn external_before_internal_and_ours_before_learned() {
 
 #[test]
 fn cost_and_reachability_of_next_hops() {
-    let mut lab = Lab::new(config());
+    let mut lab = Lab::new(RibConfig { next_hop_check: NextHopCheck::Require, ..config() });
     for n in 1..=3 {
         lab.up(n, ibgp(n));
         lab.update(n, announce(n, internal(), &[P]));
     }
     assert_eq!(lab.best(P).unwrap(), "192.0.2.1");
     assert_eq!(lab.rib.poll_best(9)[0].best.as_ref().unwrap().next_hops.hops().len(), 3);
-    lab.rib.set_next_hop_cost(addr(1), Some(10));
+    lab.rib.set_next_hop_cost(addr(1), 0, Some(10));
     assert_eq!(lab.best(P).unwrap(), "192.0.2.2");
     assert_eq!(lab.rib.poll_best(9)[0].best.as_ref().unwrap().next_hops.to_string(), "192.0.2.2, 192.0.2.3");
-    lab.rib.set_next_hop_cost(addr(2), None);
-    lab.rib.set_next_hop_cost(addr(3), None);
+    lab.rib.set_next_hop_cost(addr(2), 0, None);
+    lab.rib.set_next_hop_cost(addr(3), 0, None);
     assert_eq!(lab.best(P).unwrap(), "192.0.2.1");
-    lab.rib.set_next_hop_cost(addr(1), None);
+    lab.rib.set_next_hop_cost(addr(1), 0, None);
     assert_eq!(lab.best(P), None);
     assert_eq!(lab.rib.explain(prefix(P)).unwrap().paths[0].lost.as_ref().unwrap().step, Step::Unreachable);
     assert_eq!(lab.rib.poll_best(9)[0].best, None);
-    lab.rib.set_next_hop_cost(addr(3), Some(7));
+    lab.rib.set_next_hop_cost(addr(3), 0, Some(7));
     assert_eq!(lab.best(P).unwrap(), "192.0.2.3");
+}
+
+/// RFC 4271 section 9.1.2.1, and what to do where no next hop can be reached.
+#[test]
+fn unreachable_next_hops_come_last() {
+    for check in [NextHopCheck::Prefer, NextHopCheck::Require, NextHopCheck::Off] {
+        let transit_reflector =
+            RibConfig { next_hop_check: check, route_reflector: true, transit: true, ..config() };
+        let mut lab = Lab::new(transit_reflector);
+        lab.up(1, client(1));
+        lab.up(2, client(2));
+        lab.up(3, client(3));
+        lab.up(4, ebgp(4));
+        // Better in every later step, but not to be reached.
+        lab.update(1, announce(1, PathAttributes { local_pref: Some(300), ..internal() }, &[P]));
+        lab.update(2, announce(2, internal(), &[P]));
+        let reached = |lab: &mut Lab| {
+            let best = lab.best(P).unwrap_or_default();
+            let client = lab.pull(3).route(P).map(|r| r.next_hop.global().to_string()).unwrap_or_default();
+            let external = lab.pull(4).route(P).is_some();
+            (best, client, external)
+        };
+        let (one, two) = ("192.0.2.1".to_owned(), "192.0.2.2".to_owned());
+        assert_eq!(reached(&mut lab), (one.clone(), one.clone(), true));
+        lab.rib.set_next_hop_cost(addr(1), 0, None);
+        let ignored = check == NextHopCheck::Off;
+        let second = if ignored { &one } else { &two };
+        assert_eq!(reached(&mut lab), (second.clone(), second.clone(), true), "{check:?}");
+        lab.rib.set_next_hop_cost(addr(2), 0, None);
+        let expected = match check {
+            NextHopCheck::Off => (one.clone(), one.clone(), true),
+            // Clients may know a way; whoever would send to us may not be led astray.
+            NextHopCheck::Prefer => (one.clone(), one.clone(), false),
+            NextHopCheck::Require => (String::new(), String::new(), false),
+        };
+        assert_eq!(reached(&mut lab), expected, "{check:?}");
+        let verdict = lab.rib.explain(prefix(P)).unwrap().verdict;
+        assert_eq!(verdict.contains("no next hop can be reached"), !ignored, "{verdict}");
+        assert_eq!(lab.rib.stats().next_hops_unreachable, if ignored { 0 } else { 2 });
+        // The same path as before, which can be reached now.
+        lab.rib.set_next_hop_cost(addr(1), 0, Some(5));
+        assert_eq!(reached(&mut lab), (one.clone(), one, true), "{check:?}");
+    }
+}
+
+/// A change of the rule reaches what was decided and sent by the one before.
+#[test]
+fn the_check_of_next_hops_can_be_changed() {
+    let config = RibConfig { route_reflector: true, ..config() };
+    let mut lab = Lab::new(config.clone());
+    lab.up(1, client(1));
+    lab.up(2, client(2));
+    lab.update(1, announce(1, internal(), &[P]));
+    lab.rib.set_next_hop_cost(addr(1), 0, None);
+    assert!(lab.pull(2).route(P).is_some());
+    for (check, expected) in
+        [(NextHopCheck::Require, false), (NextHopCheck::Off, true), (NextHopCheck::Require, false)]
+    {
+        lab.rib.reconfigure(RibConfig { next_hop_check: check, ..config.clone() }, lab.now);
+        assert_eq!(lab.pull(2).route(P).is_some(), expected, "{check:?}");
+    }
 }
 
 #[test]

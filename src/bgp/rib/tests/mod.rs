@@ -3,6 +3,7 @@
 mod basic;
 mod catch_up;
 mod decision;
+mod filters;
 mod kit;
 mod model;
 mod random;

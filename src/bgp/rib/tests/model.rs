@@ -9,7 +9,7 @@ use std::{
 use super::kit::*;
 use crate::{
     bgp::{
-        config::IdentityMode,
+        config::{IdentityMode, NextHopCheck},
         identity,
         rib::{AddPathSend, PeerParams, RibConfig},
         wire::{AsSegmentKind, Community, PathAttributes, PeerKind, Update, WireNextHop},
@@ -265,6 +265,7 @@ impl Model {
 
     fn cost(&self, path: &Path) -> Option<u32> {
         match path.next_hop {
+            _ if self.config.next_hop_check == NextHopCheck::Off => Some(0),
             Some(next_hop) => self.costs.get(&next_hop.global()).copied().unwrap_or(Some(0)),
             None => Some(0),
         }
@@ -277,10 +278,11 @@ impl Model {
 
     /// The paths in use, the best one first. `ignored` takes no part.
     fn choose(&self, prefix: Prefix, ignored: &BTreeSet<Key>) -> Vec<(Key, &Path)> {
-        let mut left: Vec<(Key, &Path)> = self
-            .paths
-            .iter()
-            .filter(|(key, path)| key.0 == prefix && !ignored.contains(*key) && self.cost(path).is_some())
+        let all = || self.paths.iter().filter(|(key, _)| key.0 == prefix);
+        let some = all().any(|(_, path)| self.cost(path).is_some());
+        let anyhow = self.config.next_hop_check == NextHopCheck::Prefer && !some;
+        let mut left: Vec<(Key, &Path)> = all()
+            .filter(|(key, path)| !ignored.contains(*key) && (anyhow || self.cost(path).is_some()))
             .map(|(key, path)| (*key, path))
             .collect();
         let first = |((_, n, _), path): &(Key, &Path)| {
@@ -398,6 +400,9 @@ impl Model {
             Family::Ipv4 => WireNextHop::V4(params.local.ipv4?),
             Family::Ipv6 => WireNextHop::V6(params.local.ipv6?),
         };
+        if external && from != OURS && self.cost(path).is_none() {
+            return None;
+        }
         let next_hop = if external { ourselves } else { path.next_hop.unwrap_or(ourselves) };
         let mut attributes = path.attributes.clone();
         if external {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     bgp::{
-        config::IdentityMode,
+        config::{IdentityMode, NextHopCheck},
         identity,
         rib::{
             AddPathSend, DownReason, FamilyParams, GracefulParams, LocalRoute, PeerParams, Refresh,
@@ -271,7 +271,7 @@ impl Run {
                 for family in Family::ALL {
                     let addr = hop(*place, family).global();
                     self.model.set_cost(addr, *cost);
-                    self.lab.rib.set_next_hop_cost(addr, *cost);
+                    self.lab.rib.set_next_hop_cost(addr, 0, *cost);
                 }
             }
             Op::Wait(seconds) => {
@@ -347,13 +347,14 @@ impl Run {
     }
 }
 
-fn run(backlog: usize, multipath: usize, relax: bool, ops: &[Op]) {
+fn run(backlog: usize, multipath: usize, relax: bool, next_hop_check: NextHopCheck, ops: &[Op]) {
     let config = RibConfig {
         transit: true,
         route_reflector: true,
         group_backlog: backlog,
         multipath,
         multipath_relax: relax,
+        next_hop_check,
         identity_pools: vec![prefix("10.1.0.0/16"), prefix("fd00::/64")],
         ..config()
     };
@@ -377,7 +378,7 @@ fn run(backlog: usize, multipath: usize, relax: bool, ops: &[Op]) {
     }
     run.lab.rib.poll_best(1);
     let stats = run.lab.rib.stats();
-    assert_eq!((stats.attribute_sets, stats.update_groups), (0, 0));
+    assert_eq!((stats.attribute_sets, stats.update_groups, stats.next_hops), (0, 0, 0));
     assert!(stats.prefixes.values().all(|n| *n == 0) && stats.paths.values().all(|n| *n == 0), "{stats:?}");
 }
 
@@ -386,9 +387,10 @@ proptest! {
     fn equals_the_model(
         backlog in prop_oneof![Just(0usize), Just(300), Just(1 << 20)],
         multipath in 1..4usize,
+        check in prop::sample::select(vec![NextHopCheck::Prefer, NextHopCheck::Require, NextHopCheck::Off]),
         relax in any::<bool>(),
         ops in prop::collection::vec(op(), 1..150),
     ) {
-        run(backlog, multipath, relax, &ops);
+        run(backlog, multipath, relax, check, &ops);
     }
 }

@@ -419,7 +419,7 @@ fn several_paths() {
     // A member gets the paths of others, not its own.
     lab.update(9, announce(9, internal(), &[P]));
     assert_eq!(hops(lab.pull(9)), ["192.0.2.2", "192.0.2.3"]);
-    lab.rib.set_next_hop_cost(addr(2), None);
+    lab.rib.set_next_hop_cost(addr(2), 0, None);
     assert_eq!(hops(lab.pull(9)), ["192.0.2.3"]);
     assert_eq!(hops(lab.pull(8)), ["192.0.2.3", "192.0.2.9"]);
 }

@@ -6,5 +6,6 @@ mod negotiate;
 mod pair;
 mod random;
 mod restart;
+mod splits;
 mod stop;
 mod table;

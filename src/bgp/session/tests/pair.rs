@@ -39,6 +39,18 @@ enum Parcel {
         to: usize,
         conn: ConnId,
     },
+    Break,
+}
+
+/// What befalls a side's octets from some place on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fate {
+    /// They come later.
+    Late(Duration),
+    /// The connection breaks, and both ends notice.
+    Broken,
+    /// They never come, nor does anything else on that connection, and nobody notices.
+    Lost,
 }
 
 pub(super) struct Pair {
@@ -59,6 +71,14 @@ pub(super) struct Pair {
     pub(super) black_hole: bool,
     /// Dials are refused.
     pub(super) refuse: bool,
+    /// What befalls the octets of a side, counted over all its connections, from here on; once.
+    pub(super) fate: Option<(usize, usize, Fate)>,
+    /// Octets sent.
+    pub(super) sent: [usize; 2],
+    /// What a side sends arrives no sooner.
+    not_before: [Option<Instant>; 2],
+    /// Connections, by their number at a side, on which that side's octets are lost.
+    dead: BTreeSet<(usize, ConnId)>,
 }
 
 pub(super) fn config(asn: u32, id: u32, remote: RemoteAs) -> SessionConfig {
@@ -90,6 +110,10 @@ impl Pair {
             chunk: usize::MAX,
             black_hole: false,
             refuse: false,
+            fate: None,
+            sent: [0; 2],
+            not_before: [None; 2],
+            dead: BTreeSet::new(),
         }
     }
 
@@ -110,19 +134,16 @@ impl Pair {
     fn send(&mut self, from: usize, parcel: Parcel) {
         if !self.black_hole {
             self.sequence += 1;
-            self.in_flight.insert((self.now + self.latency, self.sequence), (from, parcel));
+            let at = self.now + self.latency;
+            let at = self.not_before[from].map_or(at, |earliest| at.max(earliest));
+            self.in_flight.insert((at, self.sequence), (from, parcel));
         }
     }
 
     /// Everything that a side wants done.
     pub(super) fn collect(&mut self, side: usize) {
         while let Some(transmit) = self.sides[side].poll_transmit() {
-            let Some(&conn) = self.wires.get(&(side, transmit.conn)) else { continue };
-            let mut rest = transmit.bytes;
-            while !rest.is_empty() {
-                let bytes = rest.split_to(self.chunk.min(rest.len()));
-                self.send(side, Parcel::Data { to: 1 - side, conn, bytes });
-            }
+            self.write(side, transmit.conn, transmit.bytes);
         }
         while let Some(event) = self.sides[side].poll_event() {
             match &event {
@@ -131,13 +152,47 @@ impl Pair {
                     self.send(side, Parcel::Dial { conn: *conn });
                 }
                 Event::Close { conn, .. } => {
-                    if let Some(peer) = self.wires.remove(&(side, *conn)) {
+                    if let Some(peer) = self.wires.remove(&(side, *conn))
+                        && !self.dead.contains(&(side, *conn))
+                    {
                         self.send(side, Parcel::Fin { to: 1 - side, conn: peer });
                     }
                 }
                 _ => {}
             }
             self.events[side].push(event);
+        }
+    }
+
+    /// Sends octets on a connection of a side, in chunks, as far as their fate lets them.
+    pub(super) fn write(&mut self, side: usize, id: ConnId, mut bytes: Bytes) {
+        let Some(&conn) = self.wires.get(&(side, id)) else { return };
+        let before = self.sent[side];
+        self.sent[side] += bytes.len();
+        let mut struck = None;
+        if let Some((whose, at, fate)) = self.fate
+            && whose == side
+            && at < self.sent[side]
+        {
+            self.fate = None;
+            struck = Some((bytes.split_off(at - before), fate));
+        }
+        self.pieces(side, id, conn, bytes);
+        match struck {
+            Some((rest, Fate::Late(time))) => {
+                self.not_before[side] = Some(self.now + self.latency + time);
+                self.pieces(side, id, conn, rest);
+            }
+            Some((_, Fate::Broken)) => self.send(side, Parcel::Break),
+            Some((_, Fate::Lost)) => _ = self.dead.insert((side, id)),
+            None => {}
+        }
+    }
+
+    fn pieces(&mut self, side: usize, id: ConnId, conn: ConnId, mut rest: Bytes) {
+        while !rest.is_empty() && !self.dead.contains(&(side, id)) {
+            let bytes = rest.split_to(self.chunk.min(rest.len()));
+            self.send(side, Parcel::Data { to: 1 - side, conn, bytes });
         }
     }
 
@@ -163,6 +218,7 @@ impl Pair {
                 self.input(to, Input::DialFailed(conn, "connection refused".into()));
             }
             Parcel::Data { to, conn, bytes } => self.input(to, Input::Bytes(conn, bytes)),
+            Parcel::Break => self.cut(),
             Parcel::Fin { to, conn } => {
                 self.wires.remove(&(to, conn));
                 self.input(to, Input::Closed(conn, None));

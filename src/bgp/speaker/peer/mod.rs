@@ -326,6 +326,12 @@ impl PeerTask {
         self.context.config = config;
         self.context.speaker = speaker;
         self.session.set_config(Instant::now(), session);
+        if let (Some(established), Some(negotiated)) = (&mut self.established, self.session.negotiated())
+            && *established.negotiated != *negotiated
+        {
+            established.negotiated = Arc::new(negotiated.clone());
+            self.context.status.update(|s| s.negotiated = Some(established.negotiated.clone()));
+        }
         match (reset, &self.established) {
             (Some(stop), _) => self.session.handle_input(Instant::now(), Input::Stop(stop)),
             (None, Some(established)) => {

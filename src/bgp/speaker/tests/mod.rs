@@ -1,6 +1,7 @@
 //! Speakers against each other over loopback, each test in a network namespace of its own.
 
 mod bird;
+mod features;
 mod harness;
 mod lab;
 mod liveness;

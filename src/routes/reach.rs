@@ -171,12 +171,12 @@ mod tests {
         watched.add(addr, 0);
         let mut now = Instant::now();
         for i in 0..20 {
+            now += LONGEST;
             watched.note(addr, 0, Some(i));
             watched.poll(now);
-            now += LONGEST;
         }
         watched.note(addr, 0, Some(100));
-        now -= LONGEST - Duration::from_millis(1);
+        now += Duration::from_millis(1);
         assert_eq!(watched.poll(now).0, [], "too soon after so many");
         now += CALM;
         watched.note(addr, 0, Some(101));

@@ -84,6 +84,10 @@ fn kernel(node: &Node) -> Option<&Fake> {
 }
 
 fn table(node: &Node) -> Table {
+    // What its kernel had is gone with the power.
+    if !node.powered {
+        return Table::new();
+    }
     let Some(kernel) = kernel(node) else { return Table::new() };
     let gateways =
         |ways: Vec<(slash32::netlink::nexthop::Via, u16)>| ways.iter().map(|(via, _)| via.gateway).collect();

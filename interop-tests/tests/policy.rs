@@ -153,3 +153,135 @@ fn tools_tell_what_policies_do() {
         })
     });
 }
+
+/// What `db` takes: always `web`, and now and then `job`, which is on the other host.
+fn db_policy(job: bool) -> String {
+    let roles = if job { "'web', 'job'" } else { "'web'" };
+    format!(
+        "[[policy]]\nname = 'db'\nselect = 'role == \"db\"'\n\
+         ingress = [ {{ action = 'allow', from = {{ selector = \"role in {{{roles}}}\" }}, protocol = ['tcp', 'udp'], ports = 7 }} ]\n"
+    )
+}
+
+/// Stopped, killed, and another program in its place; each time with other policies when it comes back.
+#[test]
+fn restarts_with_changed_policies_lose_and_leak_nothing() {
+    Lab::run("policy-restarts", |lab| {
+        let rack = Rack::new(lab, Switch::Slash32)?;
+        let (_switch, [mut host, _other]) = rack.start()?;
+        let db = rack.hosts[0].container("db", &labelled("role", "db")?)?;
+        let web = rack.hosts[0].container("web", &labelled("role", "web")?)?;
+        let thief = rack.hosts[0].container("thief", &labelled("role", "thief")?)?;
+        let job = rack.hosts[1].container("job", &labelled("role", "job")?)?;
+        let _echo = db.echo()?;
+        let [db4, db6] = [db.ipv4()?, db.ipv6()?];
+        reach(&job, &db)?;
+        reach(&thief, &db)?;
+        host.write_policy("db.toml", &db_policy(false))?;
+        unreachable(&job, &db)?;
+        unreachable(&thief, &db)?;
+        let allowed = [web.flow(&db4, 7)?, web.flow(&db6, 7)?];
+        let packets = [web.probe(&db4, 200)?, web.probe(&db6, 200)?];
+        let ping = |to: &str| thief.command("ping").args(["-n", "-i", "0.01", to]).spawn("thief");
+        let forbidden = [ping(&db4)?, ping(&db6)?];
+
+        let mut jobs = Vec::new();
+        for round in 0..12 {
+            let permitted = round % 2 == 0;
+            if round % 3 == 2 {
+                host.replace_binary()?;
+            }
+            if round % 3 == 0 {
+                host.stop()?;
+            } else {
+                host.kill()?;
+            }
+            host.write_policy("db.toml", &db_policy(permitted))?;
+            host.start_again()?;
+            if permitted {
+                // What is allowed anew works as soon as the agent says that it is ready; the other host announced it long ago.
+                jobs = vec![job.flow(if round == 0 { &db4 } else { &db6 }, 7)?];
+            } else {
+                let to = if round % 4 == 1 { &db4 } else { &db6 };
+                ensure!(job.connect(to, 7).is_err(), "round {round}: job connects to {to}");
+                // A cut connection takes seconds to say so, and the next round would revive it.
+                if round == 1 {
+                    for flow in jobs.drain(..) {
+                        let report = flow.stop()?;
+                        ensure!(
+                            report.error.is_some(),
+                            "job's connection outlived its permission: {report:?}"
+                        );
+                    }
+                }
+            }
+            ensure!(web.connect(&db4, 7).is_ok() && web.connect(&db6, 7).is_ok(), "round {round}: web");
+        }
+        for flow in allowed {
+            let report = flow.stop()?;
+            ensure!(report.error.is_none() && report.echoed > 100, "{report:?}");
+        }
+        for probe in packets {
+            let report = probe.stop()?;
+            ensure!(report.lost() == 0 && report.sent > 1000, "{report:?}");
+        }
+        for process in forbidden {
+            process.check()?;
+            ensure!(!process.log().contains("bytes from"), "{}", process.log());
+        }
+        Ok(())
+    });
+}
+
+/// Somebody else clears the tables or changes ours: the agent puts it back, and connections do not notice.
+#[test]
+fn meddling_with_the_table_is_undone() {
+    Lab::run("policy-meddling", |lab| {
+        let rack = Rack::new(lab, Switch::Slash32)?;
+        let (_switch, [host, _other]) = rack.start()?;
+        let db = rack.hosts[0].container("db", &labelled("role", "db")?)?;
+        let web = rack.hosts[0].container("web", &labelled("role", "web")?)?;
+        let job = rack.hosts[1].container("job", &labelled("role", "job")?)?;
+        let _echo = db.echo()?;
+        reach(&job, &db)?;
+        host.write_policy("db.toml", &db_policy(false))?;
+        unreachable(&job, &db)?;
+        let (flow, probe) = (web.flow(&db.ipv6()?, 7)?, web.probe(&db.ipv4()?, 200)?);
+        // Counters are not listed, and the stamp of the generation stays; the order in which sets were made is nothing.
+        let table = || -> Result<Vec<String>> {
+            let text = rack.hosts[0].run("nft -s -n list table inet slash32")?;
+            let mut words: Vec<_> = text.split([' ', ',', '\n', '\t']).map(str::to_owned).collect();
+            words.sort();
+            Ok(words)
+        };
+        let before = table()?;
+        let deeds = [
+            "flush ruleset",
+            "delete table inet slash32",
+            "flush table inet slash32",
+            "flush chain inet slash32 guard",
+            "delete set inet slash32 src6; flush ruleset",
+            "insert rule inet slash32 forward accept",
+            "flush map inet slash32 ep_in",
+            "add table inet slash32 { flags dormant; }",
+        ];
+        for (index, meddling) in deeds.into_iter().enumerate() {
+            let done = rack.hosts[0].run(&format!("nft {meddling}"));
+            // A set in use cannot be deleted; then nothing of the line was done.
+            ensure!(done.is_ok() || meddling.starts_with("delete set"), "{meddling}: {done:?}");
+            eventually(&format!("the table is back after `{meddling}`"), PATIENCE, || {
+                let now = table()?;
+                check(now == before, now.join(" "))
+            })?;
+            // To be refused takes a while.
+            if index % 3 == 0 {
+                ensure!(job.connect(&db.ipv4()?, 7).is_err(), "job connects after `{meddling}`");
+            }
+            web.connect(&db.ipv4()?, 7)?;
+        }
+        let (flow, probe) = (flow.stop()?, probe.stop()?);
+        ensure!(flow.error.is_none(), "{flow:?}");
+        ensure!(probe.lost() == 0, "{probe:?}");
+        Ok(())
+    });
+}

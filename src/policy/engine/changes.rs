@@ -108,8 +108,8 @@ impl Engine {
                 match self.given.skeleton.sets.get(name) {
                     Some(old) if old.kind == set.kind => {
                         let change = delta.elements.entry(name.clone()).or_default();
-                        let gone = |(k, d): &(&Key, &Data)| set.elements.get(*k) != Some(*d);
-                        let fresh = |(k, d): &(&Key, &Data)| old.elements.get(*k) != Some(*d);
+                        let gone = |(k, d): &(&Key, &Data)| set.elements.get(k) != Some(*d);
+                        let fresh = |(k, d): &(&Key, &Data)| old.elements.get(k) != Some(*d);
                         change.remove.extend(old.elements.iter().filter(gone).map(element));
                         change.add.extend(set.elements.iter().filter(fresh).map(element));
                         if change.remove.is_empty() && change.add.is_empty() {

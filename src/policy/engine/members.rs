@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{EndpointId, Family, Identity, Labels, Prefix},
-    policy::ir::{Data, Key, Name, Set},
+    policy::ir::{Data, Elements, Key, Name, Set},
 };
 impl Engine {
     /// Whose labels count for an address: a local endpoint's before a remote one's.
@@ -121,8 +121,7 @@ impl Engine {
         }
         for (name, place) in places {
             if let Some(set) = sets.get_mut(&name) {
-                set.elements =
-                    std::mem::take(&mut members[place]).into_iter().map(|k| (k, Data::None)).collect();
+                set.elements = Elements::of_keys(std::mem::take(&mut members[place]));
             }
         }
     }

@@ -44,7 +44,7 @@ use super::{
     Direction, PolicySet,
     ir::{Chain, Data, Key, Name, Ruleset},
 };
-use crate::model::{EndpointId, Identity, LabelHash, Labels, Prefix};
+use crate::model::{EndpointId, Family, Identity, LabelHash, Labels, Prefix};
 
 /// A local endpoint, as far as policy is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -313,6 +313,14 @@ impl Engine {
     pub fn upsert_remote(&mut self, prefix: Prefix, identity: Arc<Identity>) -> bool {
         if !prefix.is_host() {
             return false;
+        }
+        let family = usize::from(prefix.family() == Family::Ipv6);
+        // The whole of a network's identities at start: nobody has been given a set that they could be in, the family is
+        // in use already, and a local endpoint's labels count before theirs.
+        if self.given.sets.is_empty() && self.population[family] > 0 && !self.owners.contains_key(&prefix) {
+            let is_new = self.remotes.insert(prefix, identity).is_none();
+            self.population[family] += usize::from(is_new);
+            return true;
         }
         self.change_address(prefix, |engine, prefix| {
             engine.remotes.insert(prefix, identity);

@@ -17,8 +17,8 @@ use crate::{
     policy::{
         Protocol,
         ir::{
-            BaseHook, Chain, Data, DataType, Field, HookPoint, Key, KeyType, Name, Rule, Ruleset, Set,
-            SetKind, Statement, Verdict,
+            BaseHook, Chain, Data, DataType, Elements, Field, HookPoint, Key, KeyType, Name, Rule, Ruleset,
+            Set, SetKind, Statement, Verdict,
         },
         ranges::Ranges,
     },
@@ -189,7 +189,7 @@ fn port_maps(rules: &mut Ruleset) -> Vec<Rule> {
         let data = Some(DataType::Parts(vec![address, KeyType::Port]));
         let mut map = |name: &str, key: Vec<KeyType>, data: Option<DataType>| {
             let kind = SetKind { key, data, interval: false };
-            let set = Set { kind, comment: String::new(), elements: BTreeMap::new() };
+            let set = Set { kind, comment: String::new(), elements: Elements::default() };
             rules.sets.insert(name.into(), set);
         };
         let (at, any, hairpin) =

@@ -8,7 +8,7 @@ use super::services::PortRanges;
 use crate::{
     model::Family,
     policy::{
-        ir::{Data, Field, Key, KeyType, Name, Set, SetKind},
+        ir::{Data, Elements, Field, Key, KeyType, Name, Set, SetKind},
         ranges::Ranges,
         selector::Selector,
     },
@@ -112,7 +112,7 @@ impl SetDef {
         let members = |family: Family, comment: String| Set {
             kind: SetKind { key: vec![address_type(family)], data: None, interval: false },
             comment,
-            elements: std::collections::BTreeMap::new(),
+            elements: Elements::default(),
         };
         match &self.content {
             Content::Selector(selector, family) => members(*family, selector.to_string()),

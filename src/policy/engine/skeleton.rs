@@ -201,8 +201,9 @@ impl Builder {
         // One way into the guard, not one for each direction: whenever a verdict map changes, the kernel follows every
         // way to every one of its elements.
         let rules = vec![
-            Rule::new([not_from_endpoint(), not_to_endpoint(), verdict(Verdict::Return)]),
+            // First, as nearly every packet is of a connection that was judged, and what is no endpoint's has no stamp.
             current(),
+            Rule::new([not_from_endpoint(), not_to_endpoint(), verdict(Verdict::Return)]),
             Rule::new([verdict(goto("guard"))]),
         ];
         self.base("forward", HookPoint::Forward, FILTER_PRIORITY, rules);

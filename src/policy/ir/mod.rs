@@ -12,12 +12,14 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 mod element;
+mod elements;
 mod judge;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 pub use self::{
     element::{Data, Element, Key, KeyType},
+    elements::Elements,
     judge::{Connection, Judgement, Packet},
 };
 use super::Rate;
@@ -25,6 +27,10 @@ use super::Rate;
 /// The set of the present generation. The driver fills it, as no two loads have the same; a change of the generation
 /// is a change of an element, for which the kernel need not validate the whole table as it does for rules with verdicts.
 pub const GENERATION: &str = "generation";
+
+/// How many elements the set of the generation may have, in the middle of a change too. Of a set of which the kernel
+/// knows that, it looks keys of four bytes up in the quickest way that it has, and every packet asks for this one.
+pub const GENERATION_SIZE: u32 = 4;
 
 /// The name of a set, map or chain.
 pub type Name = Arc<str>;
@@ -46,7 +52,7 @@ pub struct Set {
     /// For people: what it holds.
     pub comment: String,
     /// The elements; for a map with their data.
-    pub elements: BTreeMap<Key, Data>,
+    pub elements: Elements,
 }
 
 /// The type of a set's elements.
@@ -435,6 +441,6 @@ impl Ruleset {
             .flat_map(|c| &c.rules)
             .flat_map(|r| &r.statements)
             .any(|s| s.refers_to() == Some(name));
-        by_rule || self.sets.values().flat_map(|s| s.elements.values()).any(|d| d.target() == Some(name))
+        by_rule || self.sets.values().flat_map(|s| s.elements.iter()).any(|(_, d)| d.target() == Some(name))
     }
 }

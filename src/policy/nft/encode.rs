@@ -9,8 +9,8 @@ use super::{Settings, text::comment};
 use crate::{
     netlink::{Batch, Writer},
     policy::ir::{
-        Chain, Data, DataType, Delta, Field, GENERATION, Key, KeyType, Name, Rule, Ruleset, Set, SetKind,
-        Statement, Verdict,
+        Chain, Data, DataType, Delta, Field, GENERATION, GENERATION_SIZE, Key, KeyType, Name, Rule, Ruleset,
+        Set, SetKind, Statement, Verdict,
     },
 };
 
@@ -58,6 +58,8 @@ pub(super) const UDATA_GENERATION: u8 = 0x54;
 /// Puts the whole table in the place of whatever table of that name there is, in one transaction.
 pub(super) fn encode_replace(rules: &Ruleset, settings: &Settings, generation: u32) -> Batch {
     let mut encoder = Encoder::begin(settings, generation);
+    encoder.batch = Batch::with_capacity(estimated_bytes(rules));
+    encoder.batch.nfnl_begin(SUBSYSTEM, None);
     // Deleting what may not be there is an error, so make it first.
     encoder.table(msg::NEWTABLE, NLM_F_CREATE);
     encoder.table(msg::DELTABLE, 0);
@@ -80,6 +82,13 @@ pub(super) fn encode_replace(rules: &Ruleset, settings: &Settings, generation: u
         encoder.rules(name, chain);
     }
     encoder.end()
+}
+
+/// About how long the messages for everything get, so that megabytes need not be moved while they grow.
+fn estimated_bytes(rules: &Ruleset) -> usize {
+    let elements: usize = rules.sets.values().map(|set| 128 + 24 * set.elements.len()).sum();
+    let chains: usize = rules.chains.values().map(|chain| 128 + 640 * chain.rules.len()).sum();
+    elements + chains
 }
 
 /// Sets of addresses last. The kernel finds a set by going through all of a table's in the order in which they were made,
@@ -235,7 +244,10 @@ impl<'a> Encoder<'a> {
             }
             w.attr_be32(10, id); // NFTA_SET_ID
             w.nest(9, |w| {
-                // NFTA_SET_DESC. No size: it would be a limit, and sets grow.
+                // NFTA_SET_DESC. No size of other sets: it would be a limit, and they grow.
+                if name == GENERATION {
+                    w.attr_be32(1, GENERATION_SIZE); // NFTA_SET_DESC_SIZE
+                }
                 if concat && kind.interval {
                     // NFTA_SET_DESC_CONCAT
                     w.nest(2, |w| {

@@ -5,7 +5,10 @@ use std::fmt::{self, Write};
 use super::Settings;
 use crate::policy::{
     Protocol, Rate,
-    ir::{Chain, Data, DataType, Field, GENERATION, Key, KeyType, Rule, Ruleset, Set, Statement, Verdict},
+    ir::{
+        Chain, Data, DataType, Field, GENERATION, GENERATION_SIZE, Key, KeyType, Rule, Ruleset, Set,
+        Statement, Verdict,
+    },
 };
 
 /// A compiled form that prints itself as an nft script: `table inet slash32 { … }`.
@@ -59,6 +62,9 @@ fn write_set(f: &mut fmt::Formatter<'_>, name: &str, set: &Set) -> fmt::Result {
     writeln!(f)?;
     if set.kind.interval {
         writeln!(f, "\t\tflags interval")?;
+    }
+    if name == GENERATION {
+        writeln!(f, "\t\tsize {GENERATION_SIZE}")?;
     }
     if !set.comment.is_empty() {
         writeln!(f, "\t\tcomment \"{}\"", comment(&set.comment))?;

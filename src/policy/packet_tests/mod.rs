@@ -40,6 +40,7 @@ use self::lab::{
     Lab, V4, V6,
     Via::{Tcp, Udp},
     Who::{C, Host, Outside},
+    ip,
 };
 
 const WEB: usize = 0;
@@ -198,6 +199,38 @@ fn endpoints_do_not_reach_routing_protocols() {
     lab.expect(C(WEB), Host, Udp, 53, true);
     lab.expect(C(WEB), Host, Tcp, 53, true);
     lab.expect(C(WEB), Host, Tcp, 80, false);
+    // What is listed as infrastructure and is no neighbour, and what may become one; the latter not inside of a pool.
+    let mut lab = lab;
+    for at_outside in ["198.51.100.1/32", "203.0.113.9/32", "2001:db8:ffff::1/128"] {
+        let nodad = if at_outside.contains(':') { " nodad" } else { "" };
+        ip(&lab.outside, &format!("addr add {at_outside} dev lo{nodad}"));
+    }
+    ip(&lab.host, "route add 2001:db8:ffff::1 via 2001:db8::2");
+    let udp = |lab: &Lab, to: &str, port: u16, hopeful: bool| {
+        let to: std::net::IpAddr = to.parse().unwrap();
+        let socket =
+            lab.ns(C(WEB)).run(|| std::net::UdpSocket::bind((lab.addr(C(WEB), to.is_ipv6()), 0)).unwrap());
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(250))).unwrap();
+        (0..if hopeful { 20 } else { 1 })
+            .any(|_| socket.send_to(b"?", (to, port)).is_ok() && socket.recv(&mut [0; 4]).is_ok())
+    };
+    let others = ["198.51.100.1", "203.0.113.9", "2001:db8:ffff::1"];
+    for to in others {
+        assert!(udp(&lab, to, 3785, true), "{to} is not guarded yet");
+    }
+    let mut config = lab.enforcer.engine().config().clone();
+    config.infrastructure.extend(
+        ["198.51.100.0/24", "2001:db8:ffff::/48"].map(|p| p.parse::<crate::model::Prefix>().unwrap()),
+    );
+    config
+        .neighbours
+        .extend(["203.0.113.0/24", "10.32.0.0/16"].map(|p| p.parse::<crate::model::Prefix>().unwrap()));
+    lab.enforcer.engine_mut().set_config(config);
+    lab.enforcer.commit().unwrap();
+    for to in others {
+        assert!(!udp(&lab, to, 3785, false), "{to} is guarded");
+        assert!(udp(&lab, to, 53, true), "{to} is only guarded where routing protocols are");
+    }
     // A container may speak BGP with another, and the infrastructure with containers.
     lab.expect(C(WEB), C(LB), Tcp, 179, true);
     lab.expect(Outside, C(WEB), Tcp, 179, true);

@@ -123,7 +123,10 @@ fn agree(switch: &Switch<'_>, host: &str, alone: bool) -> Result<()> {
     let addresses = values(host, "address");
     ensure!(addresses.len() == 2, "{addresses:?}");
     for address in addresses {
-        ensure!(switch.has(&address), "the switch has no address {address}");
+        // With the length of a port's: a router id and the range that may call look like addresses too.
+        let port = ["/31", "/32", "/64"].map(|length| format!("{address}{length}"));
+        let has = |line: &&str| port.iter().any(|port| line.contains(port.as_str()));
+        ensure!(switch.lines.iter().any(has), "no port of the switch has {address}");
     }
     for pool in values(host, "cidr") {
         ensure!(switch.lines.iter().any(|line| line.contains(&pool)), "no filter of the switch names {pool}");

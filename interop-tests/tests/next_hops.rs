@@ -56,7 +56,7 @@ fn client(machine: &Machine, to: &str, router_id: [u8; 4], routes: &[(&str, &str
         let encoded = EncodedAttributes::new(&EncodeContext::default(), &attributes, family, hop);
         let mut packer = UpdatePacker::announce(&EncodeContext::default(), &encoded, &mut out);
         ensure!(packer.push(&nlri).is_ok(), "one prefix fits");
-        drop(packer);
+        packer.finish();
         injector.send(&out)?;
     }
     Ok(injector)

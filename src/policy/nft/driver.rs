@@ -51,6 +51,8 @@ pub struct Driver {
     socket: Socket,
     settings: Settings,
     generation: u32,
+    /// Whether the kernel had a table of ours when the driver was made.
+    found: bool,
     /// The kinds of the sets in the kernel, to encode elements with.
     kinds: HashMap<Name, SetKind>,
     /// The chains that stamp.
@@ -78,7 +80,9 @@ impl Old {
 
 impl Driver {
     /// A driver for the calling thread's network namespace. Goes on from the generation that the kernel's table has,
-    /// if there is one: the stamps of connections outlive us.
+    /// if there is one: the stamps of connections outlive us. They also outlive a table that somebody flushed while no
+    /// agent was there to notice, so without a table the first generation is a random one: a connection that an earlier
+    /// table has stamped must not count as judged by this one.
     pub fn open(settings: Settings) -> Result<Self, Error> {
         Self::with_socket(Socket::netfilter()?, settings)
     }
@@ -88,11 +92,12 @@ impl Driver {
         if !settings.mask_is_usable() {
             return Err(Error::Mask(settings.mark_mask));
         }
-        let generation = read_generation(&mut socket, &settings)?.unwrap_or(0);
+        let found = read_generation(&mut socket, &settings)?;
         Ok(Self {
             socket,
+            generation: found.unwrap_or_else(|| settings.random_generation()),
+            found: found.is_some(),
             settings,
-            generation,
             kinds: HashMap::new(),
             stamps: BTreeMap::new(),
             old: Old::default(),
@@ -117,7 +122,7 @@ impl Driver {
     /// Goes on with the table of the process before us, changed where it is not as it should be; whether nothing had to
     /// be changed.
     pub fn take_over(&mut self, rules: &Ruleset) -> Result<bool, Error> {
-        if self.generation != 0 && self.differences(rules).is_ok_and(|list| list.is_empty()) {
+        if self.found && self.differences(rules).is_ok_and(|list| list.is_empty()) {
             self.loaded(rules);
             return Ok(true);
         }

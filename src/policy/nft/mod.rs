@@ -52,6 +52,13 @@ impl Settings {
         if generation >= self.generations() { 1 } else { generation + 1 }
     }
 
+    /// Any generation.
+    fn random_generation(&self) -> u32 {
+        use std::hash::{BuildHasher, RandomState};
+        let random = RandomState::new().hash_one(self.log_group);
+        (random % u64::from(self.generations())) as u32 + 1
+    }
+
     const fn generations(&self) -> u32 {
         self.mark_mask >> (self.mark_mask.trailing_zeros() & 31)
     }

@@ -163,14 +163,14 @@ fn netlink_and_nft_load_the_same() {
     private(|| {
         let rules = sink().snapshot();
         let settings = Settings::default();
-        let text = Text::new(&rules, &settings, 1).to_string();
+        let mut driver = Driver::open(settings.clone()).unwrap();
+        driver.replace(&rules).unwrap();
+        let by_us = nft(&["list", "table", "inet", "slash32"], "").unwrap();
+        nft(&["delete", "table", "inet", "slash32"], "").unwrap();
+        let text = Text::new(&rules, &settings, driver.generation()).to_string();
         nft(&["-c", "-f", "-"], &text).unwrap_or_else(|e| panic!("{text}\n{e}"));
         nft(&["-f", "-"], &text).unwrap();
         let by_nft = nft(&["list", "table", "inet", "slash32"], "").unwrap();
-        nft(&["delete", "table", "inet", "slash32"], "").unwrap();
-        let mut driver = Driver::open(settings).unwrap();
-        driver.replace(&rules).unwrap();
-        let by_us = nft(&["list", "table", "inet", "slash32"], "").unwrap();
         for (a, b) in normal(&by_nft).iter().zip(&normal(&by_us)) {
             assert_eq!(a, b);
         }

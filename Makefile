@@ -53,9 +53,11 @@ bench-fib:           ## routes into the kernel beside BIRD and FRR, a dying swit
 	@cargo build --release --locked --package slash32 --package interop-tests --bin slash32 --bin bench_fib --bin lab-tool
 	@cargo bench --quiet --locked --bench fib -- 100000 5
 	@target/release/bench_fib load --routes 100000 --runs 3
+	@target/release/bench_fib load --routes 100000 --runs 3 --family ipv6
 	@# Without FRR, which takes 12 s a run for a million; `bench_fib load --routes 1000000` measures it too.
 	@target/release/bench_fib load --routes 1000000 --runs 3 --routers slash32,bird2,bird3
 	@target/release/bench_fib failover
+	@target/release/bench_fib failover --family ipv6
 	@target/release/bench_fib loss
 
 bench-policy:        ## what policies cost: packets, changes, loading; beside no rules and nft -f

@@ -1,7 +1,7 @@
 //! The least of a BGP speaker: one session, established.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -14,14 +14,28 @@ const HEADER: usize = 19;
 const NOTIFICATION: u8 = 3;
 const KEEPALIVE: u8 = 4;
 
-/// Connects from one address to another, offers IPv4 unicast, refresh and four-octet AS numbers, and returns when the other
+/// Connects from one address to another, offers unicast of their family, refresh and four-octet AS numbers, and returns when the other
 /// side has accepted. Its socket waits 10 s for each answer; keeping the session alive is the caller's (with a hold time of
 /// 0, nobody's).
 ///
 /// # Errors
 /// When nobody answers, or the answer is a NOTIFICATION.
-pub fn establish(local: Ipv4Addr, to: Ipv4Addr, asn: u32, hold_time: u16) -> Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+pub fn establish(
+    local: impl Into<IpAddr>,
+    to: impl Into<IpAddr>,
+    asn: u32,
+    hold_time: u16,
+) -> Result<TcpStream> {
+    let (local, to) = (local.into(), to.into());
+    // The identifier is any number other than 0 (RFC 6286): with IPv6 the end of the address.
+    let (domain, afi, router_id) = match local {
+        IpAddr::V4(address) => (Domain::IPV4, 1, address),
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            (Domain::IPV6, 2, Ipv4Addr::new(a, b, c, d))
+        }
+    };
+    let socket = Socket::new(domain, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((local, 0)).into()).context("bind")?;
     socket
@@ -35,9 +49,9 @@ pub fn establish(local: Ipv4Addr, to: Ipv4Addr, asn: u32, hold_time: u16) -> Res
         // AS_TRANS stands for what does not fit (RFC 6793).
         my_as: u16::try_from(asn).unwrap_or(23456),
         hold_time,
-        router_id: local,
+        router_id,
         capabilities: vec![
-            Capability::Multiprotocol { afi: 1, safi: 1 },
+            Capability::Multiprotocol { afi, safi: 1 },
             Capability::RouteRefresh,
             Capability::FourOctetAs(asn),
         ],

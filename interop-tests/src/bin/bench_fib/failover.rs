@@ -3,23 +3,27 @@
 
 use std::{
     fmt::Write,
-    net::Ipv4Addr,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
 use interop_tests::{Lab, Router};
-use slash32::netlink::ns::Netns;
+use slash32::{model::Family, netlink::ns::Netns};
 
 use super::{
     feed,
-    router::{Configs, Kind},
+    router::{Configs, FamilyName, Kind},
     stats::{milliseconds, spread, tenths},
     watch::Watch,
 };
 
-/// The gateway that dies.
-const DEAD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 0);
+/// The ends of switch `n`'s link: the switch's and the host's.
+fn ends(family: Family, n: usize) -> [String; 2] {
+    match family {
+        Family::Ipv4 => [format!("192.0.2.{}", 2 * n), format!("192.0.2.{}", 2 * n + 1)],
+        Family::Ipv6 => [format!("2001:db8:{n}::1"), format!("2001:db8:{n}::2")],
+    }
+}
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -32,6 +36,9 @@ pub(super) struct Options {
     /// Routers to compare.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "slash32,bird2")]
     routers: Vec<Kind>,
+    /// The family of the routes, and of the sessions.
+    #[arg(long, value_enum, default_value = "ipv4")]
+    family: FamilyName,
 }
 
 /// How the switch dies.
@@ -49,7 +56,10 @@ struct Sample {
 }
 
 pub(super) fn run(options: &Options) -> Result<()> {
-    println!("### Two switches, ECMP, one dies: ms until no route uses it, {} runs\n", options.runs);
+    println!(
+        "### Two switches, ECMP, one dies: ms until no route uses it, {:?}, {} runs\n",
+        options.family, options.runs
+    );
     println!(
         "| router | how | routes | from the event | from the detection | ratio to {} routes |",
         options.routes[0]
@@ -61,7 +71,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
             for routes in &options.routes {
                 let mut samples = Vec::new();
                 for run in 0..options.runs {
-                    let sample = measure(*kind, death, *routes);
+                    let sample = measure(*kind, death, options.family.family(), *routes);
                     samples.push(
                         sample.with_context(|| format!("{kind:?}, {death:?}, {routes} routes, run {run}"))?,
                     );
@@ -87,22 +97,24 @@ pub(super) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn measure(kind: Kind, death: Death, routes: u32) -> Result<Sample> {
+fn measure(kind: Kind, death: Death, family: Family, routes: u32) -> Result<Sample> {
+    let link = if family == Family::Ipv4 { 31 } else { 64 };
     let lab = Lab::new("bench-failover")?;
     let host = lab.machine("host")?;
     let mut switches = Vec::new();
     for n in 0..2 {
         let switch = lab.machine(&format!("switch{n}"))?;
-        let (theirs, ours) = (format!("192.0.2.{}", 2 * n), format!("192.0.2.{}", 2 * n + 1));
+        let [theirs, ours] = ends(family, n);
         lab.link(
-            switch.port("eth0").address(&format!("{theirs}/31")),
-            host.port(&format!("eth{n}")).address(&format!("{ours}/31")),
+            switch.port("eth0").address(&format!("{theirs}/{link}")),
+            host.port(&format!("eth{n}")).address(&format!("{ours}/{link}")),
         )?;
-        switches.push(Router::bird(&switch, &switch_config(&theirs, &ours, routes)?)?);
+        switches.push(Router::bird(&switch, &switch_config(family, n, routes)?)?);
     }
-    let running = kind.start(&host, &configs()?)?;
+    let running = kind.start(&host, &configs(family)?)?;
     let mut watch =
-        Watch::open(&Netns::of_process(host.host_pid().cast_unsigned())?, Duration::from_secs(60))?;
+        Watch::open(&Netns::of_process(host.host_pid().cast_unsigned())?, family, Duration::from_secs(60))?;
+    let device: u32 = host.read("/sys/class/net/eth0/ifindex")?.trim().parse()?;
     watch.present(routes)?;
     // Both paths, BFD up, and quiet.
     let start = Instant::now();
@@ -123,11 +135,11 @@ fn measure(kind: Kind, death: Death, routes: u32) -> Result<Sample> {
         Death::Bfd => switches[0].processes().last().context("a process")?.pause()?,
         Death::Link => switches[0].machine().link_down("eth0")?,
     }
-    let end = watch.left(routes, DEAD)?;
+    let end = watch.left(routes, device)?;
     std::thread::sleep(Duration::from_millis(300));
     let log = running.log();
     let detected = match death {
-        Death::Bfd => Some(detection(&log[logged..], wall)?),
+        Death::Bfd => Some(detection(&log[logged..], &ends(family, 0)[0], wall)?),
         Death::Link => None,
     };
     let from_event = end - event;
@@ -135,11 +147,11 @@ fn measure(kind: Kind, death: Death, routes: u32) -> Result<Sample> {
 }
 
 /// How long after the event the router's log says that BFD went down.
-fn detection(log: &str, event: SystemTime) -> Result<Duration> {
+fn detection(log: &str, dead: &str, event: SystemTime) -> Result<Duration> {
     let line = log
         .lines()
         .find(|line| {
-            (line.contains("session down") && line.contains(&DEAD.to_string()))
+            (line.contains("session down") && line.contains(dead))
                 || (line.contains("bfd") && line.contains("to Down"))
         })
         .with_context(|| format!("no detection in the log:\n{log}"))?;
@@ -156,37 +168,39 @@ fn detection(log: &str, event: SystemTime) -> Result<Duration> {
     Ok(Duration::from_secs_f64((seconds - day).rem_euclid(86_400.0)))
 }
 
-fn switch_config(ours: &str, host: &str, routes: u32) -> Result<String> {
+fn switch_config(family: Family, n: usize, routes: u32) -> Result<String> {
+    let [ours, host] = ends(family, n);
     let mut config = format!(
-        "log stderr all;\nrouter id {ours};\nprotocol device {{}}\n\
+        "log stderr all;\nrouter id 192.0.2.{};\nprotocol device {{}}\n\
          protocol bfd {{ interface \"*\" {{ interval 100 ms; multiplier 3; }}; }}\n\
          protocol bgp host {{ local {ours} as 65000; neighbor {host} as 65001; bfd on;\n\
-         ipv4 {{ import none; export all; next hop self; }}; }}\nprotocol static {{ ipv4;\n"
+         {family} {{ import none; export all; next hop self; }}; }}\nprotocol static {{ {family};\n",
+        2 * n
     );
     for number in 0..routes {
-        writeln!(config, "route {}/32 blackhole;", feed::address(number))?;
+        writeln!(config, "route {}/{} blackhole;", feed::address(family, number), family.bits())?;
     }
     config.push_str("}\n");
     Ok(config)
 }
 
-fn configs() -> Result<Configs> {
-    let mut slash32 = String::from(
+fn configs(family: Family) -> Result<Configs> {
+    let mut slash32 = format!(
         "[agent]\nlog = 'info'\n[bgp]\nasn = 65001\nrouter_id = '192.0.2.1'\n[policy]\nenabled = false\n[bgp.group.switch]\nasn = 65000\n\
-         families = ['ipv4']\nbfd = { interval_ms = 100, multiplier = 3 }\n",
+         families = ['{family}']\nbfd = {{ interval_ms = 100, multiplier = 3 }}\n",
     );
-    let mut bird = String::from(
-        "log stderr all;\ntimeformat log iso long us;\nrouter id 192.0.2.1;\nprotocol device {}\n\
-         protocol kernel { ipv4 { import none; export where source = RTS_BGP; }; merge paths on; }\n\
-         protocol bfd { debug { events, states }; interface \"*\" { interval 100 ms; multiplier 3; }; }\n",
+    let mut bird = format!(
+        "log stderr all;\ntimeformat log iso long us;\nrouter id 192.0.2.1;\nprotocol device {{}}\n\
+         protocol kernel {{ {family} {{ import none; export where source = RTS_BGP; }}; merge paths on; }}\n\
+         protocol bfd {{ debug {{ events, states }}; interface \"*\" {{ interval 100 ms; multiplier 3; }}; }}\n",
     );
     for n in 0..2 {
-        let (theirs, ours) = (format!("192.0.2.{}", 2 * n), format!("192.0.2.{}", 2 * n + 1));
+        let [theirs, ours] = ends(family, n);
         writeln!(slash32, "[[bgp.peer]]\naddress = '{theirs}'\ngroup = 'switch'")?;
         writeln!(
             bird,
             "protocol bgp switch{n} {{ local {ours} as 65001; neighbor {theirs} as 65000; bfd on;\n\
-             ipv4 {{ import all; export none; }}; }}"
+             {family} {{ import all; export none; }}; }}"
         )?;
     }
     Ok(Configs { slash32, bird, frr: String::new() })

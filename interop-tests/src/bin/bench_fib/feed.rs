@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    net::{Ipv4Addr, Shutdown, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -19,11 +19,32 @@ use slash32::{
 };
 
 /// The first of the routes.
-pub(super) const FIRST: Ipv4Addr = Ipv4Addr::new(20, 0, 0, 0);
+const FIRST4: Ipv4Addr = Ipv4Addr::new(20, 0, 0, 0);
+const FIRST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x20, 0, 0, 0, 0, 0);
 
 /// The address of a route.
-pub(super) fn address(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(FIRST.to_bits() + number)
+pub(super) fn address(family: Family, number: u32) -> IpAddr {
+    match family {
+        Family::Ipv4 => Ipv4Addr::from_bits(FIRST4.to_bits() + number).into(),
+        Family::Ipv6 => Ipv6Addr::from_bits(FIRST6.to_bits() + u128::from(number)).into(),
+    }
+}
+
+/// Whether a prefix is one of the routes.
+pub(super) fn is_one(prefix: Prefix) -> bool {
+    prefix.is_host()
+        && match prefix.addr() {
+            IpAddr::V4(a) => a.octets()[0] == FIRST4.octets()[0],
+            IpAddr::V6(a) => a.segments()[..3] == FIRST6.segments()[..3],
+        }
+}
+
+/// The address family's number in BGP (RFC 4760).
+const fn afi(family: Family) -> u16 {
+    match family {
+        Family::Ipv4 => 1,
+        Family::Ipv6 => 2,
+    }
 }
 
 /// An established session.
@@ -33,8 +54,9 @@ pub(super) struct Feeder {
 }
 
 impl Feeder {
-    /// Dials the router until it answers. Hold time 0: no keepalives to think of.
-    pub(super) fn connect(ns: &Netns, local: Ipv4Addr, router: Ipv4Addr, asn: u32) -> Result<Self> {
+    /// Dials the router until it answers, for routes of the family of the addresses. Hold time 0: no keepalives to think
+    /// of.
+    pub(super) fn connect(ns: &Netns, local: IpAddr, router: IpAddr, asn: u32) -> Result<Self> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             match ns.run(|| establish(local, router, asn, 0))? {
@@ -58,8 +80,13 @@ impl Drop for Feeder {
     }
 }
 
-/// UPDATEs for the first `routes` /32s, then End-of-RIB.
-pub(super) fn updates(routes: u32, asn: u32, next_hop: Ipv4Addr) -> BytesMut {
+/// UPDATEs for the first `routes` routes of the next hop's family, then End-of-RIB.
+pub(super) fn updates(routes: u32, asn: u32, next_hop: IpAddr) -> BytesMut {
+    let family = Family::of(next_hop);
+    let wire = match next_hop {
+        IpAddr::V4(addr) => WireNextHop::V4(addr),
+        IpAddr::V6(addr) => WireNextHop::V6(addr),
+    };
     let mut out = BytesMut::with_capacity(routes as usize * 6);
     let context = EncodeContext::default();
     let attributes = PathAttributes {
@@ -69,15 +96,18 @@ pub(super) fn updates(routes: u32, asn: u32, next_hop: Ipv4Addr) -> BytesMut {
         },
         ..PathAttributes::default()
     };
-    let encoded = EncodedAttributes::new(&context, &attributes, Family::Ipv4, WireNextHop::V4(next_hop));
+    let encoded = EncodedAttributes::new(&context, &attributes, family, wire);
     let mut packer = UpdatePacker::announce(&context, &encoded, &mut out);
     for number in 0..routes {
-        let prefix = Prefix::host(address(number).into());
+        let prefix = Prefix::host(address(family, number));
         packer.push(&Nlri { prefix, path_id: 0 }).expect("one prefix always fits into an UPDATE");
     }
     packer.finish();
-    // RFC 4724 section 2: an UPDATE with nothing in it.
+    // RFC 4724 section 2: an UPDATE with nothing in it, or with an empty MP_UNREACH_NLRI.
     out.extend_from_slice(&[0xff; 16]);
-    out.extend_from_slice(&[0, 23, 2, 0, 0, 0, 0]);
+    out.extend_from_slice(match family {
+        Family::Ipv4 => &[0, 23, 2, 0, 0, 0, 0][..],
+        Family::Ipv6 => &[0, 29, 2, 0, 0, 0, 6, 0x80, 15, 3, 0, 2, 1],
+    });
     out
 }

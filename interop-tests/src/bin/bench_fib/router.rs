@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use interop_tests::{Agent, Machine, Router};
+use slash32::model::Family;
 
 /// A router by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -17,6 +18,22 @@ pub(super) enum Kind {
     Bird2,
     Bird3,
     Frr,
+}
+
+/// A family by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum FamilyName {
+    Ipv4,
+    Ipv6,
+}
+
+impl FamilyName {
+    pub(super) const fn family(self) -> Family {
+        match self {
+            Self::Ipv4 => Family::Ipv4,
+            Self::Ipv6 => Family::Ipv6,
+        }
+    }
 }
 
 /// Its configurations, of which one is used.

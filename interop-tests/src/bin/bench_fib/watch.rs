@@ -1,7 +1,7 @@
 //! Looks at a kernel's routes from outside of its routers: when all are there, and when none uses a gateway any more.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -21,6 +21,9 @@ use super::feed;
 const RTM_GETROUTE: u16 = 26;
 const FIB_MATCH: u32 = 0x2000;
 const RTA_DST: u16 = 1;
+/// The same on every architecture of Linux.
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 /// `RTNH_F_DEAD`: the kernel does not use this hop of a multipath route.
 const DEAD: u32 = 1;
 /// Between two looks at a route that still leads to the dead gateway.
@@ -30,13 +33,14 @@ const SAMPLES: u32 = 1000;
 
 pub(super) struct Watch {
     socket: Socket,
+    family: Family,
     limit: Duration,
 }
 
 impl Watch {
-    /// In the network namespace of a machine.
-    pub(super) fn open(ns: &Netns, limit: Duration) -> Result<Self> {
-        Ok(Self { socket: ns.run(Socket::route)??, limit })
+    /// In the network namespace of a machine, for the routes of one family.
+    pub(super) fn open(ns: &Netns, family: Family, limit: Duration) -> Result<Self> {
+        Ok(Self { socket: ns.run(Socket::route)??, family, limit })
     }
 
     /// Waits until the first `count` routes are in the kernel; the instant of the last.
@@ -52,15 +56,18 @@ impl Watch {
         }
     }
 
-    /// Waits until none of the first `count` routes leads through a gateway; the instant at which one did so last,
+    /// Waits until none of the first `count` routes leads through a device; the instant at which one did so last,
     /// to a few tenths of a millisecond, however many routes there are to look through.
-    pub(super) fn left(&mut self, count: u32, gateway: Ipv4Addr) -> Result<Instant> {
+    pub(super) fn left(&mut self, count: u32, device: u32) -> Result<Instant> {
         let deadline = Instant::now() + self.limit;
         let step = (count / SAMPLES).max(1);
         let mut last = Instant::now();
         loop {
             for number in (0..count).step_by(step as usize).chain(count.checked_sub(1)) {
-                while self.lookup(feed::address(number))?.is_some_and(|route| uses(&route, gateway)) {
+                while self
+                    .lookup(feed::address(self.family, number))?
+                    .is_some_and(|route| uses(&route, device))
+                {
                     last = Instant::now();
                     ensure!(last < deadline, "waited too long for route {number} of {count} to leave");
                     std::thread::sleep(GLANCE);
@@ -68,7 +75,7 @@ impl Watch {
             }
             // Between the samples.
             let before = Instant::now();
-            if self.count(|route| uses(route, gateway))? == 0 {
+            if self.count(|route| uses(route, device))? == 0 {
                 return Ok(last);
             }
             last = before;
@@ -79,10 +86,8 @@ impl Watch {
     pub(super) fn count(&mut self, mut which: impl FnMut(&Route) -> bool) -> Result<u32> {
         let mut found = 0;
         let filter = Filter { table: Some(TABLE_MAIN), protocol: None };
-        route::visit(&mut self.socket, Family::Ipv4, filter, |route| {
-            let ours = route.prefix.is_host()
-                && matches!(route.prefix.addr(), IpAddr::V4(a) if a.octets()[0] == feed::FIRST.octets()[0]);
-            found += u32::from(ours && which(&route));
+        route::visit(&mut self.socket, self.family, filter, |route| {
+            found += u32::from(feed::is_one(route.prefix) && which(&route));
         })?;
         Ok(found)
     }
@@ -92,7 +97,7 @@ impl Watch {
         let step = (count / SAMPLES).max(1);
         let mut number = 0;
         while number < count {
-            let route = self.lookup(feed::address(number))?;
+            let route = self.lookup(feed::address(self.family, number))?;
             if done(route.as_ref()) {
                 // The last one always.
                 number = if number + 1 < count { (number + step).min(count - 1) } else { count };
@@ -104,14 +109,18 @@ impl Watch {
         Ok(())
     }
 
-    /// The /32 route of an address.
-    fn lookup(&mut self, addr: Ipv4Addr) -> Result<Option<Route>> {
+    /// The route of an address alone.
+    fn lookup(&mut self, addr: IpAddr) -> Result<Option<Route>> {
+        let (family, octets) = match addr {
+            IpAddr::V4(a) => (AF_INET, a.octets().to_vec()),
+            IpAddr::V6(a) => (AF_INET6, a.octets().to_vec()),
+        };
         let mut header = [0; 12];
-        header[0] = libc_af_inet();
-        header[1] = 32;
+        header[0] = family;
+        header[1] = self.family.bits();
         header[8..12].copy_from_slice(&FIB_MATCH.to_ne_bytes());
         let report = self.socket.request(RTM_GETROUTE, 0, |w| {
-            w.raw(&header).attr(RTA_DST, &addr.octets());
+            w.raw(&header).attr(RTA_DST, &octets);
         });
         match report {
             Ok(report) => {
@@ -125,10 +134,6 @@ impl Watch {
     }
 }
 
-const fn libc_af_inet() -> u8 {
-    2 // AF_INET on Linux, whatever the architecture
-}
-
-fn uses(route: &Route, gateway: Ipv4Addr) -> bool {
-    route.hops.iter().any(|hop| hop.gateway == Some(gateway.into()) && hop.flags & DEAD == 0)
+fn uses(route: &Route, device: u32) -> bool {
+    route.hops.iter().any(|hop| hop.ifindex == device && hop.flags & DEAD == 0)
 }

@@ -14,9 +14,9 @@ const HEADER: usize = 19;
 const NOTIFICATION: u8 = 3;
 const KEEPALIVE: u8 = 4;
 
-/// Connects from one address to another, offers unicast of their family, refresh and four-octet AS numbers, and returns when the other
-/// side has accepted. Its socket waits 10 s for each answer; keeping the session alive is the caller's (with a hold time of
-/// 0, nobody's).
+/// Connects from one address to another, offers unicast of their family, refresh and four-octet AS numbers, and returns
+/// when the other side has accepted. Its socket waits 10 s for each answer; keeping the session alive is the caller's
+/// (with a hold time of 0, nobody's).
 ///
 /// # Errors
 /// When nobody answers, or the answer is a NOTIFICATION.

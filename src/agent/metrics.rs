@@ -167,7 +167,7 @@ pub(super) fn rib(page: &mut Page, stats: &RibStats) {
 
 /// The kernel's routes.
 pub(super) fn routes(page: &mut Page, fib: &Summary) {
-    let gauges: [(&str, &str, usize); 14] = [
+    let gauges: [(&str, &str, usize); 15] = [
         ("desired", "Learned routes that should be in the kernel.", fib.ipv4 + fib.ipv6),
         ("installed", "Learned routes that are in the kernel.", fib.installed),
         ("pending", "Routes waiting to be written.", fib.pending),
@@ -180,6 +180,7 @@ pub(super) fn routes(page: &mut Page, fib: &Summary) {
         ("refused", "Learned routes that the kernel refused.", fib.refused),
         ("local", "Routes to containers of this host.", fib.local),
         ("blackholes", "Blackhole routes for the host's own blocks.", fib.blackholes),
+        ("local_refused", "Routes to containers that the kernel refused.", fib.local_refused),
         ("nexthop_groups", "Sets of next hops, each a group in the kernel.", fib.groups),
         ("nexthops_unresolved", "Next hops that resolve to nothing.", fib.next_hops_unresolved),
     ];

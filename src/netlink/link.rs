@@ -129,6 +129,17 @@ fn parsed(message: &RawMessage<'_>) -> Result<Link, Error> {
     Link::parse(message.payload).ok_or_else(|| Error::Malformed("RTM_NEWLINK".into()))
 }
 
+/// One link. Since Linux 6.9 the kernel first takes note of a change of its carrier that it would otherwise tell up to a
+/// second later, with all that follows from it.
+pub fn by_index(socket: &mut Socket, index: u32) -> Result<Link, Error> {
+    let report = socket.request(RTM_GETLINK, 0, |w| {
+        w.raw(&ifinfomsg(index, 0, 0));
+    })?;
+    let (_, _, payload) =
+        report.replies.first().ok_or_else(|| Error::Malformed("no link in the answer".into()))?;
+    Link::parse(payload).ok_or_else(|| Error::Malformed("RTM_NEWLINK".into()))
+}
+
 /// The link of a name.
 pub fn by_name(socket: &mut Socket, name: &str) -> Result<Link, Error> {
     let report = socket.request(RTM_GETLINK, 0, |w| {

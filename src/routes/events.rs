@@ -8,7 +8,7 @@ use super::{
     Kernel,
     gateways::Ways,
     reconcile::leftover,
-    state::{LinkState, State},
+    state::{DeviceRoute, LinkState, State},
     table::{Target, flag},
 };
 use crate::{
@@ -82,6 +82,9 @@ impl State {
             return;
         }
         let in_our_table = route.table == self.config.table;
+        if in_our_table && replaced && self.local_route(route).is_none() {
+            self.local_replaced(route);
+        }
         if !in_our_table || route.protocol != self.config.protocol {
             self.foreign.add(route, replaced);
             // Somebody replaced our route with theirs.
@@ -102,13 +105,29 @@ impl State {
             if self.locals.contains_key(&route.prefix) {
                 self.local_queue.push(route.prefix);
             }
-        } else if route.metric == self.config.metric && !route.is_on_link() {
+        } else if route.metric == self.config.metric
+            && !route.is_on_link()
+            && (replaced || !self.is_second(route))
+        {
             // Not by us: our own changes are filtered out of the notifications.
             self.adopt_route(route);
         } else {
             tracing::warn!(prefix = %route.prefix, "somebody wrote a route with our protocol number: it is deleted");
             self.counters.repaired += 1;
             self.leftovers.push(leftover(route));
+        }
+    }
+
+    /// Somebody put another route in the place of one to a container, of which the kernel says nothing else.
+    fn local_replaced(&mut self, route: &Route) {
+        let same = |ours: &DeviceRoute| ours.metric == route.metric;
+        if self.device_routes.get(&route.prefix).is_some_and(same) {
+            tracing::warn!(prefix = %route.prefix, "somebody replaced the route to a container by another");
+            self.device_routes.remove(&route.prefix);
+            if self.locals.contains_key(&route.prefix) {
+                self.counters.repaired += 1;
+                self.local_queue.push(route.prefix);
+            }
         }
     }
 

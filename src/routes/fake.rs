@@ -286,6 +286,10 @@ impl Kernel for Fake {
         Ok(self.links.keys().filter_map(|i| self.link(*i)).collect())
     }
 
+    fn look_at_link(&mut self, _: u32) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn addresses(&mut self) -> Result<Vec<Address>, Error> {
         Ok(Vec::new())
     }

@@ -177,6 +177,20 @@ impl<K: Kernel> Fib<K> {
         self.state.handle_event(event, now);
     }
 
+    /// Has the kernel look at the carriers of the links in use. It may take up to a second to tell the loss of one by
+    /// itself, and to stop using the link, on hosts where other links come and go (linkwatch lets one event that is not
+    /// urgent pass a second); asked about the link it does so at once. Answers whether any link is in use.
+    pub fn look_at_links(&mut self) -> bool {
+        let links = self.state.links_in_use();
+        for ifindex in &links {
+            // What it finds comes as a notification; a link that is gone has told so.
+            if let Err(error) = self.kernel.look_at_link(*ifindex) {
+                tracing::debug!(ifindex, %error, "cannot look at a link");
+            }
+        }
+        !links.is_empty()
+    }
+
     /// Reads the kernel anew with the next step and writes the differences.
     pub fn resync(&mut self, now: Instant) {
         self.state.resync_at = Some(now);

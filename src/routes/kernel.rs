@@ -120,6 +120,8 @@ pub trait Kernel {
     fn has_objects(&mut self) -> Result<bool, Error>;
     /// All links.
     fn links(&mut self) -> Result<Vec<Link>, Error>;
+    /// Has the kernel look at the carrier of a link now.
+    fn look_at_link(&mut self, ifindex: u32) -> Result<(), Error>;
     /// All addresses.
     fn addresses(&mut self) -> Result<Vec<Address>, Error>;
     /// All neighbours.
@@ -169,6 +171,10 @@ impl Kernel for Netlink {
 
     fn links(&mut self) -> Result<Vec<Link>, Error> {
         link::list(&mut self.socket)
+    }
+
+    fn look_at_link(&mut self, ifindex: u32) -> Result<(), Error> {
+        link::by_index(&mut self.socket, ifindex).map(std::mem::drop)
     }
 
     fn addresses(&mut self) -> Result<Vec<Address>, Error> {

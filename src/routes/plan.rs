@@ -470,6 +470,20 @@ impl State {
         }
     }
 
+    /// The running links of first hops.
+    pub(super) fn links_in_use(&self) -> SmallVec<[u32; 4]> {
+        let mut links: SmallVec<[u32; 4]> = SmallVec::new();
+        for (_, gateway) in self.gateways.iter() {
+            for (via, _) in &gateway.ways {
+                let runs = || self.links.get(&via.ifindex).is_some_and(|link| link.running);
+                if !links.contains(&via.ifindex) && runs() {
+                    links.push(via.ifindex);
+                }
+            }
+        }
+        links
+    }
+
     /// A link came, went, or changed its state.
     pub(super) fn set_link(&mut self, ifindex: u32, state: Option<LinkState>) {
         let old = match state.clone() {
@@ -529,6 +543,9 @@ impl State {
     /// otherwise.
     pub(super) fn foreign_changed(&mut self, prefix: Prefix) {
         self.touch(prefix);
+        if self.locals.contains_key(&prefix) {
+            self.local_queue.push(prefix);
+        }
         let inside: SmallVec<[u32; 8]> = self.gateways.within(prefix).collect();
         for index in inside {
             self.gateways.enqueue(index);

@@ -264,9 +264,21 @@ impl State {
             found.device_routes.insert(route.prefix, device);
         } else if route.metric != self.config.metric || route.is_on_link() {
             found.leftovers.push(leftover(route));
+        } else if self.table.find(route.prefix).is_some_and(|r| self.table.meta(r).has(flag::SEEN)) {
+            // Which of the two is ours does not matter: one goes, and then ours is written anew.
+            found.leftovers.push(leftover(route));
         } else {
             self.adopt_route(route);
         }
+    }
+
+    /// Whether a route of our protocol and metric has come beside ours for the same prefix, as `ip route append` makes
+    /// them.
+    pub(super) fn is_second(&self, route: &Route) -> bool {
+        let Some(ours) = self.table.find(route.prefix) else { return false };
+        let meta = self.table.meta(ours);
+        let certain = meta.actual == Target::BLACKHOLE || meta.actual.index().is_some();
+        certain && self.actual_of(route, meta.desired) != meta.actual
     }
 
     /// The device of a route to a container: one that we know, or another that leads onto a host end.

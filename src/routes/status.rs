@@ -123,8 +123,12 @@ pub struct Summary {
     pub over_limit: usize,
     /// Routes that the kernel refused.
     pub refused: usize,
-    /// Containers on this host.
+    /// Routes to containers on this host.
     pub local: usize,
+    /// Those of them that the kernel refused.
+    pub local_refused: usize,
+    /// Some of those, and why.
+    pub local_examples: Vec<String>,
     /// The host's own blocks.
     pub blackholes: usize,
     /// Next hops in use.
@@ -305,6 +309,15 @@ impl State {
             counters: self.counters,
             ..Summary::default()
         };
+        for (prefix, local) in &self.locals {
+            let installed = self.device_routes.get(prefix).is_some_and(|r| r.ifindex == local.ifindex);
+            if let Some(error) = local.error.as_ref().filter(|_| !installed) {
+                summary.local_refused += 1;
+                if summary.local_examples.len() < ENOUGH {
+                    summary.local_examples.push(format!("{prefix} ({error})"));
+                }
+            }
+        }
         for (route, meta) in self.table.iter() {
             if meta.has(flag::BLOCK) {
                 summary.blackholes += 1;
@@ -357,7 +370,6 @@ impl State {
 
 impl Summary {
     fn example(&mut self, prefix: Prefix, theirs: Option<&ForeignRoute>) {
-        const ENOUGH: usize = 3;
         if self.conflict_examples.len() < ENOUGH {
             let of = theirs.map(|r| format!(" (route of protocol {}, metric {})", r.protocol, r.metric));
             self.conflict_examples.push(format!("{prefix}{}", of.unwrap_or_default()));
@@ -382,9 +394,19 @@ impl Summary {
         say(self.unresolved, "have no reachable next hop");
         let error = self.last_error.as_deref().unwrap_or_default();
         say(self.refused, &format!("were refused by the kernel: {error}"));
+        if self.local_refused > 0 {
+            let examples = self.local_examples.join(", ");
+            list.push(format!(
+                "{} routes to containers were refused by the kernel: {examples}",
+                self.local_refused
+            ));
+        }
         list
     }
 }
+
+/// How many examples are told of what is wrong.
+const ENOUGH: usize = 3;
 
 fn is_installed(meta: &Meta) -> bool {
     if meta.has(flag::BLOCK) {

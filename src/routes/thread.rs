@@ -32,6 +32,8 @@ const BUDGET: usize = 512;
 const COMMANDS: usize = 64;
 /// Notifications taken in between two steps at most.
 const EVENTS: usize = 4096;
+/// How often the carriers of links in use are looked at.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A change of a learned route: where it leads, or none when it is withdrawn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,7 +210,13 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self) {
+        let mut look = Instant::now() + LOOK;
+        let mut watches = false;
         loop {
+            if look <= Instant::now() {
+                watches = self.fib.look_at_links();
+                look = Instant::now() + LOOK;
+            }
             let (more, wakeup) = match self.fib.step(Instant::now(), BUDGET) {
                 Ok(step) => (step.more, step.wakeup),
                 Err(error) => {
@@ -226,7 +234,7 @@ impl Worker {
                 continue;
             }
             self.answer_waiting();
-            let wakeup = [wakeup, more_reach].into_iter().flatten().min();
+            let wakeup = [wakeup, more_reach, watches.then_some(look)].into_iter().flatten().min();
             let sleep = tokio::time::sleep_until(wakeup.map_or_else(far, Into::into));
             tokio::select! {
                 // In this order, so that a stream of commands cannot starve the notifications.

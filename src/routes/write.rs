@@ -565,6 +565,12 @@ impl State {
             return Ok(());
         }
         let leftovers = std::mem::take(&mut self.leftovers);
+        // To the kernel a route with the same prefix and metric may be the one that was meant.
+        let same_key = |l: &&super::Leftover| {
+            let metric = l.metric == self.config.metric || l.metric == self.config.local_metric;
+            l.table == self.config.table && metric
+        };
+        let doubtful: Vec<Prefix> = leftovers.iter().filter(same_key).map(|l| l.prefix).collect();
         // To the kernel a metric of 0 means any: if that route is gone already, another of ours may have gone instead.
         let any = |l: &super::Leftover| l.metric == 0 && l.table == self.config.table;
         if leftovers.iter().any(any) {
@@ -572,7 +578,38 @@ impl State {
         }
         self.counters.deleted += leftovers.len() as u64;
         let ops: Vec<_> = leftovers.into_iter().map(Op::DropLeftover).collect();
-        self.write(kernel, now, &ops).map(std::mem::drop)
+        self.write(kernel, now, &ops)?;
+        for prefix in doubtful {
+            if let Some(route) = self.table.find(prefix) {
+                if self.table.meta(route).actual != Target::NONE {
+                    self.set_actual(route, Target::DOUBTFUL);
+                }
+                self.enqueue(route);
+            }
+            if let Some(ifindex) = self.locals.get(&prefix).map(|local| local.ifindex) {
+                self.rewrite_local(kernel, now, prefix, ifindex)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the route to a container anew, whether the kernel has it or not.
+    fn rewrite_local(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        now: Instant,
+        prefix: Prefix,
+        ifindex: u32,
+    ) -> Result<(), Error> {
+        let metric = self.config.local_metric;
+        let ops = [Op::DropLocal { prefix, ifindex, metric }, Op::Local { prefix, ifindex }];
+        let errors = self.write(kernel, now, &ops)?;
+        self.device_routes.remove(&prefix);
+        if !errors.iter().any(|error| error.index == 1) {
+            self.device_routes.insert(prefix, DeviceRoute { ifindex, metric });
+        }
+        self.local_queue.push(prefix);
+        Ok(())
     }
 
     /// Deletes the next-hop objects of earlier protocol numbers, once no route refers to them.

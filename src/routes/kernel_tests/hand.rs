@@ -64,6 +64,81 @@ fn flushes_by_hand_are_undone() {
     }
 }
 
+/// A second route beside one of ours, and another in its place: `ip route append` and `replace`.
+#[test]
+fn routes_beside_and_instead_of_ours_are_undone() {
+    for objects in [true, false] {
+        World::run(move |mut w| {
+            ip_command("link set lo up");
+            w.config.nexthop_objects = objects;
+            let mut fib = w.fib();
+            fill(&w, &mut fib);
+            w.settle(&mut fib);
+            let whole = w.table();
+            let lines = [
+                "route append 10.1.0.0/24 via 192.0.2.1 proto 32 metric 1024",
+                "route append blackhole 10.1.0.0/24 proto 32 metric 1024",
+                "route append 10.32.0.0/24 via 192.0.2.3 proto 32 metric 1024",
+                "route append 10.32.0.7/32 dev lo proto 32 metric 1",
+                "route prepend 10.1.0.0/24 via 192.0.2.1 proto 32 metric 1024",
+                "route replace 10.1.0.0/24 via 192.0.2.1 proto 32 metric 1024",
+                "route replace blackhole 10.1.0.0/24 proto 32 metric 1024",
+                "route replace 10.32.0.0/24 via 192.0.2.3 proto 32 metric 1024",
+                "route replace 10.32.0.7/32 dev lo proto 32 metric 1",
+                "route replace 10.32.0.7/32 via 192.0.2.1 proto 32 metric 1",
+                "-6 route append fd01::1/128 via 2001:db8:1::9 proto 32 metric 1024",
+                "-6 route append fd00:32::/64 via 2001:db8:2::2 proto 32 metric 1024",
+                "-6 route append fd00:32::7/128 dev lo proto 32 metric 1",
+                "-6 route replace fd01::1/128 via 2001:db8:2::2 proto 32 metric 1024",
+                "-6 route replace fd00:32::/64 via 2001:db8:2::2 proto 32 metric 1024",
+                "-6 route replace fd00:32::7/128 dev lo proto 32 metric 1",
+            ];
+            for line in lines {
+                ip_command(line);
+                w.settle(&mut fib);
+                assert_eq!(w.table(), whole, "{line}, objects {objects}");
+                assert_eq!(fib.verify().unwrap(), [], "{line}, objects {objects}");
+            }
+            // Found by the audit alone.
+            for line in lines {
+                // Some are there already, as nobody undoes what was before.
+                drop(Command::new("ip").args(line.split(' ')).output().unwrap());
+            }
+            drop(w.watch.take());
+            fib.resync(Instant::now());
+            while fib.step(Instant::now(), 64).unwrap().more {}
+            assert_eq!(w.table(), whole, "objects {objects}");
+            assert_eq!(fib.verify().unwrap(), [], "objects {objects}");
+        });
+    }
+}
+
+/// A route of somebody else in the place of a container's is told and left alone, and does not come back with it.
+#[test]
+fn a_foreign_route_in_place_of_a_containers_is_told() {
+    World::run(|mut w| {
+        ip_command("link set lo up");
+        let mut fib = w.fib();
+        fill(&w, &mut fib);
+        w.settle(&mut fib);
+        let whole = w.table();
+        for (ip, prefix) in [("", "10.32.0.7/32"), ("-6 ", "fd00:32::7/128")] {
+            ip_command(&format!("{ip}route replace {prefix} dev lo metric 1"));
+            w.settle(&mut fib);
+            let without: Vec<_> = whole.iter().filter(|row| !row.starts_with(prefix)).cloned().collect();
+            assert_eq!(w.table(), without);
+            assert_eq!(reason(&fib, prefix), Some(Reason::Refused));
+            let problems = fib.summary().problems();
+            assert!(problems.iter().any(|p| p.contains("routes to containers")), "{problems:?}");
+            assert_eq!(fib.verify().unwrap().len(), 1);
+            ip_command(&format!("{ip}route delete {prefix} dev lo metric 1"));
+            w.settle(&mut fib);
+            assert_eq!(w.table(), whole);
+            assert_eq!(fib.summary().problems(), [""; 0]);
+        }
+    });
+}
+
 #[test]
 fn storms_of_links_and_addresses_end_as_they_began() {
     for objects in [true, false] {

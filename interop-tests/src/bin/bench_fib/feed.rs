@@ -39,14 +39,6 @@ pub(super) fn is_one(prefix: Prefix) -> bool {
         }
 }
 
-/// The address family's number in BGP (RFC 4760).
-const fn afi(family: Family) -> u16 {
-    match family {
-        Family::Ipv4 => 1,
-        Family::Ipv6 => 2,
-    }
-}
-
 /// An established session.
 #[derive(Debug)]
 pub(super) struct Feeder {

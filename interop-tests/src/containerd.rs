@@ -45,6 +45,8 @@ impl Containerd {
         machine.write("/etc/containerd/config.toml", config)?;
         machine.write("/etc/cni/net.d/10-lab.conflist", network.conflist())?;
         machine.own("/var/lib/containerd")?;
+        // Its library for networks keeps results here; on a computer that has the directory it would be read-only.
+        machine.own("/var/lib/cni")?;
         let process =
             machine.command("containerd").spawn("containerd").context("Debian package containerd")?;
         let containerd = Self { machine: machine.clone(), process, namespace };

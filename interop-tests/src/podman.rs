@@ -50,6 +50,7 @@ impl Podman {
             machine.write(&format!("/etc/containers/{file}"), text)?;
         }
         machine.own("/var/lib/containers")?;
+        machine.own("/var/lib/cni")?;
         machine.write("/etc/cni/net.d/10-lab.conflist", network.conflist())?;
         let podman = Self {
             machine: machine.clone(),

@@ -3,9 +3,9 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::Global;
+use super::{Global, print};
 use crate::{
     agent::config::{self, ConfigError},
     api,
@@ -28,10 +28,7 @@ pub(super) fn run(global: &Global, command: &ConfigCommand) -> ExitCode {
         Err(error @ ConfigError::Read(..)) => (Vec::new(), Some(error.to_string())),
     };
     let valid = errors.is_empty() && unread.is_none();
-    let mut list: Vec<Value> = errors
-        .iter()
-        .map(|e| json!({ "file": e.file, "line": e.line, "column": e.column, "message": e.message, "help": e.help }))
-        .collect();
+    let mut list = print::diagnostics(&errors);
     list.extend(unread.iter().map(|message| json!({ "file": file, "message": message })));
     global.print(&json!({ "file": file, "valid": valid, "errors": list }), |_| {
         if valid {

@@ -2,7 +2,9 @@
 
 use std::{fmt::Write as _, io::Write as _};
 
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::model::Diagnostic;
 
 /// Prints JSON, one document, ending with a newline. A closed pipe (`| head`) is not an error.
 pub(super) fn json(value: &Value) {
@@ -21,6 +23,14 @@ fn text_line(text: &str) {
     let mut out = std::io::stdout().lock();
     // Nobody is left to tell when standard output is closed.
     let _ = writeln!(out, "{text}");
+}
+
+/// Errors with their places, as JSON.
+pub(super) fn diagnostics(errors: &[Diagnostic]) -> Vec<Value> {
+    errors
+        .iter()
+        .map(|e| json!({ "file": e.file, "line": e.line, "column": e.column, "message": e.message, "help": e.help }))
+        .collect()
 }
 
 /// A column: its heading, and what a row shows in it.

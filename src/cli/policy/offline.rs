@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::DIFFERENT;
 use crate::{
-    cli::Global,
+    cli::{Global, print},
     model::Diagnostic,
     policy::{
         PolicySet,
@@ -112,10 +112,7 @@ pub(super) fn check(global: &Global, paths: &[PathBuf], expand: Vec<String>) -> 
             )
         }
         Err(errors) => {
-            let list: Vec<Value> = errors
-                .iter()
-                .map(|e| json!({ "file": e.file, "line": e.line, "column": e.column, "message": e.message, "help": e.help }))
-                .collect();
+            let list = print::diagnostics(&errors);
             (json!({ "valid": false, "files": all.len(), "errors": list }), joined(&errors), false)
         }
     };

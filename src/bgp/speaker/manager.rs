@@ -1,5 +1,7 @@
 //! The manager task: who the peers are, which connection is whose, and what a new configuration changes.
 
+mod collectors;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
@@ -14,16 +16,14 @@ use tokio::{
     task::JoinHandle,
 };
 
+use self::collectors::Collector;
 use super::{
     PeerAction, PeerStatus, ReconfigureReport, Shutdown, SpeakerError, SpeakerEvent,
     auth::{self, Keys},
     change,
     links::{LinkChange, Links},
     liveness::{Liveness, state_of},
-    monitor::{
-        self, CollectorCommand, CollectorContext, CollectorId, CollectorShared, CollectorStatus,
-        collector_status,
-    },
+    monitor::{CollectorCommand, CollectorStatus, collector_status},
     params::{self, HostAddresses},
     peer::{self, FromTask, PeerCommand, PeerContext},
     rib_thread::{Control, RibSender},
@@ -39,7 +39,7 @@ use crate::{
             self,
             driver::{BfdHandle, BfdStatus},
         },
-        config::{BmpCollector, ListenRange, PeerAddress, PeerConfig, SpeakerConfig},
+        config::{ListenRange, PeerAddress, PeerConfig, SpeakerConfig},
         rib,
         session::{State, Stop},
     },
@@ -123,14 +123,6 @@ struct Peer {
     _discovery: Option<AbortOnDrop>,
     /// The address that was found.
     neighbour: Option<IpAddr>,
-}
-
-#[derive(Debug)]
-struct Collector {
-    config: Arc<BmpCollector>,
-    commands: mpsc::UnboundedSender<CollectorCommand>,
-    status: CollectorShared,
-    task: JoinHandle<()>,
 }
 
 /// A task that ends with its owner.
@@ -666,53 +658,6 @@ impl Manager {
         if !change.live.is_empty() {
             report.changed.push((name, change.live));
         }
-    }
-
-    fn add_collector(&mut self, config: BmpCollector) {
-        let (config, status) = (Arc::new(config), CollectorShared::default());
-        let (commands, task) = monitor::spawn(CollectorContext {
-            id: CollectorId(self.next_collector),
-            config: config.clone(),
-            name: self.config.hostname.clone().unwrap_or_default(),
-            rib: self.rib.clone(),
-            status: status.clone(),
-        });
-        self.next_collector += 1;
-        self.collectors.push(Collector { config, commands, status, task });
-    }
-
-    /// A collector whose settings have changed is connected to anew: it must hear all of what it is to hear.
-    fn reconfigure_collectors(&mut self, old: &SpeakerConfig, report: &mut ReconfigureReport) {
-        let new = self.config.clone();
-        // They know us by these.
-        let same = (old.asn, old.router_id) == (new.asn, new.router_id);
-        for collector in std::mem::take(&mut self.collectors) {
-            let (address, wanted) =
-                (collector.config.address, |c: &&BmpCollector| c.address == collector.config.address);
-            match new.bmp.iter().find(wanted) {
-                Some(config) if same && *config == *collector.config => self.collectors.push(collector),
-                found => {
-                    // A task that has ended needs no command.
-                    let _ = collector.commands.send(CollectorCommand::Stop("configuration changed"));
-                    if found.is_none() {
-                        report.collectors.push((address.to_string(), "removed"));
-                    } else {
-                        report.collectors.push((address.to_string(), "changed: connecting again"));
-                    }
-                }
-            }
-        }
-        for config in &new.bmp {
-            if !self.collectors.iter().any(|c| c.config.address == config.address) {
-                let address = config.address.to_string();
-                if !report.collectors.iter().any(|(known, _)| *known == address) {
-                    report.collectors.push((address, "added"));
-                }
-                self.add_collector(config.clone());
-            }
-        }
-        let place = |c: &Collector| new.bmp.iter().position(|config| config.address == c.config.address);
-        self.collectors.sort_by_key(place);
     }
 
     /// Originates the configured prefixes, and no longer those that were.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     harness::{alone, config, peer, prefix, start, v4},
-    lab::{Lab, host_config, neighbour4, wait},
+    lab::{Lab, two_hosts, wait},
 };
 use crate::bgp::{
     config::{MaxPrefixes, Secret},
@@ -25,10 +25,7 @@ fn password(text: &str) -> Option<Secret> {
 fn extended_messages() {
     let lab = Lab::new(2, &[(1, 2)]);
     wait(async {
-        let mut one = host_config(1, 64512);
-        one.peers = vec![neighbour4(1, 2, 65000)];
-        let mut two = host_config(2, 65000);
-        two.peers = vec![neighbour4(2, 1, 64512)];
+        let (one, two) = two_hosts();
         let (one, mut two) = (lab.start(1, one), lab.start(2, two));
         one.established().await;
         let communities: Vec<Community> = (0..1500).map(|n| Community(64512 << 16 | n)).collect();
@@ -57,10 +54,7 @@ fn extended_messages() {
 fn too_many_prefixes_for_a_while() {
     let lab = Lab::new(2, &[(1, 2)]);
     wait(async {
-        let mut one = host_config(1, 64512);
-        one.peers = vec![neighbour4(1, 2, 65000)];
-        let mut two = host_config(2, 65000);
-        two.peers = vec![neighbour4(2, 1, 64512)];
+        let (one, mut two) = two_hosts();
         two.peers[0].settings.max_prefixes =
             Some(MaxPrefixes { limit: 2, warning_percent: 50, restart: Some(Duration::from_millis(300)) });
         let (one, two) = (lab.start(1, one), lab.start(2, two));

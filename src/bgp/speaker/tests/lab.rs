@@ -115,6 +115,14 @@ pub(super) fn host_config(number: u8, asn: u32) -> SpeakerConfig {
     config
 }
 
+/// Hosts 1 (AS 64512) and 2 (AS 65000), which are neighbours over their link's IPv4 addresses.
+pub(super) fn two_hosts() -> (SpeakerConfig, SpeakerConfig) {
+    let (mut one, mut two) = (host_config(1, 64512), host_config(2, 65000));
+    one.peers = vec![neighbour4(1, 2, 65000)];
+    two.peers = vec![neighbour4(2, 1, 64512)];
+    (one, two)
+}
+
 /// The neighbour `other` over the link's IPv4 addresses.
 pub(super) fn neighbour4(own: u8, other: u8, asn: u32) -> PeerConfig {
     peer(on_link4(own, other), on_link4(other, own), asn)

@@ -96,6 +96,13 @@ pub(super) struct StepReport {
     pub(super) replies: Vec<Vec<u8>>,
 }
 
+impl StepReport {
+    /// What [`Steps::look`] has seen.
+    pub(super) fn link(&self) -> Option<link::Link> {
+        self.replies.iter().find_map(|payload| link::Link::parse(payload))
+    }
+}
+
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what}: {source}")]

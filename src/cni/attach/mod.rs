@@ -347,8 +347,7 @@ impl Attacher {
         // for ready as soon as it is up, and do at once what can wait.
         steps.look(index);
         let report = steps.report(&mut self.socket)?;
-        let seen = report.replies.iter().find_map(|payload| link::Link::parse(payload));
-        if seen.is_some_and(|link| link.address != Mac::HOST_END.octets()) {
+        if report.link().is_some_and(|link| link.address != Mac::HOST_END.octets()) {
             // The kernel sometimes keeps a random address instead of the one asked for (seen by Calico).
             let mut steps = Steps::default();
             steps.set_host_mac(index);
@@ -482,9 +481,7 @@ fn settle(attachment: &Attachment, inside: &mut Socket) -> Result<(), AttachErro
         // ones do it soon.
         let mut steps = Steps::default();
         steps.look(attachment.ifindex + 1);
-        let report = steps.report(inside)?;
-        let seen = report.replies.iter().find_map(|payload| link::Link::parse(payload));
-        if seen.is_some_and(|link| link.is_running()) {
+        if steps.report(inside)?.link().is_some_and(|link| link.is_running()) {
             return Ok(());
         }
         if attempt > 3 {

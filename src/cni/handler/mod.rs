@@ -94,6 +94,13 @@ pub enum StartError {
     Netlink(#[from] netlink::Error),
 }
 
+/// That a container uses a gateway number, for one of its attachments.
+type GatewayUse = (NetnsId, u8, EndpointId);
+
+fn gateway_of(attachment: &Attachment) -> GatewayUse {
+    (attachment.netns_id, attachment.gateway, attachment.endpoint.id.clone())
+}
+
 /// Owner of endpoints and addresses.
 #[derive(Debug)]
 pub struct Handler {
@@ -103,7 +110,7 @@ pub struct Handler {
     store: Store,
     attachments: BTreeMap<EndpointId, Attachment>,
     /// The gateway numbers in use, by container.
-    gateways: BTreeSet<(NetnsId, u8, EndpointId)>,
+    gateways: BTreeSet<GatewayUse>,
     /// Adopted at start, but the agent's side of them has failed so far.
     unfinished: Vec<EndpointId>,
     /// Whose announcements are made better for now, because their addresses have moved here.
@@ -266,20 +273,15 @@ impl Handler {
 
     /// Adds an attachment, or changes one.
     fn keep(&mut self, attachment: Attachment) {
-        let id = attachment.endpoint.id.clone();
-        self.gateways.insert((attachment.netns_id, attachment.gateway, id.clone()));
-        if let Some(old) = self.attachments.insert(id.clone(), attachment)
-            && self.attachments.get(&id).map(|new| (new.netns_id, new.gateway))
-                != Some((old.netns_id, old.gateway))
-        {
-            self.gateways.remove(&(old.netns_id, old.gateway, id));
-        }
+        self.forget(&attachment.endpoint.id);
+        self.gateways.insert(gateway_of(&attachment));
+        self.attachments.insert(attachment.endpoint.id.clone(), attachment);
     }
 
     /// Removes an attachment.
     fn forget(&mut self, id: &EndpointId) {
         if let Some(old) = self.attachments.remove(id) {
-            self.gateways.remove(&(old.netns_id, old.gateway, id.clone()));
+            self.gateways.remove(&gateway_of(&old));
         }
     }
 

@@ -99,21 +99,12 @@ impl Announcer {
         self.wait("all", "announcement", speaker.begin_originate(routes, WAIT));
     }
 
-    /// Begins to take the announcement back; [`Self::withdraw`] waits for it.
+    /// Begins to take the announcement back; [`Self::end_withdrawal`] waits for it.
     pub(super) fn begin_withdrawal(&mut self, attachment: &Attachment) {
         if let Some(speaker) = &self.speaker {
             let prefixes = attachment.endpoint.addresses().map(Prefix::host).collect();
             let handing = speaker.begin_withdraw(prefixes, WAIT);
             self.begun = Some((attachment.endpoint.id.clone(), handing));
-        }
-    }
-
-    /// Takes the announcement back; returns when that is on its way to every neighbour.
-    pub(super) fn withdraw(&mut self, attachment: &Attachment) {
-        let id = &attachment.endpoint.id;
-        self.begin_withdrawal(attachment);
-        if let Some((_, handing)) = self.begun.take() {
-            self.wait(id.as_str(), "withdrawal", handing);
         }
     }
 

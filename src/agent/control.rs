@@ -79,7 +79,12 @@ async fn connection(stream: UnixStream, service: Service) {
             match serde_json::from_slice::<Request>(&line) {
                 // Whoever asked was told long ago that it failed: an agent that was stopped must not end for a `stop` of
                 // yesterday. A DEL is done all the same.
-                Ok(request) if !matches!(request, Request::Cni(_)) && hung_up(stream.get_ref()) => return,
+                Ok(request)
+                    if !matches!(request, Request::Cni(_))
+                        && poll::hung_up(stream.get_ref()).unwrap_or(false) =>
+                {
+                    return;
+                }
                 Ok(request) => answer(&mut stream, &service, request).await,
                 Err(error) => {
                     encode(&Answer::Error(Failure::new(format!("the request does not parse: {error}"))))
@@ -90,10 +95,6 @@ async fn connection(stream: UnixStream, service: Service) {
             return;
         }
     }
-}
-
-fn hung_up(stream: &UnixStream) -> bool {
-    poll::hung_up(stream).unwrap_or(false)
 }
 
 /// An answer as it travels: one line.

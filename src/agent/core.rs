@@ -378,11 +378,9 @@ impl Host for Outside {
     }
 
     fn withdraw(&mut self, attachment: &Attachment) -> Result<(), CniError> {
-        self.announcer.withdraw(attachment);
-        for addr in attachment.endpoint.addresses() {
-            self.fib_command(FibCommand::RemoveLocal(Prefix::host(addr)))?;
-        }
-        Ok(())
+        let begun = self.begin_withdrawal(attachment);
+        self.end_withdrawal(attachment);
+        begun
     }
 
     fn begin_withdrawal(&mut self, attachment: &Attachment) -> Result<(), CniError> {

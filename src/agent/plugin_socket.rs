@@ -17,7 +17,10 @@ use std::{
 use super::{actor::Actor, core::Core};
 use crate::{
     cni::plugin::short::{REFUSAL, ShortCall},
-    netlink::entry::{self, HEADER, MAX_INPUT, PARTS},
+    netlink::{
+        entry::{self, HEADER, MAX_INPUT, PARTS},
+        poll,
+    },
 };
 
 /// How long the next plugin waits for one whose request does not come; then that one gets a thread of its own.
@@ -110,7 +113,7 @@ fn answer(stream: UnixStream, parts: [&[u8]; PARTS], core: &Actor<Core>) {
         return;
     };
     let work = move |core: &mut Core| {
-        let answer = core.cni(&call.request, &|| is_there(&second));
+        let answer = core.cni(&call.request, &|| !poll::hung_up(&second).unwrap_or(true));
         write(&second, &call.encode(answer));
     };
     if core.tell(work).is_err() {
@@ -134,11 +137,4 @@ fn write(mut stream: &UnixStream, mut bytes: &[u8]) {
             }
         }
     }
-}
-
-/// Whether the plugin still waits: it sends nothing more, so anything but "nothing yet" is its end.
-fn is_there(stream: &UnixStream) -> bool {
-    socket2::SockRef::from(stream)
-        .peek(&mut [std::mem::MaybeUninit::uninit()])
-        .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }

@@ -2,7 +2,8 @@
 //!
 //! The socket is a Unix stream at `<run_dir>/agent.sock`, mode 0600. A request is one line of JSON, an answer is one
 //! line of JSON: `{"ok": VALUE}` or `{"error": {"message": …, "hint": …}}`. A connection may carry any number of
-//! requests, one after another; what waits when the asker closes it is not begun, except for CNI's verbs. The plugin and the command line need nothing else of the agent.
+//! requests, one after another; what waits when the asker closes it is not begun, except for CNI's verbs. The plugin
+//! and the command line need nothing else of the agent.
 
 pub mod client;
 mod cni;

@@ -12,8 +12,10 @@
 //! and metric keeps ours out, one with a lower metric is preferred by the kernel, and both are reported.
 //!
 //! # Parts
-//! `table` the routes, compactly; `gateways` and `sets` next hops and groups; `reach` who is told of next hops; `foreign` other people's routes;
-//! `plan` what should be; [`fake`] a kernel made of maps for tests and simulations; `write` steps; `reconcile` reading the kernel and verifying; `events` notifications; [`thread`] the thread that owns it all.
+//! `table` the routes, compactly; `gateways` and `sets` next hops and groups; `reach` who is told of next hops;
+//! `foreign` other people's routes; `plan` what should be; [`fake`] a kernel made of maps for tests and simulations;
+//! `write` steps; `reconcile` reading the kernel and verifying; `events` notifications; [`thread`] the thread that owns
+//! it all.
 
 mod checks;
 mod config;

@@ -30,12 +30,14 @@ step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 if command -v cargo-deny >/dev/null; then
   step licences cargo deny --all-features check
 else
-  printf '\n== licences: cargo-deny is not installed, not checked here (cargo install cargo-deny)\n'
+  printf '\n== licences: cargo-deny is not installed: a test checks the licences, advisories are not checked (cargo install cargo-deny)\n'
 fi
 step build cargo build --workspace --all-targets --locked
 export SLASH32_BIN=$PWD/target/debug/slash32
-step unit cargo test --package slash32 --locked
-step interop cargo test --package interop-tests --locked
+# Always the whole workspace: a part of it would select other features and compile everything again.
+step unit cargo test --workspace --lib --bins --locked
+step integration cargo test --workspace --test '*' --locked
+step documentation cargo test --workspace --doc --locked
 # The fast subset of the table in interop-tests/RESULTS.md. Images are built once and stay in podman's storage.
 step matrix target/debug/interop --fast
 

@@ -1,6 +1,9 @@
-//! An agent that is stopped: the command line says so, and does not wait.
+//! An agent that is stopped, or of which a part is: the command line says so, and does not wait.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader},
+    time::Duration,
+};
 
 use anyhow::ensure;
 use interop_tests::{Agent, Exit, Lab, steadily};
@@ -82,6 +85,60 @@ fn no_command_waits_for_an_agent_that_is_stopped() {
             "{}",
             answer.stderr
         );
+        Ok(())
+    });
+}
+
+/// Holds a thread as a debugger does, until its standard input ends.
+const HOLD: &str = r#"
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+thread = int(sys.argv[1])
+for request in (0x4206, 0x4207):  # PTRACE_SEIZE, PTRACE_INTERRUPT
+    if libc.ptrace(request, thread, None, None) == -1:
+        sys.exit(os.strerror(ctypes.get_errno()))
+os.waitpid(thread, 0x40000000)  # __WALL
+print("held", flush=True)
+sys.stdin.read()
+"#;
+
+#[test]
+fn no_command_waits_for_a_part_that_hangs() {
+    Lab::run("hung-part", |lab| {
+        let host = lab.machine("host")?;
+        let agent = Agent::start(&host, AGENT)?;
+        let pid = agent.process().pid();
+        for (part, asking) in [
+            ("core", &["status", "endpoints", "ipam show", "policy show", "doctor", "metrics"][..]),
+            ("fib", &["status", "routes", "routes verify"]),
+            ("rib", &["status", "bgp rib", "bgp explain 10.32.1.1"]),
+        ] {
+            let find = format!("grep -lx {part} /proc/{pid}/task/*/comm | cut -d/ -f5");
+            let thread = host.command("sh").args(["-c", &find]).run()?.trim().to_owned();
+            let hold = host.command("python3").args(["-c", HOLD, &thread]);
+            let (holder, stdin, stdout) = hold.spawn_piped("hold")?;
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line)?;
+            ensure!(line == "held\n", "{}", holder.log());
+            // Less than `--timeout`, and more than a busy computer needs.
+            let ask = |line: &str| agent.cli(line).limit(Duration::from_secs(25)).output();
+            let answers: Vec<_> = std::thread::scope(|scope| {
+                let asked =
+                    asking.iter().map(|line| (line, scope.spawn(move || ask(line)))).collect::<Vec<_>>();
+                asked.into_iter().map(|(line, thread)| (line, thread.join())).collect()
+            });
+            for (line, answer) in answers {
+                let answer = answer.expect("the thread does not panic")?;
+                let said = &answer.stderr;
+                ensure!(answer.exit == Exit::Code(1), "{part}, {line}: {}: {said}", answer.exit);
+                ensure!(said.contains(&format!("its thread `{part}` ({thread})")), "{part}, {line}: {said}");
+            }
+            drop(stdin);
+            holder.wait(Duration::from_secs(20))?;
+            let status = agent.status()?;
+            ensure!(status["ready"] == true, "{status}");
+        }
         Ok(())
     });
 }

@@ -39,7 +39,16 @@ fn containers_of_two_hosts_reach_each_other_and_go() {
             let links = rack.hosts[0].run("ip -brief link show")?;
             check(!links.contains("s32"), links)
         })?;
-        reach(&db, &near)
+        reach(&db, &near)?;
+        // Nobody meddled, and nothing was asked of the kernel that it refuses.
+        for host in [&host1, &host2] {
+            let page = host.cli("metrics").run()?;
+            for counter in ["repaired", "kernel_errors", "overruns"] {
+                let line = format!("slash32_routes_{counter}_total 0\n");
+                ensure!(page.contains(&line), "{counter}: {}\n{page}", host.process().log_tail(20));
+            }
+        }
+        Ok(())
     });
 }
 

@@ -171,6 +171,13 @@ impl Core {
             .collect()
     }
 
+    /// How many endpoints have an IPv4 and how many an IPv6 address.
+    pub(super) fn endpoints_by_family(&self) -> [usize; 2] {
+        self.handler.attachments().fold([0, 0], |[four, six], a| {
+            [four + usize::from(a.endpoint.ipv4.is_some()), six + usize::from(a.endpoint.ipv6.is_some())]
+        })
+    }
+
     pub(super) fn endpoint_count(&self) -> usize {
         self.handler.attachments().count()
     }

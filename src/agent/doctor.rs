@@ -27,6 +27,10 @@ pub(super) struct Facts {
     pub(super) route_problems: Vec<String>,
     /// What keeps the kernel from looking into our table, one line each.
     pub(super) rules: Vec<String>,
+    /// Neighbours behind a VRF, one line each.
+    pub(super) vrf: Vec<String>,
+    /// Limits of the kernel that are too close, one line each.
+    pub(super) limits: Vec<String>,
     /// Learned routes that were refused for what they are: martians, own addresses and blocks.
     pub(super) routes_rejected: usize,
     /// Learned host routes inside the pools, and how many of them carry no identity.
@@ -63,6 +67,8 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     list.extend(facts.tcp_ao.map(tcp_ao));
     list.push(routes(facts));
     list.push(rules(facts));
+    list.push(vrf(facts));
+    list.push(limits(facts));
     list.push(learned(facts));
     list.push(identities(facts));
     list.push(policy(facts));
@@ -163,14 +169,38 @@ fn routes(facts: &Facts) -> Check {
 
 fn rules(facts: &Facts) -> Check {
     let ok = facts.rules.is_empty();
-    let message =
-        if ok { "the kernel looks into our table first".to_owned() } else { facts.rules.join("\n") };
+    let message = if ok { "packets of containers find our table".to_owned() } else { facts.rules.join("\n") };
     Check::new(
         "routing rules",
         ok,
         message,
-        "give the table a rule before the main one, such as `ip rule add pref 1000 lookup TABLE` (and `ip -6 rule …`), \
-         or leave out `[routes] table`",
+        "a table other than main needs a rule before it, such as `ip rule add pref 1000 lookup TABLE` (and `ip -6 rule \
+         …`). A rule that takes packets of containers away belongs behind that, or needs a condition (`from`, `iif`, a \
+         mark) that spares them",
+    )
+}
+
+fn vrf(facts: &Facts) -> Check {
+    let ok = facts.vrf.is_empty();
+    let message = if ok { "no neighbour is behind one".to_owned() } else { facts.vrf.join("\n") };
+    Check::new(
+        "VRF",
+        ok,
+        message,
+        "take the interface out of the VRF (`ip link set DEV nomaster`); containers inside a VRF are not supported",
+    )
+}
+
+fn limits(facts: &Facts) -> Check {
+    let ok = facts.limits.is_empty();
+    let message =
+        if ok { "neighbour and route tables have room".to_owned() } else { facts.limits.join("\n") };
+    Check::new(
+        "kernel limits",
+        ok,
+        message,
+        "set them in /etc/sysctl.d, in the host's first network namespace; the agent does not, as they hold for all \
+         of the host",
     )
 }
 
@@ -285,7 +315,9 @@ mod tests {
             route_differences: 2,
             routes_rejected: 1,
             rules: vec!["no rule".into()],
-            route_problems: vec!["1 learned routes are over the limit".into()],
+            vrf: vec!["eth0 is in red".into()],
+            limits: vec!["gc_thresh3 is small".into()],
+            route_problems: vec!["1 learned route is over the limit".into()],
             pool_routes: (5, 1),
             leases: vec!["x".into()],
             foreign_drops: vec![("ip filter FORWARD drops".into(), "do this".into())],

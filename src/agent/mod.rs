@@ -14,16 +14,19 @@ mod flows;
 mod former;
 mod host;
 mod identities;
+mod limits;
 mod logging;
 mod metrics;
 mod mrt_dump;
 mod plugin_socket;
 mod policies;
+mod pulse;
 mod rib_queries;
 mod rules;
 mod service;
 mod sysctls;
 mod trace;
+mod vrf;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 

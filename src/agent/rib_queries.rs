@@ -11,6 +11,7 @@ use crate::{
         speaker::{SpeakerError, SpeakerHandle},
     },
     model::Prefix,
+    routes::{self as fib_routes, thread::FibHandle},
 };
 
 /// Prefixes asked for at once: a few milliseconds of the RIB's time.
@@ -79,7 +80,11 @@ async fn each_piece(
 }
 
 /// `bgp explain`: of the prefix, or of the longest one that covers it when it is a host's.
-pub(super) async fn explain(speaker: &SpeakerHandle, prefix: Prefix) -> Result<Value, Failure> {
+pub(super) async fn explain(
+    speaker: &SpeakerHandle,
+    fib: &FibHandle,
+    prefix: Prefix,
+) -> Result<Value, Failure> {
     let address: Option<IpAddr> = prefix.is_host().then(|| prefix.addr());
     let found = speaker
         .query(move |rib| {
@@ -91,12 +96,25 @@ pub(super) async fn explain(speaker: &SpeakerHandle, prefix: Prefix) -> Result<V
         })
         .await?;
     let Some(explanation) = found else {
-        return Ok(json!({ "prefix": prefix, "verdict": "no path is known", "paths": [] }));
+        let verdict = if prefix.is_martian() {
+            "it is never routed (loopback, link-local, multicast or reserved): announcements of it are refused"
+        } else {
+            "no path is known"
+        };
+        return Ok(json!({ "prefix": prefix, "verdict": verdict, "paths": [] }));
     };
     let peers = speaker.peers().await?;
     let name = |id| peers.iter().find(|p| p.id == id).map(|p| p.peer.clone());
     let advertised: Vec<String> = explanation.advertised_to.iter().filter_map(|id| name(*id)).collect();
     let mut value = serde_json::to_value(&explanation).map_err(|e| Failure::new(e.to_string()))?;
     value["advertised_to"] = json!(advertised);
+    let filter =
+        fib_routes::RouteFilter { prefix: Some(explanation.prefix), ..fib_routes::RouteFilter::default() };
+    let routes = fib.routes(filter).await.map_err(|e| Failure::new(e.to_string()))?;
+    if let Some(route) = routes.iter().find(|route| route.prefix == explanation.prefix) {
+        value["kernel"] = json!({
+            "installed": route.installed, "reason": route.reason, "detail": route.detail, "foreign": route.foreign,
+        });
+    }
     Ok(value)
 }

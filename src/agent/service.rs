@@ -17,7 +17,7 @@ use super::{
     actor::{Actor, Gone},
     config::{self, Config},
     core::Core,
-    doctor, metrics, mrt_dump, rib_queries, rules, sysctls,
+    doctor, limits, metrics, mrt_dump, pulse, rib_queries, rules, sysctls, vrf,
 };
 use crate::{
     api::{Answer, CniRequest, Failure, Request, ShutdownMode},
@@ -145,11 +145,13 @@ impl Service {
         let core = &self.inner.core;
         match request {
             Request::Cni(call) => value(core.ask(move |c| c.cni(&call, &|| true)).await?),
-            Request::Ping => Ok(json!({ "alive": true })),
+            Request::Ping => Ok(self.pulse().await),
             Request::Status => self.status().await,
             Request::Peers => value(self.peers().await?),
             Request::Rib(query) => value(rib_queries::rib(self.speaker()?, query).await?),
-            Request::Explain { prefix } => rib_queries::explain(self.speaker()?, prefix).await,
+            Request::Explain { prefix } => {
+                rib_queries::explain(self.speaker()?, &self.inner.fib, prefix).await
+            }
             Request::ClearPeer { peer, soft } => self.clear(&peer, soft).await,
             Request::Drain { on } => {
                 self.speaker()?.drain(on).await?;
@@ -201,6 +203,33 @@ impl Service {
                 Ok(json!({ "stopping": true }))
             }
         }
+    }
+
+    /// That the agent lives, and which of the threads that answers come from does nothing at all.
+    async fn pulse(&self) -> Value {
+        let Inner { core, fib, speaker, .. } = &*self.inner;
+        let rib = async {
+            if let Some(speaker) = speaker {
+                _ = speaker.query(|_| ()).await;
+            }
+        };
+        let (core, fib, rib) = tokio::join!(
+            pulse::feel("core", async { _ = core.ask(|_| ()).await }),
+            pulse::feel("fib", async { _ = fib.alive().await }),
+            pulse::feel("rib", rib),
+        );
+        let stuck: Vec<String> = [core, fib, rib].into_iter().flatten().map(|s| s.to_string()).collect();
+        json!({ "alive": true, "stuck": stuck })
+    }
+
+    /// What keeps packets of containers from the routes, though the routes are right.
+    fn surroundings(config: &Config) -> Result<Vec<String>, Failure> {
+        let pools: Vec<Prefix> = config.pools.iter().map(|pool| pool.cidr).collect();
+        rules::problems(config.routes.table, &pools)
+    }
+
+    fn vrf_problems(config: &Config) -> Result<Vec<String>, Failure> {
+        vrf::problems(config.bgp.iter().flat_map(|bgp| &bgp.peers).map(|peer| &peer.address))
     }
 
     /// Compares the kernel's routes with the intent.
@@ -326,7 +355,9 @@ impl Service {
             .await?;
         let fib = self.inner.fib.summary().await?;
         problems.extend(fib.problems());
-        problems.extend(rules::problems(config.routes.table)?);
+        problems.extend(sysctls::missing());
+        problems.extend(Self::surroundings(&config)?);
+        problems.extend(Self::vrf_problems(&config)?);
         for peer in &peers {
             if peer["state"] != "Established" {
                 let error = peer["last_error"].as_str().map_or_else(String::new, |e| format!(": {e}"));
@@ -381,11 +412,12 @@ impl Service {
 
     async fn facts(&self) -> Result<doctor::Facts, Failure> {
         let config = self.config();
-        let (leases, drops, policy_error, mut file_errors) = self
+        let (endpoints, leases, drops, policy_error, mut file_errors) = self
             .inner
             .core
             .ask(|c| {
                 (
+                    c.endpoints_by_family(),
                     c.lease_problems(),
                     c.foreign_drops(),
                     c.policies().failed(),
@@ -404,6 +436,7 @@ impl Service {
         };
         let differences = self.verify().await?.len();
         let summary = self.inner.fib.summary().await?;
+        let local6 = endpoints[1];
         Ok(doctor::Facts {
             sysctls: sysctls::missing(),
             peers: self.peers().await?,
@@ -415,7 +448,9 @@ impl Service {
             policy: config.policy.enabled,
             policy_error,
             file_errors,
-            rules: rules::problems(config.routes.table)?,
+            rules: Self::surroundings(&config)?,
+            vrf: Self::vrf_problems(&config)?,
+            limits: limits::problems(limits::Load { endpoints, routes6: summary.ipv6 + local6 }),
             route_problems: summary.problems(),
             routes_rejected: summary.rejected - summary.over_limit,
             nexthop_objects: summary.nexthop_objects,

@@ -34,6 +34,9 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
     },
+    /// It lives, but a part of it that has to answer waits for ever.
+    #[error("the agent lives, but {0}")]
+    Stuck(String),
     /// The connection broke.
     #[error("the connection to the agent broke: {0}")]
     Io(#[from] io::Error),
@@ -76,7 +79,7 @@ impl Client {
 
     /// Connects to an agent that may take `timeout` for an answer, but not to show that it lives: when it is silent for
     /// two seconds, that is asked on a connection of its own, and asked again. One that is stopped or hangs is known as
-    /// such after five seconds ([`ClientError::Hung`]).
+    /// such after five seconds ([`ClientError::Hung`]), and so is one of which a part hangs ([`ClientError::Stuck`]).
     pub fn watch(socket: &Path, timeout: Duration) -> Result<Self, ClientError> {
         let connected = Self::connect(socket, timeout.min(SIGN_OF_LIFE)).map_err(|error| match error {
             ClientError::Timeout(_) if timeout > SIGN_OF_LIFE => {
@@ -153,6 +156,10 @@ impl Client {
         let Some([_, limit]) = self.watch else { return Ok(()) };
         match Self::connect(&self.socket, limit).and_then(|mut other| other.call(&Request::Ping)) {
             Err(ClientError::Timeout(_)) => Err(ClientError::Hung { path: self.socket.clone() }),
+            Ok(pulse) => match pulse["stuck"].as_array().and_then(|stuck| stuck.first()?.as_str()) {
+                Some(stuck) => Err(ClientError::Stuck(stuck.to_owned())),
+                None => Ok(()),
+            },
             // Any other failure shows on the first connection too, or is an answer of an earlier version.
             _ => Ok(()),
         }
@@ -241,6 +248,24 @@ mod tests {
             first.write_all(&["\u{fc}".as_bytes()[1], b'"', b'}', b'\n']).unwrap();
         });
         assert_eq!(watching(&path, hour).call(&Request::Status).unwrap(), "gr\u{fc}");
+    }
+
+    #[test]
+    fn a_part_that_hangs_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::spawn(move || {
+            let (_first, _) = listener.accept().unwrap();
+            for answer in ["[]", "[\"its thread `core` waits\"]"] {
+                let (mut other, _) = listener.accept().unwrap();
+                other
+                    .write_all(format!("{{\"ok\":{{\"alive\":true,\"stuck\":{answer}}}}}\n").as_bytes())
+                    .unwrap();
+            }
+        });
+        let error = watching(&path, Duration::from_secs(3600)).call(&Request::Status).unwrap_err();
+        assert_eq!(error.to_string(), "the agent lives, but its thread `core` waits");
     }
 
     #[test]

@@ -227,5 +227,15 @@ fn explain(answer: &Value) -> String {
     if peers != "-" {
         let _ = writeln!(text, "advertised to {peers}");
     }
+    let kernel = &answer["kernel"];
+    if kernel["installed"] == false {
+        let why = kernel["detail"].as_str().or_else(|| kernel["reason"].as_str());
+        let _ = writeln!(text, "not in the kernel: {}", why.unwrap_or("it is still to be written"));
+    } else if kernel["foreign"].is_object() {
+        let protocol = &kernel["foreign"]["protocol"];
+        let _ = writeln!(text, "in the kernel, which prefers a route of protocol {protocol}");
+    } else if kernel["installed"] == true {
+        let _ = writeln!(text, "in the kernel");
+    }
     text
 }

@@ -17,6 +17,10 @@ pub(super) fn explain(error: ClientError, pid: Option<u32>) -> anyhow::Error {
             Some(pid) => anyhow!("{error}\n{}", hung(pid, state(pid))),
             None => anyhow!("{error}\nIt is stopped or hangs. {STAYS}"),
         },
+        ClientError::Stuck(_) => {
+            let stack = pid.map(|pid| format!("/proc/{pid}/task/*/stack shows where. ")).unwrap_or_default();
+            anyhow!("{error}\nIt waits for the kernel, for a plugin that it called, or hangs. {stack}{STAYS}")
+        }
         ClientError::Timeout(_) => anyhow!(
             "{error}\nIt may still be at work on it: wait longer with --timeout, and look into the agent's log for what keeps it."
         ),

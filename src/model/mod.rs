@@ -11,6 +11,7 @@ mod diagnostic;
 mod endpoint;
 mod identity;
 mod labels;
+mod martian;
 mod next_hop;
 mod prefix;
 

@@ -4,7 +4,7 @@
 //! arrives as [`KernelEvent::Overrun`] and asks for a resync. What a given socket changes itself can be left out by
 //! a filter in the kernel, so that a million routes of our own do not come back as a million notifications.
 
-use std::{collections::VecDeque, os::fd::AsRawFd, thread};
+use std::{collections::VecDeque, io, os::fd::AsRawFd, thread};
 
 use bytes::BytesMut;
 use rtnetlink::{
@@ -163,24 +163,51 @@ impl Watch {
             if let Some(event) = self.queue.pop_front() {
                 return Ok(event);
             }
-            self.buf.clear();
-            self.buf.reserve(DATAGRAM);
+            self.make_room();
             let from = self.socket.recv_from(&mut self.buf).await;
-            match from.map_err(|e| Error::os("recv(netlink)", e)) {
-                // Only the kernel's own word counts.
-                Ok(from) if from == SocketAddr::new(0, from.multicast_groups()) => {
-                    self.queue.extend(Messages(&self.buf).filter_map(|m| KernelEvent::parse(&m)));
-                }
-                Ok(_) => {}
-                Err(Error::Overrun) => return Ok(KernelEvent::Overrun),
-                Err(error) => return Err(error),
+            if let Some(event) = self.received(from)? {
+                return Ok(event);
             }
         }
     }
 
-    /// An event that has been received already.
-    pub fn try_next(&mut self) -> Option<KernelEvent> {
-        self.queue.pop_front()
+    /// An event that is there already. Asks the kernel itself: a task that is busy and never gives way to its runtime
+    /// does not learn from [`Self::next`] that something has come.
+    pub fn try_next(&mut self) -> Result<Option<KernelEvent>, Error> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Ok(Some(event));
+            }
+            self.make_room();
+            let from = self.socket.socket_ref().recv_from(&mut self.buf, libc::MSG_DONTWAIT);
+            match from {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                from => {
+                    if let Some(event) = self.received(from.map(|(_, from)| from))? {
+                        return Ok(Some(event));
+                    }
+                }
+            }
+        }
+    }
+
+    fn make_room(&mut self) {
+        self.buf.clear();
+        self.buf.reserve(DATAGRAM);
+    }
+
+    /// Takes apart what is in the buffer; the event that is not from the kernel's messages, if there is one.
+    fn received(&mut self, from: io::Result<SocketAddr>) -> Result<Option<KernelEvent>, Error> {
+        match from.map_err(|e| Error::os("recv(netlink)", e)) {
+            // Only the kernel's own word counts.
+            Ok(from) if from == SocketAddr::new(0, from.multicast_groups()) => {
+                self.queue.extend(Messages(&self.buf).filter_map(|m| KernelEvent::parse(&m)));
+                Ok(None)
+            }
+            Ok(_) => Ok(None),
+            Err(Error::Overrun) => Ok(Some(KernelEvent::Overrun)),
+            Err(error) => Err(error),
+        }
     }
 }
 

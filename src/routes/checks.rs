@@ -1,11 +1,7 @@
-//! What a learned route may never do: martians, and prefixes that would take traffic meant for the host, its
-//! containers or its own next hops.
-
-use std::net::IpAddr;
+//! Why a learned route is kept out: martians ([`Prefix::is_martian`](crate::model::Prefix::is_martian)), and prefixes
+//! that would take traffic meant for the host, its containers or its own next hops, among them.
 
 use serde::Serialize;
-
-use crate::model::Prefix;
 
 /// Why a wanted route is not in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -85,72 +81,9 @@ impl Reason {
     }
 }
 
-/// Whether no router may carry this prefix (RFC 6890 and its registries). Default routes are fine.
-pub(super) fn is_martian(prefix: Prefix) -> bool {
-    if prefix.is_default() {
-        return false;
-    }
-    let len = prefix.len();
-    match prefix.addr() {
-        IpAddr::V4(a) => {
-            let [first, second, ..] = a.octets();
-            // This network, loopback, link-local, multicast and reserved; and whatever is so wide that it covers
-            // them all without being a default route is left alone: more specific routes protect the host.
-            (len >= 8 && (first == 0 || first == 127))
-                || (len >= 16 && first == 169 && second == 254)
-                || (len >= 3 && first >= 224)
-        }
-        IpAddr::V6(a) => {
-            let bits = a.to_bits();
-            let within = |net: u128, net_len: u8| len >= net_len && (bits ^ net) >> (128 - net_len) == 0;
-            // ::/96 (unspecified, loopback, IPv4-compatible), ::ffff:0:0/96 (IPv4-mapped), link-local, multicast.
-            within(0, 96) || within(0xffff << 32, 96) || within(0xfe80 << 112, 10) || within(0xff << 120, 8)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn martians() {
-        for text in [
-            "127.0.0.0/8",
-            "127.0.0.1/32",
-            "0.0.0.0/8",
-            "0.1.2.3/32",
-            "169.254.0.0/16",
-            "169.254.1.1/32",
-            "224.0.0.0/4",
-            "239.1.1.1/32",
-            "240.0.0.0/4",
-            "255.255.255.255/32",
-            "::/128",
-            "::1/128",
-            "::ffff:10.0.0.0/104",
-            "fe80::/10",
-            "fe80::1/128",
-            "ff02::/16",
-        ] {
-            assert!(is_martian(text.parse().unwrap()), "{text}");
-        }
-        for text in [
-            "0.0.0.0/0",
-            "0.0.0.0/1",
-            "128.0.0.0/1",
-            "10.0.0.0/8",
-            "169.253.0.0/16",
-            "223.255.255.0/24",
-            "::/0",
-            "2000::/3",
-            "fd00::/8",
-            "64:ff9b::/96",
-            "fec0::/10",
-        ] {
-            assert!(!is_martian(text.parse().unwrap()), "{text}");
-        }
-    }
 
     #[test]
     fn reasons_survive_their_byte() {

@@ -124,10 +124,15 @@ impl State {
         if self.device_routes.get(&route.prefix).is_some_and(same) {
             tracing::warn!(prefix = %route.prefix, "somebody replaced the route to a container by another");
             self.device_routes.remove(&route.prefix);
-            if self.locals.contains_key(&route.prefix) {
-                self.counters.repaired += 1;
-                self.local_queue.push(route.prefix);
-            }
+            self.local_lost(route.prefix);
+        }
+    }
+
+    /// The kernel has the route to a container no longer.
+    pub(super) fn local_lost(&mut self, prefix: Prefix) {
+        if let Some(local) = self.locals.get_mut(&prefix) {
+            local.lost = true;
+            self.local_queue.push(prefix);
         }
     }
 
@@ -145,10 +150,7 @@ impl State {
             if self.device_routes.get(&route.prefix) == Some(&device) {
                 self.device_routes.remove(&route.prefix);
             }
-            if self.locals.contains_key(&route.prefix) {
-                self.counters.repaired += 1;
-                self.local_queue.push(route.prefix);
-            }
+            self.local_lost(route.prefix);
         } else if route.metric == self.config.metric
             && !route.is_on_link()
             && let Some(ours) = self.table.find(route.prefix)
@@ -157,10 +159,16 @@ impl State {
             if meta.actual == Target::NONE {
                 return;
             }
-            self.counters.repaired += u64::from(meta.desired != Target::NONE || meta.has(flag::BLOCK));
-            if let Some(index) = meta.actual.index() {
-                // IPv6 tells the end of every route when its group goes.
-                self.told.entry(self.config.first_group_id() + index).or_default();
+            let wanted = u64::from(meta.desired != Target::NONE || meta.has(flag::BLOCK));
+            match meta.actual.index().filter(|_| self.objects) {
+                Some(index) => {
+                    // IPv6 tells the end of every route when its group goes.
+                    self.told.entry(self.config.first_group_id() + index).or_default();
+                    if let Some(set) = self.sets.get_mut(index) {
+                        set.repairs += wanted;
+                    }
+                }
+                None => self.counters.repaired += wanted,
             }
             // Not certain: we may have written it again since.
             self.set_actual(ours, Target::DOUBTFUL);
@@ -252,7 +260,11 @@ impl State {
         // It was gone, and is there again: by our own hand, but its routes went with it.
         set.shaken |= object.is_some() && gone && set.used > 0;
         self.scan |= set.lost || set.shaken;
-        self.counters.repaired += u64::from(object.is_none() && set.wanted > 0);
+        if object.is_some() {
+            self.counters.repaired += std::mem::take(&mut set.repairs);
+        } else {
+            set.repairs += u64::from(set.wanted > 0);
+        }
         if let Some(Kind::Group(members)) = object.map(|o| &o.kind) {
             let (hops, first) = (&self.hops, self.config.first_hop_id());
             let named = members.iter().map(|(id, weight)| {

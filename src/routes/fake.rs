@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use smallvec::SmallVec;
 
-use super::{FibConfig, Kernel, Op, Way};
+use super::{Alarm, FibConfig, Kernel, Op, Way};
 use crate::{
     model::{Family, Prefix},
     netlink::{
@@ -62,7 +62,7 @@ impl Fake {
         self.set_link(ifindex, true);
     }
 
-    fn link(&self, ifindex: u32) -> Option<Link> {
+    fn state_of(&self, ifindex: u32) -> Option<Link> {
         let link = self.links.get(&ifindex)?;
         let flags = if link.up { libc::IFF_UP as u32 | 1 << 16 } else { 0 };
         Some(Link {
@@ -88,7 +88,7 @@ impl Fake {
         link.up = up;
         let connected = link.connected;
         if up {
-            let link = self.link(ifindex).unwrap();
+            let link = self.state_of(ifindex).unwrap();
             self.events.push_back(KernelEvent::Link(link));
             let hop = Hop { gateway: None, ifindex, weight: 1, flags: 0 };
             self.put(new_route(connected, KERNEL, 0, RouteKind::Unicast, &[hop]), false);
@@ -101,7 +101,7 @@ impl Fake {
         for id in gone {
             self.drop_object(id, false);
         }
-        let link = self.link(ifindex).unwrap();
+        let link = self.state_of(ifindex).unwrap();
         self.events.push_back(KernelEvent::Link(link));
     }
 
@@ -283,11 +283,15 @@ impl Kernel for Fake {
     }
 
     fn links(&mut self) -> Result<Vec<Link>, Error> {
-        Ok(self.links.keys().filter_map(|i| self.link(*i)).collect())
+        Ok(self.links.keys().filter_map(|i| self.state_of(*i)).collect())
     }
 
-    fn look_at_link(&mut self, _: u32) -> Result<(), Error> {
-        Ok(())
+    fn link(&mut self, ifindex: u32) -> Result<Option<Link>, Error> {
+        Ok(self.state_of(ifindex))
+    }
+
+    fn alarm(&mut self, _links: &[u32]) -> Alarm {
+        Box::new(|| false)
     }
 
     fn addresses(&mut self) -> Result<Vec<Address>, Error> {

@@ -184,7 +184,7 @@ impl<K: Kernel> Fib<K> {
         let links = self.state.links_in_use();
         for ifindex in &links {
             // What it finds comes as a notification; a link that is gone has told so.
-            if let Err(error) = self.kernel.look_at_link(*ifindex) {
+            if let Err(error) = self.kernel.link(*ifindex) {
                 tracing::debug!(ifindex, %error, "cannot look at a link");
             }
         }

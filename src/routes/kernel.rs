@@ -1,6 +1,9 @@
 //! What the FIB asks of the kernel: reading, and writing in batches. The real one is netlink; tests have another.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::{Duration, Instant},
+};
 
 use super::FibConfig;
 use crate::{
@@ -114,14 +117,22 @@ pub enum Way {
     Blackhole,
 }
 
+/// See [`Kernel::alarm`].
+pub type Alarm = Box<dyn FnMut() -> bool>;
+
+/// How often an alarm looks at its links.
+const GLANCE: Duration = Duration::from_millis(20);
+
 /// A kernel to read and write.
 pub trait Kernel {
     /// Whether it has next-hop objects.
     fn has_objects(&mut self) -> Result<bool, Error>;
     /// All links.
     fn links(&mut self) -> Result<Vec<Link>, Error>;
-    /// Has the kernel look at the carrier of a link now.
-    fn look_at_link(&mut self, ifindex: u32) -> Result<(), Error>;
+    /// A link as it is now, after the kernel has looked at its carrier; none when it is gone.
+    fn link(&mut self, ifindex: u32) -> Result<Option<Link>, Error>;
+    /// Something that tells, when asked now and then, whether one of these links, which run, has lost its carrier.
+    fn alarm(&mut self, links: &[u32]) -> Alarm;
     /// All addresses.
     fn addresses(&mut self) -> Result<Vec<Address>, Error>;
     /// All neighbours.
@@ -173,8 +184,26 @@ impl Kernel for Netlink {
         link::list(&mut self.socket)
     }
 
-    fn look_at_link(&mut self, ifindex: u32) -> Result<(), Error> {
-        link::by_index(&mut self.socket, ifindex).map(std::mem::drop)
+    fn link(&mut self, ifindex: u32) -> Result<Option<Link>, Error> {
+        match link::by_index(&mut self.socket, ifindex) {
+            Ok(link) => Ok(Some(link)),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn alarm(&mut self, links: &[u32]) -> Alarm {
+        // The socket that reads meanwhile is busy with its list.
+        let Ok(mut socket) = Socket::route() else { return Box::new(|| false) };
+        let (links, mut last) = (links.to_vec(), Instant::now());
+        Box::new(move || {
+            if last.elapsed() < GLANCE {
+                return false;
+            }
+            let lost = links.iter().any(|i| !link::by_index(&mut socket, *i).is_ok_and(|l| l.is_running()));
+            last = Instant::now();
+            lost
+        })
     }
 
     fn addresses(&mut self) -> Result<Vec<Address>, Error> {

@@ -44,7 +44,7 @@ pub use checks::Reason;
 pub use config::FibConfig;
 pub use fib::{Fib, Step};
 pub use gateways::Unresolved;
-pub use kernel::{Kernel, Leftover, Netlink, Op, Way};
+pub use kernel::{Alarm, Kernel, Leftover, Netlink, Op, Way};
 pub use reach::Reach;
 pub use reconcile::{Difference, DifferenceKind};
 pub use state::Counters;

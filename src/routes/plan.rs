@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     Op,
-    checks::{Reason, is_martian},
+    checks::Reason,
     foreign::ForeignRoute,
     gateways::{Unresolved, WATCHED, Ways, family_fits, is_host_address, is_link_local, last_address},
     kernel::Way,
@@ -199,7 +199,7 @@ impl State {
 
     /// Why a learned route is refused for what it is.
     pub(super) fn rejection(&self, prefix: Prefix, set: &Set) -> Option<Reason> {
-        if is_martian(prefix) {
+        if prefix.is_martian() {
             return Some(Reason::Martian);
         }
         if prefix.is_host() {
@@ -499,6 +499,9 @@ impl State {
         if running(&old) && !running(&state) {
             self.objects_flushed(ifindex);
         }
+        if up(&old) != up(&state) {
+            self.queue_locals_on(ifindex);
+        }
         if running(&old) != running(&state) {
             let before = self.broken.len() + self.failed.len();
             self.broken.retain(|via, _| via.ifindex != ifindex);
@@ -531,9 +534,10 @@ impl State {
         let hit = |p: &Prefix, route: &DeviceRoute| {
             route.ifindex == ifindex && family.is_none_or(|f| f == p.family())
         };
-        let (device_routes, locals) = (&mut self.device_routes, &self.locals);
+        let (device_routes, locals) = (&mut self.device_routes, &mut self.locals);
         for (prefix, _) in device_routes.extract_if(|p, route| hit(p, route)) {
-            if locals.contains_key(&prefix) {
+            if let Some(local) = locals.get_mut(&prefix) {
+                local.lost = true;
                 self.local_queue.push(prefix);
             }
         }

@@ -2,7 +2,10 @@
 //! and for `slash32 routes verify`.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,7 +13,7 @@ use hashbrown::HashMap;
 use serde::Serialize;
 
 use super::{
-    Kernel, Leftover, Reason,
+    Alarm, Kernel, Leftover, Reason,
     gateways::Ways,
     sets::canonical,
     state::{DeviceRoute, LinkState, State},
@@ -212,6 +215,11 @@ impl State {
         // A group that lost a member in the kernel has other contents; the rest is for `retarget`.
     }
 
+    /// A neighbour that is lost, or a link in use, ends the reading: whole tables take long.
+    fn patience(&self, kernel: &mut dyn Kernel) -> Patience {
+        Patience { urgent: self.urgent.clone(), alarm: kernel.alarm(&self.links_in_use()) }
+    }
+
     fn read_routes(&mut self, kernel: &mut dyn Kernel) -> Result<(), Error> {
         self.table.for_each_mut(|_, meta| meta.put(flag::SEEN, false));
         let mut found = Found::default();
@@ -219,15 +227,15 @@ impl State {
         if self.config.table != TABLE_MAIN {
             tables.push(TABLE_MAIN);
         }
+        let mut patience = self.patience(kernel);
         for family in Family::ALL {
             for table in &tables {
                 let mut read = 0usize;
                 let filter = Filter { table: Some(*table), protocol: None };
-                let urgent = self.urgent.clone();
                 kernel.routes(family, filter, &mut |route| {
                     read += 1;
                     self.found_route(&route, &mut found);
-                    go_on(&urgent, read)
+                    patience.go_on(read)
                 })?;
                 tracing::debug!(%family, table, read, "read the kernel's routes");
             }
@@ -296,9 +304,10 @@ impl State {
 
     /// Looks for routes of ours in tables that an earlier configuration named: any but the kernel's own.
     pub(super) fn search_tables(&mut self, kernel: &mut dyn Kernel) -> Result<(), Error> {
+        let mut patience = self.patience(kernel);
         for family in Family::ALL {
             let filter = Filter { table: None, protocol: Some(self.config.protocol) };
-            let (urgent, mut read) = (self.urgent.clone(), 0);
+            let mut read = 0;
             let mut found = Vec::new();
             kernel.routes(family, filter, &mut |route| {
                 read += 1;
@@ -306,7 +315,7 @@ impl State {
                 if ![self.config.table, RT_TABLE_LOCAL].contains(&route.table) {
                     found.push(leftover(&route));
                 }
-                go_on(&urgent, read)
+                patience.go_on(read)
             })?;
             if let Some(first) = found.first() {
                 let (routes, table) = (found.len(), first.table);
@@ -386,8 +395,9 @@ impl State {
         }
         self.table.for_each_mut(|_, meta| meta.put(flag::SEEN, false));
         let mut devices: HashMap<Prefix, DeviceRoute> = HashMap::new();
+        let mut patience = self.patience(kernel);
         for family in Family::ALL {
-            let (urgent, mut read) = (self.urgent.clone(), 0);
+            let mut read = 0;
             let filter = Filter { table: Some(self.config.table), protocol: Some(self.config.protocol) };
             kernel.routes(family, filter, &mut |route| {
                 read += 1;
@@ -398,7 +408,7 @@ impl State {
                     }
                     _ => differences.extend(self.verify_route(&route)),
                 }
-                go_on(&urgent, read)
+                patience.go_on(read)
             })?;
         }
         for (route, meta) in self.table.iter() {
@@ -563,9 +573,16 @@ impl LinkState {
     }
 }
 
-/// Whether to go on reading: not when something urgent waits, which is looked at now and then.
-fn go_on(urgent: &AtomicUsize, read: usize) -> bool {
-    !read.is_multiple_of(256) || urgent.load(Ordering::Relaxed) == 0
+/// How long a list is read: until something urgent waits, which is looked at now and then.
+struct Patience {
+    urgent: Arc<AtomicUsize>,
+    alarm: Alarm,
+}
+
+impl Patience {
+    fn go_on(&mut self, read: usize) -> bool {
+        !read.is_multiple_of(256) || (self.urgent.load(Ordering::Relaxed) == 0 && !(self.alarm)())
+    }
 }
 
 /// What is to be deleted of a route.

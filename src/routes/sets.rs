@@ -34,6 +34,8 @@ pub(super) struct Set {
     pub(super) lost: bool,
     /// Whether the kernel may have removed the group's routes.
     pub(super) shaken: bool,
+    /// What somebody deleted of the group and its routes, unless it turns out that there is no way for them any more.
+    pub(super) repairs: u64,
     /// Whether routes written inline have old contents.
     pub(super) outdated: bool,
     queued: bool,

@@ -113,6 +113,8 @@ pub(super) struct Local {
     pub(super) attempts: u32,
     pub(super) retry: Option<Instant>,
     pub(super) error: Option<String>,
+    /// Whether the kernel had it and has it no longer.
+    pub(super) lost: bool,
 }
 
 /// A route that could not be written.
@@ -143,7 +145,7 @@ pub struct Counters {
     pub deleted: u64,
     /// Next-hop objects and groups written.
     pub objects_written: u64,
-    /// Messages that the kernel refused.
+    /// Messages that the kernel refused, but for deletions of what was gone already.
     pub refused: u64,
     /// Times the kernel was read and compared, whatever the cause.
     pub resyncs: u64,

@@ -379,27 +379,31 @@ impl Summary {
     /// What somebody should look at, one line each.
     pub fn problems(&self) -> Vec<String> {
         let mut list = Vec::new();
-        let mut say = |count: usize, what: &str| {
-            if count > 0 {
-                list.push(format!("{count} learned routes {what}"));
-            }
+        let mut say = |count: usize, [one, many]: [&str; 2], what: &str| match count {
+            0 => {}
+            1 => list.push(format!("1 learned route {one} {what}")),
+            _ => list.push(format!("{count} learned routes {many} {what}")),
         };
         let examples = self.conflict_examples.join(", ");
         say(
             self.conflicts,
-            &format!("are kept out of the kernel by routes of others with the same metric: {examples}"),
+            ["is", "are"],
+            &format!("kept out of the kernel by routes of others with the same metric: {examples}"),
         );
-        say(self.shadowed, &format!("are not used: the kernel prefers routes of others: {examples}"));
-        say(self.over_limit, "are over the limit ([routes] max_routes)");
-        say(self.unresolved, "have no reachable next hop");
+        say(
+            self.shadowed,
+            ["is", "are"],
+            &format!("not used: the kernel prefers routes of others: {examples}"),
+        );
+        say(self.over_limit, ["is", "are"], "over the limit ([routes] max_routes)");
+        say(self.unresolved, ["has", "have"], "no reachable next hop");
         let error = self.last_error.as_deref().unwrap_or_default();
-        say(self.refused, &format!("were refused by the kernel: {error}"));
+        say(self.refused, ["was", "were"], &format!("refused by the kernel: {error}"));
         if self.local_refused > 0 {
+            let routes =
+                if self.local_refused == 1 { "route to a container is" } else { "routes to containers are" };
             let examples = self.local_examples.join(", ");
-            list.push(format!(
-                "{} routes to containers were refused by the kernel: {examples}",
-                self.local_refused
-            ));
+            list.push(format!("{} {routes} not in the kernel: {examples}", self.local_refused));
         }
         list
     }

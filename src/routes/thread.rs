@@ -30,7 +30,7 @@ const CHANNEL: usize = 256;
 const BUDGET: usize = 512;
 /// Commands taken in between two steps at most.
 const COMMANDS: usize = 64;
-/// Notifications taken in between two steps at most.
+/// Notifications taken in at once at most.
 const EVENTS: usize = 4096;
 /// How often the carriers of links in use are looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -82,6 +82,8 @@ pub enum FibCommand {
     Show(RouteFilter, oneshot::Sender<Vec<RouteStatus>>),
     /// Everything in numbers.
     Summary(oneshot::Sender<Summary>),
+    /// Answers, whatever there is to do.
+    Alive(oneshot::Sender<()>),
     /// Ends the thread. Routes stay in the kernel: traffic goes on while the agent is replaced. With `true`, learned
     /// and blackhole routes are deleted first.
     Stop(bool, oneshot::Sender<()>),
@@ -97,6 +99,8 @@ pub struct FibStopped;
 #[derive(Clone, Debug)]
 pub struct FibHandle {
     commands: mpsc::Sender<FibCommand>,
+    /// Past all others. Not bounded: what comes here is a word for each time that a session comes or goes.
+    express: mpsc::UnboundedSender<FibCommand>,
     urgent: Arc<AtomicUsize>,
 }
 
@@ -104,6 +108,11 @@ impl FibCommand {
     /// Whether reading the kernel, which may take long, is to be given up for it.
     const fn is_urgent(&self) -> bool {
         matches!(self, Self::NextHopDown(..) | Self::NextHopSuspect(..))
+    }
+
+    /// Whether it goes past the routes that wait: a way that is lost, and the same way when it is back, in their order.
+    const fn is_express(&self) -> bool {
+        self.is_urgent() || matches!(self, Self::NextHopUp(..))
     }
 }
 
@@ -126,14 +135,15 @@ impl FibHandle {
         let fib = Fib::new(config, kernel, Instant::now())?;
         let urgent = fib.urgent();
         let (commands, queue) = mpsc::channel(CHANNEL);
+        let (express, fast) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()
             .name("fib".into())
             .spawn(move || {
-                let worker = Worker { fib, watch, queue, waiting: Vec::new(), reach: None };
+                let worker = Worker { fib, watch, queue, fast, waiting: Vec::new(), reach: None };
                 runtime.block_on(worker.run());
             })
             .map_err(|source| Error::Os { call: "spawn thread", source })?;
-        Ok((Self { commands, urgent }, thread))
+        Ok((Self { commands, express, urgent }, thread))
     }
 
     /// Resolves when the thread has ended, which it does only when told to or by a bug.
@@ -143,18 +153,30 @@ impl FibHandle {
 
     /// Sends any command.
     pub async fn send(&self, command: FibCommand) -> Result<(), FibStopped> {
-        if command.is_urgent() {
-            self.urgent.fetch_add(1, Ordering::Relaxed);
+        match self.send_express(command)? {
+            Some(command) => self.commands.send(command).await.map_err(|_| FibStopped),
+            None => Ok(()),
         }
-        self.commands.send(command).await.map_err(|_| FibStopped)
     }
 
     /// Sends any command from a thread that is not part of an async runtime.
     pub fn send_blocking(&self, command: FibCommand) -> Result<(), FibStopped> {
+        match self.send_express(command)? {
+            Some(command) => self.commands.blocking_send(command).map_err(|_| FibStopped),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends what goes past the others; gives back what does not.
+    fn send_express(&self, command: FibCommand) -> Result<Option<FibCommand>, FibStopped> {
+        if !command.is_express() {
+            return Ok(Some(command));
+        }
         if command.is_urgent() {
             self.urgent.fetch_add(1, Ordering::Relaxed);
         }
-        self.commands.blocking_send(command).map_err(|_| FibStopped)
+        self.express.send(command).map_err(|_| FibStopped)?;
+        Ok(None)
     }
 
     /// Changes learned routes.
@@ -182,6 +204,11 @@ impl FibHandle {
         self.ask(FibCommand::Summary).await
     }
 
+    /// Answers when the thread takes in commands.
+    pub async fn alive(&self) -> Result<(), FibStopped> {
+        self.ask(FibCommand::Alive).await
+    }
+
     /// Ends the thread; see [`FibCommand::Stop`].
     pub async fn stop(&self, remove: bool) -> Result<(), FibStopped> {
         self.ask(|answer| FibCommand::Stop(remove, answer)).await
@@ -204,6 +231,7 @@ struct Worker {
     fib: Fib<Netlink>,
     watch: Watch,
     queue: mpsc::Receiver<FibCommand>,
+    fast: mpsc::UnboundedReceiver<FibCommand>,
     waiting: Vec<Waiting>,
     reach: Option<mpsc::UnboundedSender<Vec<Reach>>>,
 }
@@ -228,7 +256,7 @@ impl Worker {
             let more_reach = self.tell_reach();
             if more {
                 // Take in what is there, and go on.
-                if !self.take_in().await {
+                if !self.take_in() {
                     return;
                 }
                 continue;
@@ -239,14 +267,17 @@ impl Worker {
             tokio::select! {
                 // In this order, so that a stream of commands cannot starve the notifications.
                 biased;
-                event = self.watch.next() => self.event(event).await,
+                event = self.watch.next() => self.event(event),
+                Some(command) = self.fast.recv() => {
+                    self.command(command);
+                }
                 command = self.queue.recv() => match command {
                     Some(command) => if !self.command(command) { return },
                     None => return,
                 },
                 () = sleep => {}
             }
-            if !self.take_in().await {
+            if !self.take_in() {
                 return;
             }
         }
@@ -263,27 +294,22 @@ impl Worker {
         wakeup
     }
 
-    async fn event(&mut self, event: Result<crate::netlink::watch::KernelEvent, Error>) {
+    fn event(&mut self, event: Result<crate::netlink::watch::KernelEvent, Error>) {
         match event {
             Ok(event) => self.fib.handle_event(event, Instant::now()),
             Err(error) => {
                 tracing::error!(%error, "cannot read the kernel's notifications");
                 self.fib.resync(Instant::now() + Duration::from_secs(1));
                 // Do not spin.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                thread::sleep(Duration::from_millis(100));
             }
         }
     }
 
-    /// Takes in notifications and commands that are there already. False when the thread is to end.
-    async fn take_in(&mut self) -> bool {
-        for _ in 0..EVENTS {
-            tokio::select! {
-                biased;
-                event = self.watch.next() => self.event(event).await,
-                () = std::future::ready(()) => break,
-            }
-        }
+    /// Takes in what is there already, without giving way to anybody: commands, and before each of them what is more
+    /// urgent than routes. False when the thread is to end.
+    fn take_in(&mut self) -> bool {
+        self.take_in_news();
         for _ in 0..COMMANDS {
             match self.queue.try_recv() {
                 Ok(command) => {
@@ -294,8 +320,31 @@ impl Worker {
                 Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => return false,
             }
+            // A thousand routes take their time; what happened meanwhile goes to the kernel before the next thousand.
+            if self.take_in_news() {
+                break;
+            }
         }
         true
+    }
+
+    /// Takes in notifications and what goes past the routes; whether there was any.
+    fn take_in_news(&mut self) -> bool {
+        let mut any = false;
+        while let Ok(command) = self.fast.try_recv() {
+            self.command(command);
+            any = true;
+        }
+        for _ in 0..EVENTS {
+            let Some(event) = self.watch.try_next().transpose() else { break };
+            any = true;
+            let failed = event.is_err();
+            self.event(event);
+            if failed {
+                break;
+            }
+        }
+        any
     }
 
     /// Does what a command says; false when it ends the thread.
@@ -343,6 +392,7 @@ impl Worker {
             FibCommand::Verify(answer) => self.waiting.push(Waiting::Verify(answer)),
             FibCommand::Show(filter, answer) => reply(answer, fib.routes(filter)),
             FibCommand::Summary(answer) => reply(answer, fib.summary()),
+            FibCommand::Alive(answer) => reply(answer, ()),
             FibCommand::Stop(remove, answer) => {
                 if remove {
                     self.remove_all();
@@ -448,6 +498,60 @@ mod tests {
             thread.join().unwrap();
             let ours = route::Filter { table: None, protocol: Some(32) };
             assert_eq!(route::list(&mut socket, Family::Ipv4, ours).unwrap(), []);
+        });
+    }
+
+    /// What the kernel tells is heard between the routes, not after them.
+    #[test]
+    fn news_does_not_wait_for_routes() {
+        const ROUTES: u32 = 40_000;
+        testing::private(|| {
+            let mut socket = Socket::route().unwrap();
+            link::create_veth(&mut socket, "va", "vb", None).unwrap();
+            for name in ["va", "vb"] {
+                let index = link::by_name(&mut socket, name).unwrap().index;
+                link::set_up(&mut socket, index).unwrap();
+            }
+            let dev = link::by_name(&mut socket, "va").unwrap().index;
+            addr::add(&mut socket, dev, "192.0.2.0".parse().unwrap(), 31).unwrap();
+            let (fib, thread) = FibHandle::start(FibConfig::default()).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let hops: Arc<NextHopSet> =
+                Arc::new([NextHop::via("192.0.2.1".parse().unwrap())].into_iter().collect());
+            let all = |next_hops: Option<Arc<NextHopSet>>| {
+                let change = move |i: u32| RouteChange {
+                    prefix: Prefix::host(std::net::Ipv4Addr::from_bits(0x0a00_0000 + i).into()),
+                    next_hops: next_hops.clone(),
+                };
+                (0..ROUTES).map(change).collect::<Vec<_>>()
+            };
+            let heard_between = runtime.block_on(async {
+                fib.settle().await.unwrap();
+                // This thread may be late, but not each time.
+                for round in 0..10 {
+                    let before = fib.summary().await.unwrap().foreign;
+                    fib.apply(all((round % 2 == 0).then(|| Arc::clone(&hops)))).await.unwrap();
+                    let prefix = Prefix::new([198, 51, 100, round].into(), 32).unwrap();
+                    let key = route::Key { prefix, table: route::TABLE_MAIN, protocol: 4, metric: 0 };
+                    let mut batch = Batch::new();
+                    route::push(&mut batch, &key, route::Target::Blackhole, route::Mode::Create);
+                    socket.execute(&mut batch).unwrap();
+                    let pending = loop {
+                        let summary = fib.summary().await.unwrap();
+                        if summary.foreign > before {
+                            break summary.pending;
+                        }
+                    };
+                    if pending > 0 {
+                        return true;
+                    }
+                    fib.settle().await.unwrap();
+                }
+                false
+            });
+            runtime.block_on(fib.stop(true)).unwrap();
+            thread.join().unwrap();
+            assert!(heard_between);
         });
     }
 }

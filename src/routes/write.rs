@@ -6,7 +6,7 @@ use super::{
     Kernel, Op, Step,
     checks::Reason,
     sets::{Set, SetTrouble},
-    state::{Broken, DeviceRoute, State, Trouble},
+    state::{Broken, DeviceRoute, LinkState, State, Trouble},
     table::{RouteRef, Target, flag},
 };
 use crate::{
@@ -141,8 +141,19 @@ impl State {
     ) -> Result<Vec<KernelError>, Error> {
         match kernel.write(&self.config, ops) {
             Ok(errors) => {
-                self.counters.refused += errors.len() as u64;
-                if let Some(error) = errors.last() {
+                // What others did already is no refusal.
+                let harmless = |error: &&KernelError| match ops.get(error.index) {
+                    Some(
+                        Op::DropObject { .. }
+                        | Op::DropRoute { .. }
+                        | Op::DropLocal { .. }
+                        | Op::DropLeftover(_),
+                    ) => error.is_missing(),
+                    Some(Op::Gateway { .. }) => error.is_exists(),
+                    _ => false,
+                };
+                for error in errors.iter().filter(|error| !harmless(error)) {
+                    self.counters.refused += 1;
                     self.last_error = Some(error.to_string());
                 }
                 Ok(errors)
@@ -168,6 +179,9 @@ impl State {
             let Some(set) = self.sets.get_mut(index) else { continue };
             if set.is_settled() {
                 set.trouble = None;
+                if set.target.is_empty() {
+                    set.repairs = 0;
+                }
                 continue;
             }
             if set.trouble.as_ref().is_some_and(|t| t.retry > now) {
@@ -237,6 +251,7 @@ impl State {
                         }
                         _ => {
                             self.garbage = true;
+                            set.repairs = 0;
                             set.present = false;
                             set.content.clear();
                             set.lost = set.used > 0;
@@ -283,6 +298,7 @@ impl State {
             set.present = true;
             set.content = set.target.clone();
             set.trouble = None;
+            self.counters.repaired += std::mem::take(&mut set.repairs);
             self.scan |= set.waiting;
             return;
         };
@@ -643,6 +659,39 @@ impl State {
 
     // ---- local containers -------------------------------------------------------------------------------------
 
+    /// Asks the kernel about the links of routes to containers that it has dropped: it tells of a route that went with
+    /// its link before it tells of the link, and then there is nothing to repair.
+    fn look_at_lost(&mut self, kernel: &mut dyn Kernel, queue: &[Prefix]) -> Result<(), Error> {
+        let lost = queue.iter().filter_map(|prefix| self.locals.get(prefix)).filter(|local| local.lost);
+        let mut links: Vec<u32> = lost.map(|local| local.ifindex).collect();
+        links.sort_unstable();
+        links.dedup();
+        for ifindex in links {
+            match kernel.link(ifindex) {
+                Ok(link) => self.set_link(ifindex, link.as_ref().map(LinkState::of)),
+                Err(error) => {
+                    self.local_queue.extend(queue);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel would take a route onto a container's link; if not, that is noted.
+    fn takes_routes(&mut self, prefix: Prefix, ifindex: u32) -> bool {
+        let Some(local) = self.locals.get_mut(&prefix) else { return true };
+        let why = match self.links.get(&ifindex) {
+            Some(link) if link.up => return true,
+            Some(link) => format!("its interface {} is down", link.name),
+            // Of a new link we may not have heard yet.
+            None if !local.lost => return true,
+            None => "its interface is gone".to_owned(),
+        };
+        local.error = Some(why);
+        false
+    }
+
     fn write_locals(&mut self, kernel: &mut dyn Kernel, now: Instant) -> Result<(), Error> {
         if self.local_queue.is_empty() {
             return Ok(());
@@ -650,6 +699,7 @@ impl State {
         let mut queue = std::mem::take(&mut self.local_queue);
         queue.sort_unstable();
         queue.dedup();
+        self.look_at_lost(kernel, &queue)?;
         let (mut ops, mut of): (Vec<Op>, Vec<Prefix>) = (Vec::new(), Vec::new());
         for prefix in queue {
             if let Some(addr) = self.missing_gateway(prefix) {
@@ -665,10 +715,12 @@ impl State {
             });
             if actual == want {
                 if let Some(local) = self.locals.get_mut(&prefix) {
-                    (local.error, local.attempts) = (None, 0);
+                    (local.error, local.attempts, local.lost) = (None, 0, false);
                 }
                 continue;
             }
+            // On a link that is down the kernel takes no route; when it is up again, we are told.
+            let want = want.filter(|w| self.takes_routes(prefix, w.ifindex));
             // The same with another metric: first the new one, so that there is no moment without.
             let changes = actual.zip(want).is_some_and(|(a, w)| a.ifindex == w.ifindex);
             if let Some(DeviceRoute { ifindex, .. }) = actual.filter(|_| !changes) {
@@ -718,11 +770,10 @@ impl State {
                     self.device_routes.insert(prefix, route);
                     if let Some(local) = self.locals.get_mut(&prefix) {
                         (local.error, local.attempts) = (None, 0);
+                        self.counters.repaired += u64::from(std::mem::take(&mut local.lost));
                     }
                 }
                 (_, Some(error)) => {
-                    // `EEXIST` is as a rule the attachment's own route, whose notification is on the way: the retry
-                    // finds it.
                     let Some(local) = self.locals.get_mut(&prefix) else { continue };
                     local.attempts += 1;
                     local.retry = Some(now + Self::backoff(local.attempts));

@@ -29,6 +29,10 @@ pub(super) fn pools(tables: Vec<file::Pool>, errors: &mut Errors<'_>) -> Vec<Poo
             // A pool with no block of this host's: its prefixes are known as the cluster's, nothing is given out.
             (None, None) => Vec::new(),
         };
+        if cidr.is_martian() {
+            errors
+                .at(&place("cidr"), format!("{cidr} is never routed: no host would accept it from another"));
+        }
         for block in &blocks {
             if !cidr.covers(*block) {
                 errors.at(&place("block"), format!("block {block} is not inside the pool {cidr}"));

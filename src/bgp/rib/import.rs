@@ -1,6 +1,6 @@
 //! From a received announcement to an attribute set, or the reason why not.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
@@ -17,7 +17,7 @@ use crate::{
         identity,
         wire::{Community, PathAttributes, PeerKind, WireNextHop},
     },
-    model::{Ipv4Prefix, Ipv6Prefix, Prefix},
+    model::Prefix,
 };
 
 /// Checks what holds for all prefixes of an announcement.
@@ -101,28 +101,6 @@ fn is_leak(params: &PeerParams, attributes: &PathAttributes) -> bool {
         (Some(Role::Provider | Role::RouteServer), Some(_)) => true,
         (Some(Role::Peer), Some(otc)) => otc != params.peer_asn.get(),
         _ => false,
-    }
-}
-
-/// Prefixes that are never routed: "this network" other than the default route, loopback, link-local, multicast, limited
-/// broadcast (RFC 6890, RFC 5735 section 4), and their IPv6 likes.
-pub(super) fn is_martian(prefix: Prefix) -> bool {
-    const V4: [Ipv4Prefix; 5] = [
-        Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 8),
-        Ipv4Prefix::new(Ipv4Addr::new(127, 0, 0, 0), 8),
-        Ipv4Prefix::new(Ipv4Addr::new(169, 254, 0, 0), 16),
-        Ipv4Prefix::new(Ipv4Addr::new(224, 0, 0, 0), 4),
-        Ipv4Prefix::new(Ipv4Addr::BROADCAST, 32),
-    ];
-    const V6: [Ipv6Prefix; 4] = [
-        Ipv6Prefix::new(Ipv6Addr::UNSPECIFIED, 96),
-        Ipv6Prefix::new(Ipv6Addr::new(0, 0, 0, 0, 0, 0xFFFF, 0, 0), 96),
-        Ipv6Prefix::new(Ipv6Addr::new(0xFE80, 0, 0, 0, 0, 0, 0, 0), 10),
-        Ipv6Prefix::new(Ipv6Addr::new(0xFF00, 0, 0, 0, 0, 0, 0, 0), 8),
-    ];
-    match prefix {
-        Prefix::V4(prefix) => V4.iter().any(|martian| martian.covers(prefix)),
-        Prefix::V6(prefix) => V6.iter().any(|martian| martian.covers(prefix)),
     }
 }
 
@@ -213,7 +191,7 @@ impl<'a> Announcement<'a> {
 
     /// The set for a prefix.
     pub(super) fn import(&mut self, attrs: &mut Attrs, prefix: Prefix) -> Result<Imported, Rejection> {
-        if is_martian(prefix) {
+        if prefix.is_martian() {
             return Err(Rejection::Martian);
         }
         let Some(matched) = self.evaluation.verdict(prefix) else { return Err(Rejection::Policy) };

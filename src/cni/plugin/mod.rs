@@ -314,6 +314,7 @@ fn call(socket: &Path, request: &CniRequest, wait: Duration) -> Result<Result<Va
             error @ (ClientError::Unreachable { .. }
             | ClientError::Timeout(_)
             | ClientError::Hung { .. }
+            | ClientError::Stuck(_)
             | ClientError::Io(_)),
         ) => Err(Trouble::Absent(error.to_string())),
         Err(ClientError::Failure(failure)) => {

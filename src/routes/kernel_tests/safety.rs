@@ -173,3 +173,71 @@ fn containers_routes_are_kept_and_never_swept() {
         assert_eq!(fib.verify().unwrap(), []);
     });
 }
+
+/// What a container's end takes with it is not repaired while it is down, and nothing is asked that the kernel refuses.
+#[test]
+fn a_containers_interface_goes_down_and_up() {
+    World::run(|mut w| {
+        let dev = w.far_b;
+        let mut fib = w.fib();
+        fib.set_local(p("10.32.0.7/32"), dev);
+        fib.set_local(p("fd00:32::7/128"), dev);
+        fib.set_blackhole(p("10.32.0.0/24"));
+        w.settle(&mut fib);
+        let whole = w.table();
+        assert_eq!(whole.len(), 3);
+        let counters = |fib: &Fib<Netlink>| (fib.summary().counters.repaired, fib.summary().counters.refused);
+        assert_eq!(counters(&fib), (0, 0));
+        link::set_down(&mut w.socket, dev).unwrap();
+        w.settle(&mut fib);
+        assert_eq!(w.table(), ["10.32.0.0/24 drop"]);
+        assert_eq!(counters(&fib), (0, 0));
+        let problems = fib.summary().problems().join("\n");
+        assert!(
+            problems.contains("2 routes to containers") && problems.contains("s32-far-b is down"),
+            "{problems}"
+        );
+        link::set_up(&mut w.socket, dev).unwrap();
+        w.settle(&mut fib);
+        assert_eq!(w.table(), whole);
+        assert_eq!(counters(&fib), (2, 0));
+        assert_eq!(fib.summary().problems(), [""; 0]);
+        // As a detachment does it.
+        link::set_down(&mut w.socket, dev).unwrap();
+        fib.remove_local(p("10.32.0.7/32"));
+        fib.remove_local(p("fd00:32::7/128"));
+        w.settle(&mut fib);
+        link::delete(&mut w.socket, dev).unwrap();
+        w.settle(&mut fib);
+        assert_eq!(counters(&fib), (2, 0));
+        assert_eq!(fib.verify().unwrap(), []);
+    });
+}
+
+/// What goes with a link is no damage by somebody; what somebody deletes is.
+#[test]
+fn only_what_others_did_counts_as_repaired() {
+    World::run(|mut w| {
+        let (a, mut fib) = (w.a, w.fib());
+        for i in 0..20u8 {
+            fib.set(Prefix::host([10, 1, 0, i].into()), &set(&["192.0.2.1", "192.0.2.3"]));
+            fib.set(Prefix::host(ip(&format!("fd01::{i}"))), &set(&["2001:db8:1::2"]));
+        }
+        w.settle(&mut fib);
+        assert_eq!(fib.summary().installed, 40);
+        link::set_down(&mut w.socket, a).unwrap();
+        w.settle(&mut fib);
+        assert_eq!(fib.summary().installed, 20);
+        assert_eq!((fib.summary().counters.repaired, fib.summary().counters.refused), (0, 0));
+        link::set_up(&mut w.socket, a).unwrap();
+        w.address(a, "2001:db8:1::1", 64);
+        w.settle(&mut fib);
+        assert_eq!(fib.summary().installed, 40);
+        assert_eq!((fib.summary().counters.repaired, fib.summary().counters.refused), (0, 0));
+        w.delete("fd01::7/128", 32);
+        w.delete("10.1.0.7/32", 32);
+        w.settle(&mut fib);
+        assert_eq!(fib.summary().installed, 40);
+        assert_eq!(fib.summary().counters.repaired, 2);
+    });
+}

@@ -3,12 +3,21 @@
 
 use std::{
     fmt::Write,
+    sync::mpsc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
 use interop_tests::{Lab, Router};
-use slash32::{model::Family, netlink::ns::Netns};
+use slash32::{
+    model::Family,
+    netlink::{
+        self, Socket, link,
+        ns::Netns,
+        sockopt,
+        watch::{KernelEvent, Topic},
+    },
+};
 
 use super::{
     feed,
@@ -33,6 +42,9 @@ pub(super) struct Options {
     /// Runs of each.
     #[arg(long, default_value_t = 5)]
     runs: u32,
+    /// How it dies.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "bfd,link")]
+    death: Vec<Death>,
     /// Routers to compare.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "slash32,bird2")]
     routers: Vec<Kind>,
@@ -42,7 +54,7 @@ pub(super) struct Options {
 }
 
 /// How the switch dies.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Death {
     /// Its control plane freezes: BFD, 100 ms x 3, finds out.
     Bfd,
@@ -56,6 +68,10 @@ struct Sample {
 }
 
 pub(super) fn run(options: &Options) -> Result<()> {
+    // Whoever looks must not wait for a processor behind those it looks at; what it starts has an ordinary priority.
+    if let Err(error) = sockopt::set_thread_realtime(1) {
+        eprintln!("no real-time priority ({error}): times include what this program waits for a processor");
+    }
     println!(
         "### Two switches, ECMP, one dies: ms until no route uses it, {:?}, {} runs\n",
         options.family, options.runs
@@ -65,7 +81,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
         options.routes[0]
     );
     println!("|---|---|---|---|---|---|");
-    for death in [Death::Bfd, Death::Link] {
+    for death in options.death.iter().copied() {
         for kind in &options.routers {
             let mut first = None;
             for routes in &options.routes {
@@ -129,21 +145,55 @@ fn measure(kind: Kind, death: Death, family: Family, routes: u32) -> Result<Samp
         }
     }
     std::thread::sleep(Duration::from_millis(1500));
+    let notice = match death {
+        Death::Bfd => None,
+        Death::Link => Some(Notice::of(&Netns::of_process(host.host_pid().cast_unsigned())?, device)?),
+    };
     let logged = running.log().len();
     let (event, wall) = (Instant::now(), SystemTime::now());
     match death {
         Death::Bfd => switches[0].processes().last().context("a process")?.pause()?,
-        Death::Link => switches[0].machine().link_down("eth0")?,
+        // Not by a program, whose start takes longer than all that follows.
+        Death::Link => {
+            Netns::of_process(switches[0].machine().host_pid().cast_unsigned())?.run(|| {
+                let mut socket = Socket::route()?;
+                let index = link::by_name(&mut socket, "eth0")?.index;
+                link::set_down(&mut socket, index)
+            })??;
+        }
     }
     let end = watch.left(routes, device)?;
     std::thread::sleep(Duration::from_millis(300));
     let log = running.log();
     let detected = match death {
         Death::Bfd => Some(detection(&log[logged..], &ends(family, 0)[0], wall)?),
-        Death::Link => None,
+        Death::Link => notice.and_then(Notice::at).map(|at| at - event),
     };
     let from_event = end - event;
     Ok(Sample { from_event, from_detection: detected.map(|d| from_event.saturating_sub(d)) })
+}
+
+/// When the kernel of the host tells that a link's carrier is lost.
+struct Notice(mpsc::Receiver<Instant>);
+
+impl Notice {
+    fn of(ns: &Netns, device: u32) -> Result<Self> {
+        let (sender, at) = mpsc::channel();
+        let lost = move |event: KernelEvent| match event {
+            KernelEvent::Link(link) if link.index == device && !link.is_running() => {
+                // Once is enough: the receiver may be gone.
+                let _ = sender.send(Instant::now());
+                false
+            }
+            _ => true,
+        };
+        ns.run(|| netlink::watch::spawn("notice", &[Topic::Links], &[], lost))??;
+        Ok(Self(at))
+    }
+
+    fn at(self) -> Option<Instant> {
+        self.0.recv_timeout(Duration::from_secs(5)).ok()
+    }
 }
 
 /// How long after the event the router's log says that BFD went down.

@@ -129,7 +129,7 @@ fn a_foreign_route_in_place_of_a_containers_is_told() {
             assert_eq!(w.table(), without);
             assert_eq!(reason(&fib, prefix), Some(Reason::Refused));
             let problems = fib.summary().problems();
-            assert!(problems.iter().any(|p| p.contains("routes to containers")), "{problems:?}");
+            assert!(problems.iter().any(|p| p.contains("1 route to a container")), "{problems:?}");
             assert_eq!(fib.verify().unwrap().len(), 1);
             ip_command(&format!("{ip}route delete {prefix} dev lo metric 1"));
             w.settle(&mut fib);

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::hand::{Hand, bytes_of, end_of_rib, open};
+use super::hand::{Hand, bytes_of, end_of_rib, graceful, open};
 use crate::bgp::{
-    session::{ConnId, Failure, Input, State},
+    session::{ConnId, Event, Failure, Input, State},
     wire::{Message, Notification, RouteRefresh},
 };
 
@@ -189,7 +189,9 @@ fn keepalives_are_sent_in_time_and_with_jitter() {
 fn hold_time_zero_means_no_timers() {
     let mut hand = Hand::new(|config| config.timers.hold_time = Duration::ZERO);
     let conn = hand.open_confirm_with(open());
-    // Until Established something must bound the wait.
+    // Until Established something must bound the wait, but not at once.
+    hand.wait(Duration::from_secs(239));
+    assert_eq!(hand.session.state(), State::OpenConfirm);
     assert!(hand.session.poll_timeout().is_some());
     hand.receive(conn, &Message::Keepalive);
     assert_eq!(hand.session.poll_timeout(), None);
@@ -215,10 +217,60 @@ fn send_hold_timer() {
     assert_eq!(hand.session.state(), State::Established);
     hand.input(Input::Wrote { conn, progress: true, pending: false });
     keep(&mut hand, 1000);
+    // To be told again that nothing moves puts nothing off.
+    hand.input(blocked.clone());
+    keep(&mut hand, 400);
     hand.input(blocked);
-    keep(&mut hand, 490);
+    keep(&mut hand, 90);
     assert_eq!(hand.down(), Some((&Failure::SendHold, false)));
     assert_eq!(hand.codes(), None);
+}
+
+/// It counts as a NOTIFICATION that could not be sent: routes stay only where such a one would not take them (RFC 8538).
+#[test]
+fn routes_after_a_send_hold_by_the_n_bit() {
+    for notification in [false, true] {
+        let mut theirs = open();
+        theirs.capabilities.push(graceful(notification, true));
+        let mut hand = Hand::new(|_| {});
+        let conn = hand.established_with(theirs);
+        hand.input(Input::Wrote { conn, progress: false, pending: true });
+        for _ in 0..49 {
+            hand.wait(Duration::from_secs(10));
+            hand.receive(conn, &Message::Keepalive);
+        }
+        assert_eq!(hand.down(), Some((&Failure::SendHold, notification)));
+    }
+}
+
+/// RFC 2918 section 4: a request for a family that is not in use is ignored; so is a subtype that was not agreed on.
+#[test]
+fn refreshes_that_are_not_for_us() {
+    for (afi, subtype) in [(2, 0), (3, 0), (1, 1), (1, 2), (1, 9)] {
+        let (mut hand, conn) = get_to(In::Established);
+        hand.receive(conn, &Message::RouteRefresh(RouteRefresh { afi, subtype, safi: 1 }));
+        let told = hand.events.iter().any(|event| matches!(event, Event::Refresh(..)));
+        assert!(!told, "{afi} {subtype}");
+        assert_eq!(hand.session.state(), State::Established);
+    }
+}
+
+/// An OPEN that is accepted ends the wait for the next dial: no second connection is opened beside it.
+#[test]
+fn nothing_is_dialed_beside_a_connection_that_goes_on() {
+    let mut hand = Hand::new(|config| config.passive = false);
+    let dials = |hand: &Hand| hand.events.iter().filter(|event| matches!(event, Event::Dial(_))).count();
+    let Some(Event::Dial(dialed)) = hand.events.iter().find(|event| matches!(event, Event::Dial(_))) else {
+        panic!("{:?}", hand.events)
+    };
+    let dialed = *dialed;
+    hand.input(Input::DialFailed(dialed, "connection refused".to_owned()));
+    assert_eq!(dials(&hand), 1);
+    let conn = hand.accept();
+    hand.receive(conn, &Message::Open(open()));
+    assert_eq!(hand.session.state(), State::OpenConfirm);
+    hand.wait(Duration::from_secs(80));
+    assert_eq!((dials(&hand), hand.session.state()), (1, State::OpenConfirm));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::harness::{Node, config, peer};
+use super::harness::{Node, answering, config, peer};
 use crate::{
     bgp::{
         config::{PeerConfig, SpeakerConfig},
@@ -123,14 +123,16 @@ pub(super) fn two_hosts() -> (SpeakerConfig, SpeakerConfig) {
     (one, two)
 }
 
-/// The neighbour `other` over the link's IPv4 addresses.
+/// The neighbour `other` over the link's IPv4 addresses. The host with the lower number dials.
 pub(super) fn neighbour4(own: u8, other: u8, asn: u32) -> PeerConfig {
-    peer(on_link4(own, other), on_link4(other, own), asn)
+    let neighbour = if own < other { peer } else { answering };
+    neighbour(on_link4(own, other), on_link4(other, own), asn)
 }
 
-/// The neighbour `other` over the link's IPv6 addresses.
+/// The same over its IPv6 addresses.
 pub(super) fn neighbour6(own: u8, other: u8, asn: u32) -> PeerConfig {
-    peer(on_link6(own, other), on_link6(other, own), asn)
+    let neighbour = if own < other { peer } else { answering };
+    neighbour(on_link6(own, other), on_link6(other, own), asn)
 }
 
 /// Runs a test that only waits; the speakers have runtimes of their own.

@@ -115,6 +115,7 @@ fn strict_bfd_comes_first() {
         one.peers[0].settings.bfd = Some(strict);
         let mut two = host_config(2, 65000);
         two.peers = vec![neighbour4(2, 1, 64512)];
+        two.peers[0].settings.passive = false;
         let (node, other) = (lab.start(1, one), lab.start(2, two.clone()));
         other.until("refused", |p| p.last_error.is_some()).await;
         assert_eq!(node.only().await.state, State::Idle);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    harness::{alone, config, peer, prefix, start, v4, v6},
+    harness::{alone, answering, config, peer, prefix, start, v4, v6},
     lab::{Lab, host_config, neighbour4, wait},
 };
 use crate::bgp::{
@@ -19,9 +19,9 @@ fn only_what_must_is_reset() {
         let mut one = config(1, 64512);
         one.peers = vec![peer(v4(1), v4(2), 65000), peer(v4(1), v4(3), 65000)];
         let mut two = config(2, 65000);
-        two.peers = vec![peer(v4(2), v4(1), 64512)];
+        two.peers = vec![answering(v4(2), v4(1), 64512)];
         let mut three = config(3, 65000);
-        three.peers = vec![peer(v4(3), v4(1), 64512), peer(v6(3), v6(1), 64512)];
+        three.peers = vec![answering(v4(3), v4(1), 64512), answering(v6(3), v6(1), 64512)];
         let (node, two, three) = (start(one.clone()), start(two), start(three));
         two.established().await;
         three.established().await;
@@ -128,7 +128,7 @@ fn timers_and_expectations_that_change_nothing_reset_nothing() {
         one.peers = vec![peer(v4(1), v4(2), 65000)];
         one.peers[0].settings.asn = RemoteAs::External;
         let mut two = config(2, 65000);
-        two.peers = vec![peer(v4(2), v4(1), 64512)];
+        two.peers = vec![answering(v4(2), v4(1), 64512)];
         two.peers[0].settings.timers.hold_time = Duration::from_secs(9);
         let (node, two) = (start(one.clone()), start(two));
         let before = node.established().await;
@@ -186,7 +186,7 @@ fn a_task_that_dies_is_started_again() {
         one.peers = vec![peer(v4(1), v4(2), 65000), peer(v4(1), v4(3), 65000)];
         let spoke = |n| {
             let mut config = config(n, 65000);
-            config.peers = vec![peer(v4(n), v4(1), 64512)];
+            config.peers = vec![answering(v4(n), v4(1), 64512)];
             start(config)
         };
         let (node, two, three) = (start(one), spoke(2), spoke(3));
@@ -206,7 +206,7 @@ fn a_rib_that_dies_ends_the_speaker() {
         let mut one = config(1, 64512);
         one.peers = vec![peer(v4(1), v4(2), 65000)];
         let mut two = config(2, 65000);
-        two.peers = vec![peer(v4(2), v4(1), 64512)];
+        two.peers = vec![answering(v4(2), v4(1), 64512)];
         let (mut node, two) = (start(one), start(two));
         two.established().await;
         node.handle.query(|_| panic!("as the test wants it")).await.unwrap_err();

@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use super::harness::{alone, config, peer, start, v4, v6};
+use super::harness::{alone, answering, config, peer, start, v4, v6};
 use crate::bgp::{
     session::State,
     speaker::{PeerAction, Shutdown, Speaker, SpeakerEvent},
@@ -49,7 +49,7 @@ fn nobody_there_and_reset() {
         let one = start(one);
         one.until("refused", |p| p.last_error.as_deref() == Some("connection refused")).await;
         let mut two = config(2, 65000);
-        two.peers = vec![peer(v4(2), v4(1), 64512)];
+        two.peers = vec![answering(v4(2), v4(1), 64512)];
         let two = start(two);
         two.established().await;
         two.handle.act("127.0.0.1", PeerAction::Reset).await.unwrap();

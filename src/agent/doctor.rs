@@ -136,6 +136,17 @@ fn peer(peer: &Value) -> Check {
         let message = format!("{message}, but {rejected} of its prefixes were not accepted");
         return Check::new("neighbour", false, message, "see `slash32 peers --json` for the reasons");
     }
+    let limited = |state: &str| {
+        (peer["prefix_limits"].as_array().into_iter().flatten()).any(|limit| limit["state"] == state)
+    };
+    if up && limited("warning") {
+        let message = format!("{message}, but near its limit of prefixes");
+        return Check::new("neighbour", false, message, "raise max_prefixes before the session ends for it");
+    }
+    if limited("exceeded") {
+        let hint = "find out why it announces so many, or raise max_prefixes; then `slash32 bgp clear`";
+        return Check::new("neighbour", false, message, hint);
+    }
     Check::new(
         "neighbour",
         up,

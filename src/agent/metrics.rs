@@ -130,10 +130,43 @@ pub(super) fn peers(page: &mut Page, peers: &[Value]) {
         let kind = peer["authentication"].as_str().unwrap_or("none");
         page.sample("slash32_bgp_peer_authentication", &[("peer", &name(peer)), ("kind", kind)], 1);
     }
+    prefix_limits(page, peers);
     for (metric, kind, field, help) in COUNTERS {
         page.metric(metric, kind, help);
         for peer in peers {
             page.sample(metric, &[("peer", &name(peer))], peer[field].as_u64().unwrap_or(0));
+        }
+    }
+}
+
+/// Only of neighbours that have a limit.
+fn prefix_limits(page: &mut Page, peers: &[Value]) {
+    type Of = fn(&Value) -> u64;
+    let metrics: [(&str, &str, Of); 3] = [
+        (
+            "slash32_bgp_peer_prefix_limit",
+            "Prefixes beyond which the session ends (max_prefixes).",
+            |limit| limit["limit"].as_u64().unwrap_or(0),
+        ),
+        (
+            "slash32_bgp_peer_prefix_limit_warning",
+            "1 while there are as many as max_prefixes_warning says, or too many.",
+            |limit| (limit["state"] != "ok").into(),
+        ),
+        (
+            "slash32_bgp_peer_prefix_limit_exceeded",
+            "1 from when the session ended for too many prefixes until there is a new one.",
+            |limit| (limit["state"] == "exceeded").into(),
+        ),
+    ];
+    for (metric, help, value) in metrics {
+        page.metric(metric, "gauge", help);
+        for peer in peers {
+            let name = peer["peer"].as_str().unwrap_or_default();
+            for limit in peer["prefix_limits"].as_array().into_iter().flatten() {
+                let family = limit["family"].as_str().unwrap_or_default();
+                page.sample(metric, &[("peer", name), ("family", family)], value(limit));
+            }
         }
     }
 }

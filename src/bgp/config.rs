@@ -134,6 +134,10 @@ pub struct BmpCollector {
     pub post_policy: bool,
     /// Whether it gets our best paths (RFC 9069).
     pub loc_rib: bool,
+    /// Whether it gets what neighbours might be sent, before export rules (RFC 8671).
+    pub out_pre_policy: bool,
+    /// Whether it gets what neighbours are sent.
+    pub out_post_policy: bool,
     /// Between statistics reports; zero: none.
     pub statistics: Duration,
     /// The first wait after a failure; it doubles with every one up to two minutes.
@@ -155,6 +159,8 @@ impl BmpCollector {
             pre_policy: true,
             post_policy: false,
             loc_rib: false,
+            out_pre_policy: false,
+            out_post_policy: false,
             statistics: Duration::from_secs(60),
             reconnect: Duration::from_secs(5),
             buffer: 64 << 20,
@@ -449,6 +455,19 @@ pub struct MaxPrefixes {
     pub warning_percent: u8,
     /// When the session may come back; `None`: after a manual reset only.
     pub restart: Option<Duration>,
+}
+
+impl MaxPrefixes {
+    /// From how many prefixes on there is a warning; `None` when there is none.
+    pub fn warning(self) -> Option<u32> {
+        let share = u64::from(self.limit) * u64::from(self.warning_percent) / 100;
+        (self.warning_percent > 0).then(|| u32::try_from(share).unwrap_or(u32::MAX).max(1))
+    }
+
+    /// Whether so many are enough for a warning.
+    pub fn is_near(self, count: u32) -> bool {
+        self.warning().is_some_and(|warning| count >= warning)
+    }
 }
 
 /// BFD for a neighbour (RFC 5880 to 5883).

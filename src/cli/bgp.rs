@@ -136,16 +136,24 @@ fn peer_table(peers: &Value) -> String {
             ("AS", |p| print::field(p, "asn")),
             ("UP/DOWN", |p| p["uptime_seconds"].as_u64().map_or_else(|| "never".to_owned(), print::duration)),
             ("STATE/PFXRCD", |p| {
-                if p["state"] == "Established" {
-                    print::field(p, "prefixes_received")
+                if p["state"] != "Established" {
+                    // In the words of other routers: the limit of prefixes keeps it there.
+                    let why = if bgp_peer::is_over_limit(p) { " (PfxCt)" } else { "" };
+                    format!("{}{why}", print::field(p, "state"))
+                } else if bgp_peer::is_near_limit(p) {
+                    format!("{} (near limit)", print::field(p, "prefixes_received"))
                 } else {
-                    print::field(p, "state")
+                    print::field(p, "prefixes_received")
                 }
             }),
             ("PFXSNT", |p| print::field(p, "prefixes_sent")),
             ("AUTH", |p| print::field(p, "authentication")),
             ("DESCRIPTION", |p| print::field(p, "description")),
-            ("LAST ERROR", |p| print::field(p, "last_error")),
+            // What was before the session that there is, `slash32 peers PEER` tells, with its time.
+            ("LAST ERROR", |p| match p["state"].as_str() {
+                Some("Established") => "-".to_owned(),
+                _ => print::field(p, "last_error"),
+            }),
         ],
         "no neighbours: add [[bgp.peer]] to the configuration",
     )
@@ -185,9 +193,17 @@ fn rib(routes: &Value) -> String {
             ("FROM", |r| print::field(r, "peer")),
             ("PREF", |r| print::field(r, "local_pref")),
             ("MED", |r| print::field(r, "med")),
-            ("AS PATH", |r| match print::field(r, "as_path") {
-                path if path == "-" => "i".to_owned(),
-                path => path,
+            ("AS PATH", |r| {
+                // The origin in the letters of other routers' tables.
+                let origin = match r["origin"].as_str() {
+                    Some("igp") => "i",
+                    Some("egp") => "e",
+                    _ => "?",
+                };
+                match print::field(r, "as_path") {
+                    path if path == "-" => origin.to_owned(),
+                    path => format!("{path} {origin}"),
+                }
             }),
             ("COMMUNITIES", |r| print::field(r, "communities")),
             ("LABELS", |r| match r["identity"].as_array().map_or(0, Vec::len) {

@@ -49,9 +49,14 @@ pub(super) fn page(peer: &Value) -> String {
     if peer["address"].is_string() {
         line("address", field("address"));
     }
-    let state = match seconds("uptime_seconds") {
-        Some(up) => format!("{} for {up}", field("state")),
-        None => field("state"),
+    let over_limit = is_over_limit(peer);
+    let state = match (seconds("uptime_seconds"), seconds("restart_seconds")) {
+        (Some(up), _) => format!("{} for {up}", field("state")),
+        (None, Some(wait)) => format!("{}, begins again in {wait}", field("state")),
+        (None, None) if over_limit && peer["state"] == "Idle" => {
+            format!("Idle until `slash32 bgp clear {}`", field("peer"))
+        }
+        (None, None) => field("state"),
     };
     line("state", state);
     if let Some(ago) = seconds("last_error_seconds") {
@@ -78,6 +83,24 @@ pub(super) fn page(peer: &Value) -> String {
             field("prefixes_sent")
         ),
     );
+    for limit in peer["prefix_limits"].as_array().into_iter().flatten() {
+        let field = |name| print::field(limit, name);
+        let state = match limit["state"].as_str() {
+            Some("warning") => ": near the limit",
+            Some("exceeded") => ": over the limit, which ended the session",
+            _ => "",
+        };
+        line(
+            "limit",
+            format!(
+                "{} of {} {} prefixes, warning from {}{state}",
+                field("prefixes"),
+                field("limit"),
+                field("family"),
+                field("warning")
+            ),
+        );
+    }
     reasons(&mut text, "not accepted", &peer["rejected"], &REJECTED);
     reasons(&mut text, "not in kernel", &peer["not_installed"], &NOT_INSTALLED);
     let mut line = |name: &str, value: String| {
@@ -110,6 +133,20 @@ pub(super) fn page(peer: &Value) -> String {
     }
     line("established", format!("{} times", field("established_count")));
     text
+}
+
+/// Whether the session ended for too many prefixes.
+pub(super) fn is_over_limit(peer: &Value) -> bool {
+    has_limit_state(peer, "exceeded")
+}
+
+/// Whether a family is near its limit.
+pub(super) fn is_near_limit(peer: &Value) -> bool {
+    has_limit_state(peer, "warning")
+}
+
+fn has_limit_state(peer: &Value, state: &str) -> bool {
+    peer["prefix_limits"].as_array().into_iter().flatten().any(|limit| limit["state"] == state)
 }
 
 fn reasons(text: &mut String, name: &str, counts: &Value, words: &[(&str, &str)]) {
@@ -147,5 +184,21 @@ mod tests {
         assert!(!text.contains("import rule"), "{text}");
         assert!(text.contains("not in kernel   1: no next hop can be reached"), "{text}");
         assert!(text.contains("stripped        3 identity"), "{text}");
+    }
+
+    #[test]
+    fn a_page_tells_of_limits() {
+        let limit = |state: &str| json!([{ "family": "ipv4", "limit": 10, "warning": 7, "prefixes": 8, "state": state }]);
+        let mut peer = json!({
+            "peer": "192.0.2.1", "state": "Established", "uptime_seconds": 61, "prefix_limits": limit("warning"),
+        });
+        assert!(
+            page(&peer).contains("limit           8 of 10 ipv4 prefixes, warning from 7: near the limit")
+        );
+        assert!(is_near_limit(&peer) && !is_over_limit(&peer));
+        peer = json!({ "peer": "192.0.2.1", "state": "Idle", "prefix_limits": limit("exceeded") });
+        assert!(page(&peer).contains("state           Idle until `slash32 bgp clear 192.0.2.1`"));
+        peer["restart_seconds"] = json!(61);
+        assert!(page(&peer).contains("state           Idle, begins again in"));
     }
 }

@@ -32,14 +32,30 @@ impl MaxPrefixState {
                 Verdict::Exceeded
             };
         }
-        let share = u64::from(limit.limit) * u64::from(limit.warning_percent) / 100;
-        if limit.warning_percent > 0
-            && u64::from(count) + 1 >= share
-            && !std::mem::replace(&mut self.warned, true)
-        {
+        if limit.is_near(count + 1) && !std::mem::replace(&mut self.warned, true) {
             return Verdict::Warn;
         }
         Verdict::Fine
+    }
+
+    /// The limit is another one while `count` are kept: what that means at once.
+    pub(super) fn changed(&mut self, limit: Option<MaxPrefixes>, count: u32) -> Verdict {
+        *self = Self::default();
+        let Some(limit) = limit else { return Verdict::Fine };
+        if count > limit.limit {
+            self.exceeded = true;
+            Verdict::Exceeded
+        } else if limit.is_near(count) {
+            self.warned = true;
+            Verdict::Warn
+        } else {
+            Verdict::Fine
+        }
+    }
+
+    /// Whether there were too many, in the last session that there was.
+    pub(super) const fn is_exceeded(self) -> bool {
+        self.exceeded
     }
 }
 
@@ -56,5 +72,20 @@ mod tests {
         assert_eq!(state.one_more(limit, 4), Verdict::Exceeded);
         assert_eq!(state.one_more(limit, 4), Verdict::Drop);
         assert_eq!(MaxPrefixState::default().one_more(None, u32::MAX), Verdict::Fine);
+    }
+
+    #[test]
+    fn another_limit_counts_at_once_and_warns_anew() {
+        let of = |limit| Some(MaxPrefixes { limit, warning_percent: 50, restart: None });
+        let mut state = MaxPrefixState::default();
+        assert_eq!(state.one_more(of(4), 1), Verdict::Warn);
+        assert_eq!(state.changed(of(8), 2), Verdict::Fine);
+        assert_eq!(state.one_more(of(8), 3), Verdict::Warn);
+        assert_eq!(state.changed(of(4), 4), Verdict::Warn);
+        assert!(!state.is_exceeded());
+        assert_eq!(state.changed(of(3), 4), Verdict::Exceeded);
+        assert!(state.is_exceeded());
+        assert_eq!(state.changed(None, 4), Verdict::Fine);
+        assert_eq!(state.changed(of(0), 0), Verdict::Fine);
     }
 }

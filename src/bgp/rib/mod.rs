@@ -207,6 +207,7 @@ impl Rib {
             if rules_changed || identity_changed {
                 self.sweep.add(peer, family, Operation::Reimport);
             }
+            self.limit_changed(peer, family, &before);
             if client_changed {
                 // Who gets the routes of this peer depends on it.
                 self.decide_all(family, Effect { best: true, any: true, ..Effect::default() });

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use super::{
     Rib,
     attrs::AttrId,
+    config::PeerParams,
     import::{self, Announcement},
     limit::Verdict,
     output::{Rejection, RibEvent},
@@ -106,6 +107,23 @@ impl Rib {
         self.store.attrs.retain(set);
         let effect = self.store.announce(family, node, known, peer, nlri.path_id, set, seconds);
         self.mark(family, node, effect);
+    }
+
+    /// Another limit of an established peer counts at once.
+    pub(super) fn limit_changed(&mut self, peer: PeerId, family: Family, before: &PeerParams) {
+        let limit_of = |params: &PeerParams| params.families[family].and_then(|f| f.max_prefixes);
+        let Some(entry) = self.store.peers.get_mut(&peer) else { return };
+        let now = limit_of(&entry.params);
+        if limit_of(before) == now {
+            return;
+        }
+        let state = &mut entry.families[family];
+        let (count, limit) = (state.paths, now.map_or(u32::MAX, |now| now.limit));
+        match state.limit.changed(now, count) {
+            Verdict::Fine | Verdict::Drop => {}
+            Verdict::Warn => self.events.push_back(RibEvent::MaxPrefixWarning { peer, family, count, limit }),
+            Verdict::Exceeded => self.events.push_back(RibEvent::MaxPrefixExceeded { peer, family, limit }),
+        }
     }
 
     /// RFC 7606 section 2 (treat-as-withdraw): what is not accepted replaces what was.

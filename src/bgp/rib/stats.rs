@@ -70,6 +70,8 @@ pub struct FamilyStats {
     pub identities_stripped: u64,
     /// Paths that the peer is to have of us, as far as changes were looked at.
     pub sent: usize,
+    /// There were more than `max_prefixes`, in the last session that there was.
+    pub over_limit: bool,
     /// The peer has sent End-of-RIB.
     pub end_of_rib: bool,
     /// Kept from a session before: `restarting`, `long_lived` or `reconnected`.
@@ -185,6 +187,7 @@ fn stats_of(
             rejected: rejected.collect(),
             identities_stripped: state.counters.identities_stripped,
             sent,
+            over_limit: state.limit.is_exceeded(),
             end_of_rib: state.end_of_rib,
             stale: state.stale.map(|stale| match stale.phase {
                 Phase::Restarting => "restarting",

@@ -138,6 +138,11 @@ impl Session {
         self.connections.iter().flatten().find(|c| c.is_established()).map(|c| c.id)
     }
 
+    /// When a session that is Idle begins again by itself, if it does.
+    pub fn idle_until(&self) -> Option<Instant> {
+        self.timers.deadline(timer::Timer::IdleHold).filter(|_| self.phase == Phase::Waiting)
+    }
+
     /// Message counters.
     pub fn counters(&self) -> Counters {
         self.counters

@@ -51,7 +51,7 @@ use crate::model::Prefix;
 
 pub use monitor::CollectorStatus;
 pub use params::{HostAddresses, peer_params, rib_config};
-pub use status::PeerStatus;
+pub use status::{PeerStatus, PrefixLimit, PrefixLimitState};
 pub use update_log::UpdateLogStatus;
 
 /// Events for the agent that may wait; best-path changes beyond that are coalesced in the RIB.

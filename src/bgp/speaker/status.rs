@@ -14,7 +14,7 @@ use crate::{
         config::{PeerConfig, RemoteAs},
         rib::{PeerStats, Rejection},
         session::{Counters, Negotiated, State},
-        wire::{Capability, PeerKind, code},
+        wire::{Capability, PeerKind, PerFamily, code},
     },
     model::{Asn, Family},
 };
@@ -51,6 +51,8 @@ pub struct PeerStatus {
     pub rejected: BTreeMap<Rejection, u64>,
     /// Identity communities that were not believed, and taken out of routes that were accepted.
     pub identities_stripped: u64,
+    /// The bound of each family in use; none without `max_prefixes`.
+    pub prefix_limits: Vec<PrefixLimit>,
     /// Prefixes advertised to it.
     pub prefixes_sent: u64,
     /// Messages of any type, in.
@@ -71,6 +73,8 @@ pub struct PeerStatus {
     pub last_error: Option<String>,
     /// Seconds since then.
     pub last_error_seconds: Option<u64>,
+    /// Seconds until a session that is Idle begins again by itself; null when it waits for something else.
+    pub restart_seconds: Option<u64>,
     /// The negotiated hold time, or the configured one.
     pub hold_time: u64,
     /// Seconds between our KEEPALIVEs.
@@ -99,6 +103,33 @@ pub struct PeerStatus {
     pub bfd: Option<&'static str>,
 }
 
+/// How near a family of a neighbour is to `max_prefixes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PrefixLimit {
+    /// The family.
+    pub family: Family,
+    /// More than this ends the session.
+    pub limit: u32,
+    /// From this on there is a warning; null when there is none.
+    pub warning: Option<u32>,
+    /// Prefixes kept.
+    pub prefixes: u32,
+    /// Where that is.
+    pub state: PrefixLimitState,
+}
+
+/// Where a count of prefixes is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrefixLimitState {
+    /// Below the warning.
+    Ok,
+    /// Near the limit.
+    Warning,
+    /// The session ended for it, and there is no new one yet.
+    Exceeded,
+}
+
 /// What a peer's task tells of itself.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TaskStatus {
@@ -107,6 +138,8 @@ pub(super) struct TaskStatus {
     pub(super) negotiated: Option<Arc<Negotiated>>,
     pub(super) counters: Counters,
     pub(super) last_error: Option<(String, Instant)>,
+    /// When a session that is Idle begins again by itself.
+    pub(super) idle_until: Option<Instant>,
     pub(super) address: Option<String>,
     pub(super) local_address: Option<String>,
 }
@@ -129,6 +162,8 @@ impl SharedStatus {
 #[derive(Clone, Debug, Default)]
 pub(super) struct PrefixCounts {
     pub(super) accepted: u64,
+    /// Of each family: how many, and whether there were too many.
+    pub(super) families: PerFamily<(u32, bool)>,
     pub(super) rejected: BTreeMap<Rejection, u64>,
     pub(super) identities_stripped: u64,
     pub(super) sent: u64,
@@ -137,7 +172,8 @@ pub(super) struct PrefixCounts {
 impl PrefixCounts {
     pub(super) fn of(stats: &PeerStats) -> Self {
         let mut counts = Self::default();
-        for family in stats.families.values() {
+        for (name, family) in &stats.families {
+            counts.families[*name] = (family.accepted, family.over_limit);
             counts.accepted += u64::from(family.accepted);
             for (reason, count) in &family.rejected {
                 *counts.rejected.entry(*reason).or_default() += count;
@@ -170,6 +206,11 @@ pub(super) fn peer_status(
         RemoteAs::External => None,
     };
     let peer = config.address.to_string();
+    let families = match negotiated {
+        Some(n) => Family::ALL.into_iter().filter(|f| n.families[*f]).collect(),
+        None => settings.families.clone(),
+    };
+    let prefix_limits = prefix_limits(config, &families, &counts);
     PeerStatus {
         id,
         address: task.address.clone().filter(|address| *address != peer),
@@ -200,10 +241,10 @@ pub(super) fn peer_status(
         last_error_seconds: task.last_error.as_ref().map(|(_, at)| at.elapsed().as_secs()),
         hold_time: negotiated.map_or(settings.timers.hold_time, |n| n.hold_time).as_secs(),
         keepalive: negotiated.map(|n| n.keepalive.as_secs()),
-        families: match negotiated {
-            Some(n) => Family::ALL.into_iter().filter(|f| n.families[*f]).collect(),
-            None => settings.families.clone(),
-        },
+        families,
+        prefix_limits,
+        restart_seconds: (task.idle_until)
+            .map(|at| at.saturating_duration_since(Instant::now()).as_millis().div_ceil(1000) as u64),
         capabilities: negotiated.map(|n| capability_names(&n.peer_capabilities)).unwrap_or_default(),
         router_id: negotiated.map(|n| n.peer_router_id.to_string()),
         hostname: negotiated.and_then(|n| n.peer_hostname.clone()),
@@ -219,6 +260,20 @@ pub(super) fn peer_status(
         passive: settings.passive,
         bfd,
     }
+}
+
+fn prefix_limits(config: &PeerConfig, families: &[Family], counts: &PrefixCounts) -> Vec<PrefixLimit> {
+    let Some(max) = config.settings.max_prefixes else { return Vec::new() };
+    let of_family = |family: &Family| {
+        let (prefixes, exceeded) = counts.families[*family];
+        let state = match (exceeded, max.is_near(prefixes)) {
+            (true, _) => PrefixLimitState::Exceeded,
+            (_, true) => PrefixLimitState::Warning,
+            _ => PrefixLimitState::Ok,
+        };
+        PrefixLimit { family: *family, limit: max.limit, warning: max.warning(), prefixes, state }
+    };
+    families.iter().map(of_family).collect()
 }
 
 fn capability_names(list: &[Capability]) -> Vec<String> {

@@ -363,10 +363,11 @@ impl PeerTask {
             }
         }
         let counters = self.session.counters();
-        let state = self.session.state();
+        let (state, idle_until) = (self.session.state(), self.session.idle_until());
         self.log_state(state);
         self.context.status.update(|status| {
             status.state = state;
+            status.idle_until = idle_until;
             status.counters = counters;
         });
     }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::{
-    harness::{alone, config, peer, prefix, start, v4},
+    harness::{alone, answering, config, peer, prefix, start, v4},
     lab::{Lab, two_hosts, wait},
 };
 use crate::bgp::{
     config::{MaxPrefixes, Secret},
     rib::{LocalRoute, RouteFilter},
     session::State,
+    speaker::{PeerAction, PeerStatus, PrefixLimitState as Limit},
     wire::Community,
 };
 
@@ -56,18 +57,43 @@ fn too_many_prefixes_for_a_while() {
     wait(async {
         let (one, mut two) = two_hosts();
         two.peers[0].settings.max_prefixes =
-            Some(MaxPrefixes { limit: 2, warning_percent: 50, restart: Some(Duration::from_millis(300)) });
+            Some(MaxPrefixes { limit: 2, warning_percent: 100, restart: Some(Duration::from_secs(3600)) });
+        let mut config = two.clone();
         let (one, two) = (lab.start(1, one), lab.start(2, two));
         one.established().await;
+        let state = |p: &PeerStatus| p.prefix_limits[0].state;
+        one.handle.originate(vec![(prefix("10.1.0.0/24"), LocalRoute::default())], WAIT).await.unwrap();
+        let seen = two.until("one", |p| p.prefixes_accepted == 1).await;
+        let limit = seen.prefix_limits[0];
+        assert_eq!((limit.limit, limit.warning, limit.prefixes, limit.state), (2, Some(2), 1, Limit::Ok));
+        one.handle.originate(vec![(prefix("10.2.0.0/24"), LocalRoute::default())], WAIT).await.unwrap();
+        two.until("warned", |p| p.prefixes_accepted == 2 && state(p) == Limit::Warning).await;
         let three = ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24"];
         let routes = three.iter().map(|p| (prefix(p), LocalRoute::default())).collect();
         one.handle.originate(routes, WAIT).await.unwrap();
-        two.until("too many", |p| {
+        let ended = |p: &PeerStatus| {
             p.last_error.as_deref().is_some_and(|e| e.contains("Maximum Number of Prefixes Reached"))
-        })
-        .await;
+                && p.state == State::Idle
+        };
+        let seen = two.until("too many", |p| ended(p) && state(p) == Limit::Exceeded).await;
+        assert!(seen.restart_seconds.is_some_and(|s| (3000..=3600).contains(&s)), "{seen:?}");
         one.handle.withdraw(vec![prefix("10.1.0.0/24")], WAIT).await.unwrap();
+        // An operator is sooner than the timer.
+        two.handle.act("10.1.2.1", PeerAction::Reset).await.unwrap();
         two.until("back", |p| p.state == State::Established && p.prefixes_accepted == 2).await;
+        // A lower limit counts at once, and the time of restart is over by itself.
+        let limit = MaxPrefixes { limit: 1, warning_percent: 100, restart: Some(Duration::from_millis(300)) };
+        config.peers[0].settings.max_prefixes = Some(limit);
+        let report = two.handle.reconfigure(config).await.unwrap();
+        assert_eq!(report.changed, [("10.1.2.1".into(), vec!["max_prefixes"])]);
+        let before = two.until("too many again", |p| ended(p)).await.established_count;
+        one.handle.withdraw(vec![prefix("10.2.0.0/24")], WAIT).await.unwrap();
+        let seen = two
+            .until("back by itself", |p| {
+                p.state == State::Established && p.established_count > before && p.prefixes_accepted == 1
+            })
+            .await;
+        assert_eq!((state(&seen), seen.restart_seconds), (Limit::Warning, None));
     });
 }
 
@@ -80,7 +106,7 @@ fn md5_changes_live() {
         let mut two = config(2, 65000);
         two.peers = vec![peer(v4(2), v4(1), 64512)];
         let mut three = config(3, 65003);
-        three.peers = vec![peer(v4(3), v4(1), 64512)];
+        three.peers = vec![answering(v4(3), v4(1), 64512)];
         one.peers[0].settings.password = password("first");
         two.peers[0].settings.password = password("first");
         let (node, other, third) = (start(one.clone()), start(two.clone()), start(three));

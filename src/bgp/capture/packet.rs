@@ -1,6 +1,8 @@
 //! From a link header down to a TCP segment.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+
+use super::fragments::{Datagram, Fragment, Key};
 
 /// Link types (https://www.tcpdump.org/linktypes.html).
 mod link {
@@ -19,7 +21,10 @@ mod link {
     pub(super) const LINUX_SLL2: u16 = 276;
 }
 
+const IPV4: u8 = 4;
 const TCP: u8 = 6;
+const IPV6: u8 = 41;
+const GRE: u8 = 47;
 pub(super) const SYN: u8 = 0x02;
 pub(super) const ACK: u8 = 0x10;
 
@@ -35,9 +40,40 @@ pub(super) struct Segment<'a> {
     pub(super) payload: &'a [u8],
 }
 
-/// The TCP segment in a packet; `None` for anything else, fragments too.
-pub(super) fn tcp_segment(link: u16, packet: &[u8]) -> Option<Segment<'_>> {
-    let ip = match link {
+/// What is in a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inside<'a> {
+    Tcp(Segment<'a>),
+    /// A piece of a datagram.
+    Fragment(Fragment<'a>),
+}
+
+/// Whether the link type is one of those that are read.
+pub(super) const fn is_known(link: u16) -> bool {
+    matches!(
+        link,
+        link::NULL
+            | link::ETHERNET
+            | link::PPP
+            | link::RAW_BSD
+            | link::RAW_OPENBSD
+            | link::PPP_HDLC
+            | link::RAW
+            | link::CISCO_HDLC
+            | link::LOOP
+            | link::LINUX_SLL
+            | link::IPV4
+            | link::IPV6
+            | link::LINUX_SLL2
+    )
+}
+
+/// How many headers of IP and of tunnels are opened, one in another.
+const MAX_DEPTH: u8 = 8;
+
+/// The TCP segment in a packet, tunnels opened, or a piece of a datagram; `None` for anything else.
+pub(super) fn inside(link: u16, packet: &[u8]) -> Option<Inside<'_>> {
+    let packet = match link {
         link::ETHERNET => by_ethertype(u16_at(packet, 12)?, packet.get(14..)?)?,
         link::PPP => ppp(packet)?,
         // One or the other, by the address octet.
@@ -49,10 +85,20 @@ pub(super) fn tcp_segment(link: u16, packet: &[u8]) -> Option<Segment<'_>> {
         link::RAW | link::RAW_BSD | link::RAW_OPENBSD | link::IPV4 | link::IPV6 => packet,
         _ => return None,
     };
-    // The version tells the family better than a link header does.
-    match ip.first()? >> 4 {
-        4 => ipv4(ip),
-        6 => ipv6(ip),
+    ip(packet, MAX_DEPTH)
+}
+
+/// What a datagram that was put together holds.
+pub(super) fn inside_datagram(datagram: &Datagram) -> Option<Inside<'_>> {
+    let Datagram { source, destination, protocol, payload } = datagram;
+    transport((*source, *destination), *protocol, payload, MAX_DEPTH)
+}
+
+/// The version tells the family better than a link header does.
+fn ip(packet: &[u8], depth: u8) -> Option<Inside<'_>> {
+    match packet.first()? >> 4 {
+        4 => ipv4(packet, depth),
+        6 => ipv6(packet, depth),
         _ => None,
     }
 }
@@ -107,36 +153,66 @@ fn ppp(frame: &[u8]) -> Option<&[u8]> {
     by_ethertype(ppp_ethertype(protocol)?, payload)
 }
 
-fn ipv4(packet: &[u8]) -> Option<Segment<'_>> {
+fn ipv4(packet: &[u8], depth: u8) -> Option<Inside<'_>> {
     let header_len = usize::from(packet.first()? & 0x0F) * 4;
     let total = usize::from(u16_at(packet, 2)?);
     // A packet captured before segmentation offload may say 0.
     let packet = if total == 0 { packet } else { packet.get(..total.min(packet.len()))? };
-    let fragment = u16_at(packet, 6)? & 0x3FFF != 0;
-    if header_len < 20 || fragment || *packet.get(9)? != TCP {
+    if header_len < 20 {
         return None;
     }
-    let source = Ipv4Addr::from(*packet.get(12..)?.first_chunk::<4>()?);
-    let destination = Ipv4Addr::from(*packet.get(16..)?.first_chunk::<4>()?);
-    tcp(source.into(), destination.into(), packet.get(header_len..)?)
+    let protocol = *packet.get(9)?;
+    let source = IpAddr::from(*packet.get(12..)?.first_chunk::<4>()?);
+    let destination = IpAddr::from(*packet.get(16..)?.first_chunk::<4>()?);
+    let data = packet.get(header_len..)?;
+    let place = u16_at(packet, 6)?;
+    if place & 0x3FFF != 0 {
+        let id = u16_at(packet, 4)?.into();
+        let key = Key { source, destination, id, protocol: Some(protocol) };
+        let (offset, more) = (usize::from(place & 0x1FFF) * 8, place & 0x2000 != 0);
+        return Some(Inside::Fragment(Fragment { key, protocol, offset, more, data }));
+    }
+    transport((source, destination), protocol, data, depth)
 }
 
-fn ipv6(packet: &[u8]) -> Option<Segment<'_>> {
+fn ipv6(packet: &[u8], depth: u8) -> Option<Inside<'_>> {
     let length = usize::from(u16_at(packet, 4)?);
-    let mut next = *packet.get(6)?;
-    let source = Ipv6Addr::from(*packet.get(8..)?.first_chunk::<16>()?);
-    let destination = Ipv6Addr::from(*packet.get(24..)?.first_chunk::<16>()?);
+    let next = *packet.get(6)?;
+    let source = IpAddr::from(*packet.get(8..)?.first_chunk::<16>()?);
+    let destination = IpAddr::from(*packet.get(24..)?.first_chunk::<16>()?);
     let mut rest = packet.get(40..)?;
     if length != 0 {
         rest = &rest[..length.min(rest.len())];
     }
+    transport((source, destination), next, rest, depth)
+}
+
+/// What follows an IP header: through the extension headers of IPv6 and through tunnels.
+fn transport(
+    (source, destination): (IpAddr, IpAddr),
+    mut next: u8,
+    mut rest: &[u8],
+    depth: u8,
+) -> Option<Inside<'_>> {
+    let depth = depth.checked_sub(1)?;
     loop {
         let header_len = match next {
-            TCP => return tcp(source.into(), destination.into(), rest),
+            TCP => return tcp(source, destination, rest).map(Inside::Tcp),
+            IPV4 | IPV6 => return ip(rest, depth),
+            GRE => return gre(rest, depth),
             // Hop-by-hop, routing, destination options.
             0 | 43 | 60 => usize::from(*rest.get(1)?) * 8 + 8,
-            // A fragment header that does not fragment.
-            44 if u16_at(rest, 2)? & 0xFFF9 == 0 => 8,
+            // A fragment header, which may say that nothing is fragmented.
+            44 => {
+                let (place, id) = (u16_at(rest, 2)?, u32_at(rest, 4)?);
+                if place & 0xFFF9 != 0 {
+                    let key = Key { source, destination, id, protocol: None };
+                    let (offset, more) = (usize::from(place & 0xFFF8), place & 1 != 0);
+                    let (protocol, data) = (*rest.first()?, rest.get(8..)?);
+                    return Some(Inside::Fragment(Fragment { key, protocol, offset, more, data }));
+                }
+                8
+            }
             // Authentication header.
             51 => usize::from(*rest.get(1)?) * 4 + 8,
             _ => return None,
@@ -144,6 +220,27 @@ fn ipv6(packet: &[u8]) -> Option<Segment<'_>> {
         next = *rest.first()?;
         rest = rest.get(header_len..)?;
     }
+}
+
+/// GRE (RFC 2784, RFC 2890), as tunnels and as switches that mirror packets use it.
+fn gre(packet: &[u8], depth: u8) -> Option<Inside<'_>> {
+    let (flags, kind) = (u16_at(packet, 0)?, u16_at(packet, 2)?);
+    // Version 0; source routes (RFC 1701) are of the past.
+    if flags & 0x4007 != 0 {
+        return None;
+    }
+    let options: usize = [0x8000, 0x2000, 0x1000].into_iter().filter(|bit| flags & bit != 0).map(|_| 4).sum();
+    let payload = packet.get(4 + options..)?;
+    let ethernet = match kind {
+        0x6558 => payload,
+        // ERSPAN: type I has no header of its own and no sequence number; type II has eight octets, type III twelve
+        // and perhaps eight more.
+        0x88BE if flags & 0x1000 == 0 => payload,
+        0x88BE => payload.get(8..)?,
+        0x22EB => payload.get(if payload.get(11)? & 1 != 0 { 20 } else { 12 }..)?,
+        _ => return ip(by_ethertype(kind, payload)?, depth),
+    };
+    ip(by_ethertype(u16_at(ethernet, 12)?, ethernet.get(14..)?)?, depth)
 }
 
 fn tcp(source: IpAddr, destination: IpAddr, bytes: &[u8]) -> Option<Segment<'_>> {

@@ -2,14 +2,23 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use bytes::{Buf, BytesMut};
+
 use super::packet::{SYN, Segment};
 use crate::bgp::wire::{HEADER_LEN, frame_length};
 
 /// How many octets may wait for a missing segment before it is given up.
 const MAX_WAITING: usize = 1 << 20;
 
-/// A message, and when its last octet was captured.
-pub(super) type Cut = (Vec<u8>, Option<Duration>);
+/// A message of a stream.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub(super) message: Vec<u8>,
+    /// When its last octet was captured.
+    pub(super) time: Option<Duration>,
+    /// Octets before it that were not captured.
+    pub(super) missing: u64,
+}
 
 /// One direction of a connection.
 #[derive(Debug, Default)]
@@ -19,15 +28,17 @@ pub(super) struct Stream {
     /// The sequence number of the next octet that is wanted.
     next: Option<u32>,
     /// Segments that came early, by their position in the stream.
-    early: BTreeMap<u64, Cut>,
+    early: BTreeMap<u64, (Vec<u8>, Option<Duration>)>,
     /// Octets taken so far; positions in `early` count the same way.
     taken: u64,
     waiting: usize,
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// When the last octet of the buffer was captured.
     time: Option<Duration>,
     /// The buffer does not start at a message: look for a marker.
     lost: bool,
+    /// Octets that were not captured since the last message.
+    missing: u64,
 }
 
 impl Stream {
@@ -54,8 +65,8 @@ impl Stream {
             // Sent again, wholly or in part.
             let Some(fresh) = segment.payload.get(ahead.unsigned_abs() as usize..) else { return messages };
             self.take(fresh, time);
-            self.take_early();
-            messages.extend(self.messages(false));
+            self.messages(false, &mut messages);
+            self.take_early(&mut messages);
         } else {
             let at = self.taken + u64::from(ahead.unsigned_abs());
             let (kept, kept_time) = self.early.entry(at).or_default();
@@ -90,7 +101,7 @@ impl Stream {
         while !self.early.is_empty() {
             self.skip_gap(&mut messages);
         }
-        messages.extend(self.messages(true));
+        self.messages(true, &mut messages);
         messages
     }
 
@@ -103,8 +114,8 @@ impl Stream {
         self.next = self.next.map(|n| n.wrapping_add(bytes.len() as u32));
     }
 
-    /// Takes early segments that now follow.
-    fn take_early(&mut self) {
+    /// Takes early segments that now follow, each with the time at which it came.
+    fn take_early(&mut self, messages: &mut Vec<Cut>) {
         while let Some(entry) = self.early.first_entry() {
             if *entry.key() > self.taken {
                 return;
@@ -113,6 +124,7 @@ impl Stream {
             self.waiting -= bytes.len();
             if let Some(fresh) = bytes.get((self.taken - at) as usize..) {
                 self.take(fresh, time);
+                self.messages(false, messages);
             }
         }
     }
@@ -120,41 +132,39 @@ impl Stream {
     /// Gives up the octets before the first early segment. The message that the gap cuts is shown as far as it is there.
     fn skip_gap(&mut self, messages: &mut Vec<Cut>) {
         let Some((&at, _)) = self.early.first_key_value() else { return };
-        messages.extend(self.messages(true));
+        self.messages(true, messages);
         let gap = at.saturating_sub(self.taken);
         self.taken += gap;
         self.next = self.next.map(|n| n.wrapping_add(gap as u32));
+        self.missing += gap;
         self.buffer.clear();
+        // What follows is later than what the gap has cut, in whatever order it came.
+        self.time = None;
         self.lost = true;
-        self.take_early();
-        messages.extend(self.messages(false));
+        self.take_early(messages);
     }
 
     /// Cuts whole messages off the buffer; at the end also one that is not whole.
-    fn messages(&mut self, end: bool) -> Vec<Cut> {
-        let mut messages = Vec::new();
+    fn messages(&mut self, end: bool, messages: &mut Vec<Cut>) {
         loop {
             if self.lost && !self.find_marker() {
-                return messages;
+                return;
             }
             // Whether a message may be that long is the decoder's question, not ours.
-            match frame_length(&self.buffer, true) {
-                Ok(Some(length)) if self.buffer.len() >= length => {
-                    let rest = self.buffer.split_off(length);
-                    messages.push((std::mem::replace(&mut self.buffer, rest), self.time));
-                }
-                Ok(_) if end && !self.buffer.is_empty() => {
-                    messages.push((std::mem::take(&mut self.buffer), self.time));
-                }
-                Ok(_) => return messages,
+            let length = match frame_length(&self.buffer, true) {
+                Ok(Some(length)) if self.buffer.len() >= length => length,
+                Ok(_) if end && !self.buffer.is_empty() => self.buffer.len(),
+                Ok(_) => return,
                 // A bad header: show it, then look for the next good one.
                 Err(_) if self.buffer.len() >= HEADER_LEN || end => {
-                    let shown = self.header_in_error();
-                    messages.push((self.buffer.drain(..shown).collect(), self.time));
                     self.lost = true;
+                    self.header_in_error()
                 }
-                Err(_) => return messages,
-            }
+                Err(_) => return,
+            };
+            // A copy of its own: a message that is kept must not keep the buffer.
+            let message = self.buffer.split_to(length).to_vec();
+            messages.push(Cut { message, time: self.time, missing: std::mem::take(&mut self.missing) });
         }
     }
 
@@ -177,13 +187,13 @@ impl Stream {
     fn find_marker(&mut self) -> bool {
         let good = |at: usize| matches!(frame_length(&self.buffer[at..], true), Ok(Some(_)));
         if let Some(at) = (0..self.buffer.len()).find(|&at| good(at)) {
-            self.buffer.drain(..at);
+            self.buffer.advance(at);
             self.lost = false;
             return true;
         }
         // A header may have begun in the last octets.
         let keep = self.buffer.len().min(HEADER_LEN - 1);
-        self.buffer.drain(..self.buffer.len() - keep);
+        self.buffer.advance(self.buffer.len() - keep);
         false
     }
 }

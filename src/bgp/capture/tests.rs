@@ -108,7 +108,7 @@ fn every_link_type() {
             messages(&pcap(link, &[packet[..cut].to_vec()]));
         }
     }
-    // Not TCP, a fragment, another port.
+    // Not TCP, a piece of a datagram, another port.
     let mut udp = ip.clone();
     udp[9] = 17;
     let mut fragment = ip.clone();
@@ -214,4 +214,119 @@ fn pcapng() {
     // Two sections in one file.
     let twice = [section, interface, packet].concat().repeat(2);
     assert_eq!(PacketReader::new(&twice[..]).count(), 2);
+}
+
+/// The same packet, cut into fragments of so many octets.
+fn fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let (header, payload) = packet.split_at(20);
+    let count = payload.len().div_ceil(size);
+    let cut = |(i, piece): (usize, &[u8])| {
+        let mut p = [header, piece].concat();
+        p[2..4].copy_from_slice(&(20 + piece.len() as u16).to_be_bytes());
+        let more = if i + 1 < count { 0x2000 } else { 0 };
+        p[6..8].copy_from_slice(&(more | (i * size / 8) as u16).to_be_bytes());
+        p
+    };
+    payload.chunks(size).enumerate().map(cut).collect()
+}
+
+/// The same in IPv6, without other extension headers.
+fn fragments6(tcp: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let count = tcp.len().div_ceil(size);
+    let cut = |(i, piece): (usize, &[u8])| {
+        let place = (i * size) as u16 | u16::from(i + 1 < count);
+        let mut p = vec![0x60, 0, 0, 0];
+        p.extend((8 + piece.len() as u16).to_be_bytes());
+        p.extend([44, 64]);
+        p.extend([0xFD; 16]);
+        p.extend([0xFC; 16]);
+        p.extend([6, 0]);
+        p.extend(place.to_be_bytes());
+        p.extend([0, 0, 0, 7]);
+        p.extend(piece);
+        p
+    };
+    tcp.chunks(size).enumerate().map(cut).collect()
+}
+
+#[test]
+fn fragments_are_joined_in_any_order() {
+    let packet = ip4(false, 1, ACK, &two_messages());
+    let whole = fragments(&packet, 24);
+    assert_eq!(whole.len(), 3);
+    let mut back = whole.clone();
+    back.reverse();
+    let twice: Vec<_> = whole.iter().flat_map(|p| [p.clone(), p.clone()]).collect();
+    let whole6 = fragments6(&tcp(false, 1, ACK, &two_messages()), 32);
+    for packets in [whole.clone(), back, twice, whole6] {
+        assert_eq!(messages(&pcap(101, &packets)), expected());
+    }
+    // Of another datagram, or one of them missing.
+    let mut other = whole.clone();
+    other[1][5] = 9;
+    assert_eq!(messages(&pcap(101, &other)), Vec::<Vec<u8>>::new());
+    assert_eq!(messages(&pcap(101, &whole[..2])), Vec::<Vec<u8>>::new());
+    for packet in &whole {
+        for cut in 0..packet.len() {
+            messages(&pcap(101, &[packet[..cut].to_vec()]));
+        }
+    }
+}
+
+/// GRE and IP in IP, one in another, and in fragments.
+#[test]
+fn tunnels_are_opened() {
+    let ip = ip4(false, 1, ACK, &two_messages());
+    let ip6 = ip6(1, &two_messages());
+    let ethernet = [&[0; 12][..], &[8, 0], &ip].concat();
+    let outer = |protocol: u8, payload: &[u8]| {
+        let mut p = ip4(true, 0, 0, &[]);
+        p.truncate(20);
+        p[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+        p[9] = protocol;
+        p.extend(payload);
+        p
+    };
+    let gre = |head: &[u8], payload: &[u8]| outer(47, &[head, payload].concat());
+    let cases = [
+        outer(4, &ip),
+        outer(41, &ip6),
+        gre(&[0, 0, 8, 0], &ip),
+        gre(&[0, 0, 0x86, 0xDD], &ip6),
+        gre(&[0xB0, 0, 8, 0, 1, 1, 0, 0, 0, 0, 0, 7, 0, 0, 0, 9], &ip),
+        gre(&[0, 0, 0x88, 0x47, 0, 0, 0x51, 64], &ip),
+        gre(&[0, 0, 0x65, 0x58], &ethernet),
+        gre(&[0, 0, 0x88, 0xBE], &ethernet),
+        gre(&[0x10, 0, 0x88, 0xBE, 0, 0, 0, 1, 0x10, 1, 0, 2, 0, 0, 0, 3], &ethernet),
+        gre(&[&[0x10, 0, 0x22, 0xEB, 0, 0, 0, 1][..], &[0; 12]].concat(), &ethernet),
+        outer(4, &gre(&[0, 0, 8, 0], &outer(4, &ip))),
+    ];
+    for (i, packet) in cases.iter().enumerate() {
+        assert_eq!(messages(&pcap(101, std::slice::from_ref(packet))), expected(), "case {i}");
+        assert_eq!(messages(&pcap(101, &fragments(packet, 16))), expected(), "case {i} in fragments");
+        for cut in 0..packet.len() {
+            messages(&pcap(101, &[packet[..cut].to_vec()]));
+        }
+    }
+    // However deep, it ends.
+    let deep = (0..500).fold(ip, |inner, _| outer(4, &inner));
+    assert_eq!(messages(&pcap(101, &[deep])), Vec::<Vec<u8>>::new());
+}
+
+/// What was held back for a gap comes with the time at which it was captured, and says how much is missing; each message
+/// has no more memory than it needs.
+#[test]
+fn a_gap_costs_what_is_missing_only() {
+    let keepalive = &two_messages()[..19];
+    let mut packets = vec![ip4(false, 0, SYN, &[]), ip4(false, 1, ACK, keepalive)];
+    // The second is missing.
+    packets.extend((2..2000_u32).map(|i| ip4(false, 1 + i * 19, ACK, keepalive)));
+    let got: Vec<_> = Messages::new(&pcap(101, &packets)[..], 179).map(|m| m.unwrap()).collect();
+    assert_eq!(got.len(), 1999);
+    assert!(got.iter().all(|m| m.message == keepalive && m.message.capacity() < 64));
+    assert_eq!(got.iter().map(|m| m.missing).sum::<u64>(), 19);
+    assert_eq!((got[0].missing, got[1].missing), (0, 19));
+    for (i, message) in got.iter().enumerate() {
+        assert_eq!(message.time, Some(Duration::new(1_700_000_000, (i as u32 + 1) * 1000)));
+    }
 }

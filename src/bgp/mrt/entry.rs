@@ -30,8 +30,10 @@ pub enum MrtEntry {
     Message(MessageRecord),
     /// A state change of a peer.
     StateChange(StateChange),
-    /// A record of a type that has nothing for us.
+    /// A record of a known type that has nothing for us.
     Other,
+    /// A record of a type or subtype that is not known.
+    Unknown,
 }
 
 /// PEER_INDEX_TABLE (RFC 6396 section 4.3.1).
@@ -99,6 +101,8 @@ pub struct RibEntry {
     pub attributes: Bytes,
     /// Where the attributes are in the record, header included.
     pub offset: usize,
+    /// Where the entry begins in the record.
+    pub begins: usize,
 }
 
 /// BGP4MP_MESSAGE and its like (RFC 6396 section 4.4.2, RFC 8050 section 3).
@@ -150,15 +154,24 @@ impl MrtRecord {
                     t::RIB_IPV6_UNICAST | t::RIB_IPV6_UNICAST_ADDPATH => Some((Family::Ipv6, 1)),
                     t::RIB_IPV6_MULTICAST | t::RIB_IPV6_MULTICAST_ADDPATH => Some((Family::Ipv6, 2)),
                     t::RIB_GENERIC | t::RIB_GENERIC_ADDPATH => None,
-                    _ => return Some(MrtEntry::Other),
+                    _ => return Some(MrtEntry::Unknown),
                 };
-                rib(family, subtype >= t::RIB_IPV4_UNICAST_ADDPATH, body, at)
+                let add_path = subtype >= t::RIB_IPV4_UNICAST_ADDPATH;
+                if subtype == t::RIB_GENERIC_ADDPATH {
+                    // RFC 8050 section 4.2 puts the identifier into the NLRI; some writers put it into the entries, as
+                    // in the other subtypes. The one that fills the record is meant.
+                    rib(family, PathId::InNlri, body, at).or_else(|| rib(family, PathId::InEntry, body, at))
+                } else {
+                    rib(family, if add_path { PathId::InEntry } else { PathId::None }, body, at)
+                }
             }
             // The subtype is the address family.
             (kind::TABLE_DUMP, 1) => old_rib(Family::Ipv4, body, at),
             (kind::TABLE_DUMP, 2) => old_rib(Family::Ipv6, body, at),
             (kind::BGP4MP | kind::BGP4MP_ET, subtype) => bgp4mp_entry(subtype, body),
-            _ => Some(MrtEntry::Other),
+            // The routes of other protocols: OSPFv2, IS-IS, OSPFv3.
+            (11 | 32 | 33 | 48 | 49, _) => Some(MrtEntry::Other),
+            _ => Some(MrtEntry::Unknown),
         }
     }
 }
@@ -193,9 +206,17 @@ fn peer_index(body: &[u8]) -> Option<PeerIndex> {
     Some(PeerIndex { collector, view: String::from_utf8_lossy(view).into_owned(), peers })
 }
 
+/// Where the path identifiers of a table dump's record are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PathId {
+    None,
+    InNlri,
+    InEntry,
+}
+
 fn rib(
     family: Option<(Family, u8)>,
-    add_path: bool,
+    path_id: PathId,
     body: &[u8],
     at: impl Fn(&[u8]) -> usize,
 ) -> Option<MrtEntry> {
@@ -211,7 +232,8 @@ fn rib(
             return Some(MrtEntry::ForeignRib(ForeignRib { sequence, afi, safi, rest }));
         }
     };
-    let (&bits, rest) = rest.split_first()?;
+    let head: Parsed<'_, _> = (cond(path_id == PathId::InNlri, be_u32), be_u8).parse(rest);
+    let (rest, (of_prefix, bits)) = head.ok()?;
     let octets: Parsed<'_, &[u8]> = take(bits.div_ceil(8)).parse(rest);
     let (rest, octets) = octets.ok()?;
     let addr = match family {
@@ -228,23 +250,27 @@ fn rib(
     };
     let prefix = Prefix::new(addr, bits).ok()?;
     let entry = |bytes| -> Parsed<'_, RibEntry> {
-        let (rest, (peer_index, originated, path_id, attributes)) =
-            (be_u16, be_u32, cond(add_path, be_u32), length_data(be_u16)).parse(bytes)?;
-        let offset = at(rest).saturating_sub(attributes.len());
+        let (rest, (peer_index, originated, of_entry, attributes)) =
+            (be_u16, be_u32, cond(path_id == PathId::InEntry, be_u32), length_data(be_u16)).parse(bytes)?;
+        let (offset, begins) = (at(rest).saturating_sub(attributes.len()), at(bytes));
         Ok((
             rest,
             RibEntry {
                 peer_index,
                 peer: None,
                 originated,
-                path_id,
+                path_id: of_entry.or(of_prefix),
                 attributes: Bytes::copy_from_slice(attributes),
                 offset,
+                begins,
             },
         ))
     };
     let entries: Parsed<'_, _> = length_count(be_u16, entry).parse(rest);
-    let (_, entries) = entries.ok()?;
+    let (rest, entries) = entries.ok()?;
+    if path_id == PathId::InNlri && !rest.is_empty() {
+        return None;
+    }
     Some(MrtEntry::Rib(RibRecord { sequence, safi, four_octet: true, prefix, entries }))
 }
 
@@ -270,6 +296,7 @@ fn old_rib(family: Family, body: &[u8], at: impl Fn(&[u8]) -> usize) -> Option<M
         originated,
         path_id: None,
         offset: at(rest).saturating_sub(attributes.len()),
+        begins: at(body),
         attributes: Bytes::copy_from_slice(attributes),
     };
     let prefix = Prefix::new(addr, bits).ok()?;
@@ -294,7 +321,7 @@ fn bgp4mp_entry(subtype: u16, body: &[u8]) -> Option<MrtEntry> {
     );
     let state_change = matches!(subtype, b::STATE_CHANGE | b::STATE_CHANGE_AS4);
     if !(state_change || sent || add_path || matches!(subtype, b::MESSAGE | b::MESSAGE_AS4)) {
-        return Some(MrtEntry::Other);
+        return Some(MrtEntry::Unknown);
     }
     let number = |bytes| asn(four_octet, bytes);
     let head: Parsed<'_, _> = (number, number, be_u16, be_u16).parse(body);

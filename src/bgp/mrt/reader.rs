@@ -62,7 +62,12 @@ impl<R: Read> MrtReader<R> {
 
     /// Whether the first octets of a file may be those of an MRT file.
     pub fn looks_like(head: &[u8]) -> bool {
-        matches!(head, [_, _, _, _, 0, 11 | 12 | 13 | 16 | 17 | 32 | 33 | 48 | 49, 0, ..])
+        // A type that nobody knows is told apart from text by its zeros. UTF-16 has them where the time begins.
+        matches!(
+            head,
+            [_, _, _, _, 0, 11 | 12 | 13 | 16 | 17 | 32 | 33 | 48 | 49, 0, ..]
+                | [0x20..=0xFF, _, _, _, 0, _, 0, _, 0, _, _, _]
+        )
     }
 
     fn read(&mut self) -> Result<Option<MrtRecord>, MrtError> {

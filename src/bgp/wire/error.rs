@@ -340,6 +340,11 @@ pub(super) struct Errors {
 }
 
 impl Errors {
+    /// Whether the first attribute with this type code is in error.
+    pub(super) fn has(&self, code: u8) -> bool {
+        (self.list.iter()).any(|(e, _)| e.attribute == Some(code) && e.reason != Reason::DuplicateAttribute)
+    }
+
     /// How many errors there are.
     pub(super) fn len(&self) -> usize {
         self.list.len()

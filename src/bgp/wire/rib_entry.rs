@@ -13,6 +13,8 @@ use super::{
 pub struct RibAttributes {
     /// The attributes.
     pub attributes: PathAttributes,
+    /// Whether there is a good AS_PATH; an empty one is.
+    pub has_as_path: bool,
     /// The next hop: NEXT_HOP's, or that of the shortened MP_REACH_NLRI.
     pub next_hop: Option<WireNextHop>,
     /// The strongest action that the errors demand.
@@ -56,7 +58,9 @@ pub fn decode_rib_attributes(four_octet: bool, block: &[u8]) -> RibAttributes {
             errors.push(Action::Withdraw, Reason::MissingAttribute(code), Some(code), 0, 0..0);
         }
     }
+    let bad_path = errors.has(attr::AS_PATH);
     RibAttributes {
+        has_as_path: parts.has(attr::AS_PATH) && !bad_path,
         next_hop: parts.next_hop.map(|n| WireNextHop::V4(n.address)).or(next_hop),
         attributes: parts.attributes,
         disposition: errors.disposition(),

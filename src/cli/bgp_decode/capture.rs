@@ -12,7 +12,10 @@ use super::{DecodeArgs, Line, Output, broken, context};
 use crate::{
     bgp::{
         capture::Messages,
-        wire::{self, Capability, DecodeContext, Message, Open, PeerKind, describe_decoded},
+        wire::{
+            self, Capability, DecodeContext, Decoded, Message, Open, PeerKind, code::attribute::AS_PATH,
+            describe_decoded,
+        },
     },
     model::Family,
 };
@@ -22,6 +25,14 @@ struct CaptureOrigin {
     timestamp: Option<f64>,
     source: String,
     destination: String,
+    /// Octets of the stream that the capture has lost before this message.
+    #[serde(skip_serializing_if = "is_zero")]
+    missing_octets: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl std::fmt::Display for CaptureOrigin {
@@ -29,7 +40,11 @@ impl std::fmt::Display for CaptureOrigin {
         if let Some(timestamp) = self.timestamp {
             write!(f, "{timestamp:.6} ")?;
         }
-        write!(f, "{} > {}", self.source, self.destination)
+        write!(f, "{} > {}", self.source, self.destination)?;
+        if self.missing_octets != 0 {
+            write!(f, " (after {} octets that are not in the capture)", self.missing_octets)?;
+        }
+        Ok(())
     }
 }
 
@@ -39,7 +54,8 @@ pub(super) fn decode<W: Write>(
     out: &mut Output<W>,
 ) -> anyhow::Result<()> {
     let mut sessions = Sessions { args, base: context(args), opens: HashMap::new() };
-    for message in Messages::new(input, args.port) {
+    let mut messages = Messages::new(input, args.port);
+    for message in messages.by_ref() {
         let message = match message {
             Ok(message) => message,
             Err(error) => {
@@ -51,13 +67,21 @@ pub(super) fn decode<W: Write>(
             timestamp: message.time.map(|t| t.as_secs_f64()),
             source: message.source.to_string(),
             destination: message.destination.to_string(),
+            missing_octets: message.missing,
         };
-        let ctx = sessions.context(message.source, message.destination);
-        let decoded = wire::decode(&ctx, &message.message);
+        let (ctx, decoded) = sessions.decode(message.source, message.destination, &message.message);
         out.line(&Line { message: describe_decoded(&ctx, &message.message, &decoded), origin })?;
         if let Some(Message::Open(open)) = decoded.message {
             sessions.opens.insert((message.source, message.destination), open);
         }
+    }
+    let counts = messages.counts();
+    if let Some(link) = counts.link {
+        let (n, of) = (counts.unknown_link, counts.packets);
+        out.note(format!("{n} of {of} packets are of a link type that is not known, such as {link}"));
+    } else if counts.segments == 0 {
+        let (n, port) = (counts.packets, args.port);
+        out.note(format!("none of {n} packets is of TCP port {port} (--port for another one)"));
     }
     Ok(())
 }
@@ -70,23 +94,44 @@ struct Sessions<'a> {
 }
 
 impl Sessions<'_> {
-    /// How to read what `source` sends: what the command line says comes first, then what both OPENs say.
-    fn context(&self, source: SocketAddr, destination: SocketAddr) -> DecodeContext {
-        let mut ctx = self.base;
-        let (Some(sender), Some(receiver)) =
-            (self.opens.get(&(source, destination)), self.opens.get(&(destination, source)))
-        else {
-            return ctx;
-        };
-        let both = |test: fn(&Capability) -> bool| {
-            [sender, receiver].iter().all(|open| open.capabilities.iter().any(test))
-        };
-        ctx.extended_message |= both(|c| *c == Capability::ExtendedMessage);
-        // An OPEN without any capability may be made by hand, and says too little to leave the default.
-        let telling = [sender, receiver].iter().any(|open| !open.capabilities.is_empty());
-        if telling && !both(|c| matches!(c, Capability::FourOctetAs(_))) {
-            ctx.four_octet = false;
+    /// Reads what `source` sends.
+    fn decode(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        message: &[u8],
+    ) -> (DecodeContext, Decoded) {
+        let (ctx, sure) = self.context(source, destination);
+        let decoded = wire::decode(&ctx, message);
+        let bad_path = |d: &Decoded| d.errors.iter().any(|e| e.attribute == Some(AS_PATH));
+        if !sure && bad_path(&decoded) {
+            let other = DecodeContext { four_octet: !ctx.four_octet, ..ctx };
+            let again = wire::decode(&other, message);
+            if !bad_path(&again) {
+                return (other, again);
+            }
         }
+        (ctx, decoded)
+    }
+
+    /// How to read what `source` sends: what the command line says comes first, then what the OPENs say. False when they
+    /// leave it open how wide AS numbers are.
+    fn context(&self, source: SocketAddr, destination: SocketAddr) -> (DecodeContext, bool) {
+        let mut ctx = self.base;
+        let opens = [self.opens.get(&(source, destination)), self.opens.get(&(destination, source))];
+        let has = |open: &Open, test: fn(&Capability) -> bool| open.capabilities.iter().any(test);
+        // RFC 6793 section 3: four octets when both say so; one that does not is enough to know. An OPEN without any
+        // capability, which hardly anybody sends today, may be made by hand: what it goes with is looked at.
+        let narrow = |open: &&Open| !has(open, |c| matches!(c, Capability::FourOctetAs(_)));
+        let mut sure = true;
+        if opens.iter().flatten().any(narrow) {
+            ctx.four_octet = false;
+            sure = self.args.as2 || opens.iter().flatten().any(|open| !open.capabilities.is_empty());
+        }
+        let [sender, receiver] = opens;
+        // RFC 8654 section 4: they may be sent to who has advertised to take them.
+        ctx.extended_message |= receiver.is_some_and(|open| has(open, |c| *c == Capability::ExtendedMessage));
+        let (Some(sender), Some(receiver)) = (sender, receiver) else { return (ctx, sure) };
         // RFC 7911 section 4: the sender offers to send (2 or 3), the receiver to receive (1 or 3).
         let modes = |open: &Open, family: Family| {
             let wanted = match family {
@@ -106,7 +151,7 @@ impl Sessions<'_> {
         if !self.args.ebgp && asn(sender) == asn(receiver) && sender.router_id != receiver.router_id {
             ctx.peer = PeerKind::Internal;
         }
-        ctx
+        (ctx, sure)
     }
 }
 

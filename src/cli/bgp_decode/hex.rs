@@ -41,7 +41,7 @@ pub(super) fn decode<W: Write>(
         out.line(&Line { message, origin: HexOrigin { line } })?;
         // Whoever types or pipes lines one by one sees each answer at once.
         if input.buffer().is_empty() {
-            out.out.flush()?;
+            out.flush()?;
         }
     }
     Ok(())
@@ -54,10 +54,12 @@ fn hex_octets(line: &[u8]) -> Result<Option<Vec<u8>>, (String, usize)> {
     if text.is_empty() {
         return Ok(None);
     }
-    let text = text.strip_prefix(b"0x").or(text.strip_prefix(b"0X")).unwrap_or(text);
     let mut octets = Vec::with_capacity(text.len() / 2);
     let mut high = None;
-    for &byte in text.iter().filter(|b| !b.is_ascii_whitespace() && **b != b':') {
+    let between = |b: &u8| b.is_ascii_whitespace() || matches!(b, b':' | b'-' | b',');
+    // Each group of digits may say that it is one.
+    let plain = |word| <[u8]>::strip_prefix(word, b"0x").or(word.strip_prefix(b"0X")).unwrap_or(word);
+    for &byte in text.split(between).flat_map(plain) {
         let Some(digit) = char::from(byte).to_digit(16) else {
             let shown =
                 if byte.is_ascii() { format!("{:?}", char::from(byte)) } else { format!("0x{byte:02x}") };

@@ -18,6 +18,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
+use flate2::bufread::MultiGzDecoder;
 use serde::Serialize;
 
 use crate::bgp::{
@@ -29,7 +30,7 @@ use crate::bgp::{
 /// Decode BGP messages: hexadecimal lines, MRT files, packet captures
 ///
 /// Reads hexadecimal text (a whole message a line, header included; blanks, colons and `#` comments are allowed), MRT
-/// (BGP4MP, TABLE_DUMP and TABLE_DUMP_V2) or pcap and pcapng, whichever the file is, and prints a line for each message,
+/// (BGP4MP, TABLE_DUMP and TABLE_DUMP_V2) or pcap and pcapng, whichever the file is, also compressed by gzip, and prints a line for each message,
 /// or an object with --json. Every error is shown with what RFC 7606 demands for it; none stops the rest.
 ///
 /// The disposition is the strongest of the errors' actions: ok (no error), discard (of an attribute or a capability),
@@ -68,11 +69,15 @@ pub(super) fn run(args: &DecodeArgs, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         Box::new(File::open(&args.file).with_context(|| format!("cannot open {name}"))?)
     };
-    let mut out = Output { json, out: BufWriter::new(io::stdout().lock()) };
-    let done = decode_input(args, input, &mut out).and_then(|()| Ok(out.out.flush()?));
+    let mut out = Output { json, out: BufWriter::new(io::stdout().lock()), failed: false, notes: Vec::new() };
+    let done = decode_input(args, input, &mut out).and_then(|()| out.flush().map_err(anyhow::Error::from));
+    for note in &out.notes {
+        eprintln!("{note}");
+    }
     match done {
         // Whoever reads has had enough.
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        Err(error) if out.failed => Err(error.context("cannot write the result")),
         Err(error) => Err(error.context(format!("cannot decode {name}"))),
         Ok(()) => Ok(ExitCode::SUCCESS),
     }
@@ -98,6 +103,22 @@ fn decode_input<W: Write>(
     mut input: impl Read,
     out: &mut Output<W>,
 ) -> anyhow::Result<()> {
+    let mut head = [0; 2];
+    let got = read_up_to(&mut input, &mut head)?;
+    let whole = io::Cursor::new(head).take(got as u64).chain(input);
+    if head == GZIP {
+        // Files are often written in pieces, each compressed by itself.
+        decode_plain(args, MultiGzDecoder::new(BufReader::new(whole)), out)
+    } else {
+        decode_plain(args, whole, out)
+    }
+}
+
+fn decode_plain<W: Write>(
+    args: &DecodeArgs,
+    mut input: impl Read,
+    out: &mut Output<W>,
+) -> anyhow::Result<()> {
     let mut head = Vec::new();
     input.by_ref().take(12).read_to_end(&mut head)?;
     let whole = BufReader::new(io::Cursor::new(head.clone()).chain(input));
@@ -105,31 +126,59 @@ fn decode_input<W: Write>(
         capture::decode(args, whole, out)
     } else if MrtReader::<io::Empty>::looks_like(&head) {
         mrt::decode(args, whole, out)
-    } else if [&[0x1F, 0x8B][..], b"BZh", b"\xFD7zXZ", b"\x28\xB5\x2F\xFD"]
-        .iter()
-        .any(|m| head.starts_with(m))
-    {
-        anyhow::bail!(
-            "the file is compressed: use `zcat FILE | slash32 bgp decode -`, or bzcat, xzcat, zstdcat"
-        )
+    } else if [&GZIP[..], b"BZh", b"\xFD7zXZ", b"\x28\xB5\x2F\xFD"].iter().any(|m| head.starts_with(m)) {
+        anyhow::bail!("the file is compressed: use `bzcat FILE | slash32 bgp decode -`, or xzcat, zstdcat")
     } else {
         hex::decode(context(args), whole, out)
     }
 }
 
+/// How a file compressed by gzip begins (RFC 1952 section 2.3.1).
+const GZIP: [u8; 2] = [0x1F, 0x8B];
+
+/// Fills `buffer`, or as much of it as there is.
+fn read_up_to(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut got = 0;
+    while got < buffer.len() {
+        match input.read(&mut buffer[got..]) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(got)
+}
+
 struct Output<W: Write> {
     json: bool,
     out: W,
+    /// It was writing that failed.
+    failed: bool,
+    notes: Vec<String>,
 }
 
 impl<W: Write> Output<W> {
     fn line(&mut self, line: &(impl Serialize + std::fmt::Display)) -> io::Result<()> {
-        if self.json {
-            serde_json::to_writer(&mut self.out, line)?;
-            self.out.write_all(b"\n")
+        let written = if self.json {
+            let written = serde_json::to_writer(&mut self.out, line).map_err(io::Error::from);
+            written.and_then(|()| self.out.write_all(b"\n"))
         } else {
             writeln!(self.out, "{line}")
-        }
+        };
+        self.failed |= written.is_err();
+        written
+    }
+
+    /// For people, beside the messages: what of the input gave none.
+    fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.out.flush();
+        self.failed |= flushed.is_err();
+        flushed
     }
 }
 

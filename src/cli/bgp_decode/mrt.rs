@@ -1,6 +1,7 @@
 //! MRT files.
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     net::IpAddr,
 };
@@ -21,6 +22,8 @@ use crate::{
 
 #[derive(Serialize)]
 struct MrtOrigin {
+    /// Which record of the file, from 1; those without routes or messages count too.
+    record: u64,
     timestamp: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<IpAddr>,
@@ -35,20 +38,28 @@ struct MrtOrigin {
 }
 
 impl MrtOrigin {
-    fn new(record: &MrtRecord) -> Self {
+    fn new(record: &MrtRecord, number: u64) -> Self {
         let micros = record.microseconds.unwrap_or(0);
         let timestamp = f64::from(record.seconds) + f64::from(micros) / 1e6;
-        Self { timestamp, peer: None, peer_asn: None, local: None, local_asn: None, sent: None }
+        Self {
+            record: number,
+            timestamp,
+            peer: None,
+            peer_asn: None,
+            local: None,
+            local_asn: None,
+            sent: None,
+        }
     }
 
-    fn of_message(record: &MrtRecord, message: &MessageRecord) -> Self {
+    fn of_message(record: &MrtRecord, number: u64, message: &MessageRecord) -> Self {
         Self {
             peer: message.peer,
             peer_asn: Some(message.peer_asn),
             local: message.local,
             local_asn: Some(message.local_asn),
             sent: Some(message.sent),
-            ..Self::new(record)
+            ..Self::new(record, number)
         }
     }
 }
@@ -130,23 +141,34 @@ pub(super) fn decode<W: Write>(
 ) -> anyhow::Result<()> {
     let base = context(args);
     let mut peers: Option<PeerIndex> = None;
-    for record in MrtReader::new(input) {
+    let mut unknown: BTreeMap<(u16, u16), u64> = BTreeMap::new();
+    // Where the next record begins in the file.
+    let mut at: usize = 0;
+    for (number, record) in (1..).zip(MrtReader::new(input)) {
         let record = match record {
             Ok(record) => record,
-            Err(error) => return broken(&error.to_string(), out),
+            Err(error) => {
+                return broken(&format!("record {number}, at octet {at} of the file: {error}"), out);
+            }
         };
+        let begins = at;
+        at += record.header_len + record.body.len();
         match record.entry() {
             None => {
-                let message = Description::invalid("malformed MRT record", record.header_len);
-                out.line(&Line { message, origin: MrtOrigin::new(&record) })?;
+                let reason = format!(
+                    "malformed MRT record of type {}, subtype {}, at octet {begins} of the file",
+                    record.kind, record.subtype
+                );
+                let message = Description::invalid(&reason, record.header_len);
+                out.line(&Line { message, origin: MrtOrigin::new(&record, number) })?;
             }
             Some(MrtEntry::PeerIndex(index)) => peers = Some(index),
             Some(MrtEntry::Rib(rib)) => {
                 for entry in &rib.entries {
-                    out.line(&rib_line(&record, &rib, entry, peers.as_ref()))?;
+                    out.line(&rib_line((&record, number), &rib, entry, peers.as_ref()))?;
                 }
             }
-            Some(MrtEntry::ForeignRib(rib)) => out.line(&foreign_line(&record, &rib))?,
+            Some(MrtEntry::ForeignRib(rib)) => out.line(&foreign_line(&record, number, &rib))?,
             Some(MrtEntry::Message(message)) => {
                 let mut ctx = message.context(base);
                 // The record knows better than the default, and the command line better than the record.
@@ -154,16 +176,25 @@ pub(super) fn decode<W: Write>(
                     ctx.peer = PeerKind::Internal;
                 }
                 let described = describe(&ctx, &message.message);
-                out.line(&Line { message: described, origin: MrtOrigin::of_message(&record, &message) })?;
+                out.line(&Line {
+                    message: described,
+                    origin: MrtOrigin::of_message(&record, number, &message),
+                })?;
             }
             // No BGP message.
             Some(MrtEntry::StateChange(_) | MrtEntry::Other) => {}
+            Some(MrtEntry::Unknown) => *unknown.entry((record.kind, record.subtype)).or_default() += 1,
         }
+    }
+    for ((kind, subtype), count) in unknown {
+        out.note(format!(
+            "{count} records of type {kind}, subtype {subtype}, which is not known, were passed over"
+        ));
     }
     Ok(())
 }
 
-fn foreign_line(record: &MrtRecord, rib: &ForeignRib) -> ForeignRibLine {
+fn foreign_line(record: &MrtRecord, number: u64, rib: &ForeignRib) -> ForeignRibLine {
     let error = WireError::new(
         Action::Discard,
         Reason::Family { afi: rib.afi, safi: rib.safi },
@@ -180,11 +211,16 @@ fn foreign_line(record: &MrtRecord, rib: &ForeignRib) -> ForeignRibLine {
         raw: ::hex::encode(&rib.rest),
         disposition: Disposition::from(error.action).to_string(),
         errors: vec![ErrorView::from(&error)],
-        origin: MrtOrigin::new(record),
+        origin: MrtOrigin::new(record, number),
     }
 }
 
-fn rib_line(record: &MrtRecord, rib: &RibRecord, entry: &RibEntry, peers: Option<&PeerIndex>) -> RibLine {
+fn rib_line(
+    (record, number): (&MrtRecord, u64),
+    rib: &RibRecord,
+    entry: &RibEntry,
+    peers: Option<&PeerIndex>,
+) -> RibLine {
     let mut decoded = decode_rib_attributes(rib.four_octet, &entry.attributes);
     let by_index = |peers: &PeerIndex| {
         peers.peers.get(usize::from(entry.peer_index)).map(|peer| (peer.address, peer.asn))
@@ -199,6 +235,18 @@ fn rib_line(record: &MrtRecord, rib: &RibRecord, entry: &RibEntry, peers: Option
     let mut errors: Vec<ErrorView> = decoded.errors.iter().map(ErrorView::from).collect();
     for error in &mut errors {
         error.offset += entry.offset;
+    }
+    if peer.is_none() {
+        let reason = match peers {
+            Some(peers) => format!(
+                "there is no peer {} among the {} of the peer index table",
+                entry.peer_index,
+                peers.peers.len()
+            ),
+            None => "no peer index table has come before".to_owned(),
+        };
+        errors.insert(0, ErrorView::of_file(reason, entry.begins));
+        decoded.disposition = decoded.disposition.max(Disposition::Discard);
     }
     let link_local = match decoded.next_hop {
         Some(WireNextHop::V6LinkLocal { link_local, .. }) => Some(IpAddr::V6(link_local)),
@@ -217,13 +265,15 @@ fn rib_line(record: &MrtRecord, rib: &RibRecord, entry: &RibEntry, peers: Option
         originated: entry.originated,
         next_hop: decoded.next_hop.map(WireNextHop::global),
         link_local,
-        attributes: AttributesView::from(&decoded.attributes).with_next_hop(decoded.next_hop),
+        attributes: AttributesView::from(&decoded.attributes)
+            .with_next_hop(decoded.next_hop)
+            .with_path_if(decoded.has_as_path),
         disposition: Disposition::to_string(&decoded.disposition),
         errors,
         origin: MrtOrigin {
             peer: peer.map(|(address, _)| address),
             peer_asn: peer.map(|(_, asn)| asn),
-            ..MrtOrigin::new(record)
+            ..MrtOrigin::new(record, number)
         },
     }
 }

@@ -22,7 +22,7 @@ struct Cli {
 fn decode_with(options: &[&str], input: &[u8]) -> String {
     let line = ["decode"].into_iter().chain(options.iter().copied()).chain(["-"]);
     let Cli { json, args } = clap::Parser::try_parse_from(line).unwrap();
-    let mut out = Output { json, out: Vec::new() };
+    let mut out = Output { json, out: Vec::new(), failed: false, notes: Vec::new() };
     decode_input(&args, input, &mut out).unwrap();
     String::from_utf8(out.out).unwrap()
 }
@@ -247,6 +247,16 @@ fn captures_tell_what_was_negotiated() {
     // The sender sends and the receiver receives: not the other way round.
     assert_eq!(last(&[], &format!("{four}450400010101"), &format!("{four}450400010102"), &path_id), "ok");
     assert_eq!(last(&[], &format!("{four}450400010102"), &format!("{four}450400010101"), &as4), "ok");
+    // OPENs without capabilities: two octets (RFC 6793 section 3), unless only four make sense.
+    assert_eq!(last(&[], "", "", &as2), "ok");
+    assert_eq!(last(&[], "", "", &as4), "ok");
+    // One OPEN that lacks the capability is enough to know.
+    let half = pcap(&[(false, open("0200", 1)), (true, as2.clone())]);
+    assert_eq!(objects(&["--ibgp"], &half)[1]["disposition"], "ok");
+    // Who has advertised it takes extended messages (RFC 8654 section 4), whatever the sender takes.
+    let long = update(&format!("40020602010000fde9d063{:04x}{}", 4400, "00".repeat(4400)), "080a");
+    assert_eq!(last(&[], &format!("{four}0600"), four, &long), "ok");
+    assert_eq!(last(&[], four, &format!("{four}0600"), &long), "reset");
     // Without OPENs the command line alone counts.
     assert_eq!(objects(&["--ibgp"], &pcap(&[(false, as4)]))[0]["disposition"], "ok");
 }
@@ -290,7 +300,74 @@ fn mrt_of_internal_peers_and_other_families() {
 #[test]
 fn compressed_files_are_named() {
     let Cli { json: _, args } = clap::Parser::try_parse_from(["decode", "-"]).unwrap();
-    let mut out = Output { json: true, out: Vec::new() };
-    let error = decode_input(&args, &[0x1F, 0x8B, 8, 0][..], &mut out).unwrap_err();
-    assert!(error.to_string().contains("zcat"));
+    let mut out = Output { json: true, out: Vec::new(), failed: false, notes: Vec::new() };
+    let error = decode_input(&args, &b"BZh9"[..], &mut out).unwrap_err();
+    assert!(error.to_string().contains("bzcat"));
+}
+
+/// What cannot be made sense of in a table dump is told with its place, and a file of unknown records is no text.
+#[test]
+fn mrt_records_have_their_place() {
+    let record = |kind: u32, subtype: u32, body: &str| {
+        let body = ::hex::decode(body.replace(' ', "")).unwrap();
+        let words = [0x6500_0000, kind << 16 | subtype, body.len() as u32];
+        [words.iter().flat_map(|w| w.to_be_bytes()).collect(), body].concat()
+    };
+    let attributes = "40010100 40020602010000fde9 400304c0000201";
+    let rib = format!("00000001 08 0a 0001 0007 00000000 0014 {attributes}");
+    // RFC 8050 section 4.2, and as others write it.
+    let generic = format!("00000001 0001 01 0000004d 08 0a 0001 0007 00000000 0014 {attributes}");
+    let other = format!("00000001 0001 01 08 0a 0001 0007 00000000 0000004d 0014 {attributes}");
+    let peers = format!("0a000001 0000 0008{}", "00 0a000001 c0000201 fde9".repeat(8));
+    let file = [
+        record(13, 2, &rib),
+        record(13, 12, &generic),
+        record(13, 1, &peers),
+        record(13, 12, &other),
+        record(13, 2, "00000001 21"),
+        record(13, 2, &rib.replace("0001 0007", "0001 0008")),
+        vec![0; 5],
+    ]
+    .concat();
+    let got = objects(&[], &file);
+    let records: Vec<_> = got.iter().map(|o| o["record"].as_u64()).collect();
+    assert_eq!(records, [Some(1), Some(2), Some(4), Some(5), Some(6), None]);
+    let reason = |i: usize| got[i]["errors"][0]["reason"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(reason(0), "no peer index table has come before");
+    assert_eq!(got[0]["errors"][0]["offset"], 20);
+    assert_eq!((&got[1]["path_id"], &got[1]["prefix"]), (&77.into(), &"10.0.0.0/8".into()));
+    assert_eq!((&got[2]["path_id"], &got[2]["disposition"]), (&77.into(), &"ok".into()));
+    assert_eq!(got[2]["peer"], "192.0.2.1");
+    assert!(reason(3).contains("of type 13, subtype 2, at octet "), "{}", reason(3));
+    assert_eq!(reason(4), "there is no peer 8 among the 8 of the peer index table");
+    assert!(reason(5).contains("record 7, at octet "), "{}", reason(5));
+
+    let Cli { json: _, args } = clap::Parser::try_parse_from(["decode", "-"]).unwrap();
+    let mut out = Output { json: true, out: Vec::new(), failed: false, notes: Vec::new() };
+    decode_input(&args, &record(64, 3, "00").repeat(2)[..], &mut out).unwrap();
+    assert_eq!(out.notes, ["2 records of type 64, subtype 3, which is not known, were passed over"]);
+    assert!(out.out.is_empty());
+    let mut out = Output { json: true, out: Vec::new(), failed: false, notes: Vec::new() };
+    decode_input(&args, &pcap(&[])[..], &mut out).unwrap();
+    assert_eq!(out.notes, ["none of 0 packets is of TCP port 179 (--port for another one)"]);
+}
+
+/// Compressed by gzip, also in several pieces one after another, it is read as if it were not; cut, what is there is.
+#[test]
+fn gzip_is_read() {
+    let gzip = |text: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    };
+    let keepalive = format!("{}001304\n", "ff".repeat(16));
+    let twice = [gzip(keepalive.as_bytes()), gzip(keepalive.as_bytes())].concat();
+    assert_eq!(objects(&[], &twice), objects(&[], keepalive.repeat(2).as_bytes()));
+    let capture = pcap(&[(false, KEEPALIVE.to_owned())]);
+    assert_eq!(objects(&[], &gzip(&capture)), objects(&[], &capture));
+    let Cli { json: _, args } = clap::Parser::try_parse_from(["decode", "-"]).unwrap();
+    let mut out = Output { json: true, out: Vec::new(), failed: false, notes: Vec::new() };
+    let long = gzip(keepalive.repeat(10_000).as_bytes());
+    decode_input(&args, &long[..long.len() / 2], &mut out).unwrap_err();
+    assert!(!out.out.is_empty());
 }

@@ -122,6 +122,15 @@ impl AttributesView {
         }
         self
     }
+
+    /// Without a path when there is none, which is not an empty one.
+    #[must_use]
+    pub fn with_path_if(mut self, there: bool) -> Self {
+        if !there {
+            (self.as_path, self.as_path_segments) = (None, None);
+        }
+        self
+    }
 }
 
 /// The path as its items.

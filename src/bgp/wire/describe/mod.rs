@@ -18,7 +18,7 @@ pub use update::UpdateView;
 use update::update_view;
 
 use super::{
-    DecodeContext, Decoded, Disposition, HEADER_LEN, Message, Notification, WireError, code, decode,
+    Action, DecodeContext, Decoded, Disposition, HEADER_LEN, Message, Notification, WireError, code, decode,
 };
 
 /// A message decoded for people and programs. Serializes to one JSON object; `Display` is one line.
@@ -70,6 +70,23 @@ pub struct ErrorView {
     pub offset: usize,
     /// The data of the NOTIFICATION that a reset sends, in hexadecimal.
     pub data: String,
+}
+
+impl ErrorView {
+    /// Something wrong with the file that holds a route, and not with the route.
+    pub fn of_file(reason: String, offset: usize) -> Self {
+        Self {
+            action: Action::Discard.to_string(),
+            code: 0,
+            subcode: 0,
+            name: String::new(),
+            attribute: None,
+            attribute_name: None,
+            reason,
+            offset,
+            data: String::new(),
+        }
+    }
 }
 
 impl From<&WireError> for ErrorView {

@@ -17,6 +17,8 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_millis(300);
 pub const DEFAULT_MULTIPLIER: u8 = 3;
 /// The shortest transmit interval while a session is not up (RFC 5880 section 6.8.3).
 const SLOW: Duration = Duration::from_secs(1);
+/// How long a neighbour's wishes hold at most while nothing is up.
+const FORGET: Duration = Duration::from_secs(30);
 
 /// What a session is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,11 +285,13 @@ impl Session {
             self.held_tx = None;
             self.held_rx = None;
         }
-        self.deadline = Some(now + self.detection_time());
+        if self.state != State::AdminDown {
+            self.handle_state(packet.state);
+        }
+        self.deadline = Some(now + self.tolerance());
         if self.state == State::AdminDown {
             return self.reschedule(interval_before, now);
         }
-        self.handle_state(packet.state);
         if self.state == State::Up && self.unconfirmed.is_some_and(|until| answered || until <= now) {
             self.unconfirmed = None;
             self.events.push_back(SessionEvent::Up);
@@ -518,6 +522,13 @@ impl Session {
     fn detection_time(&self) -> Duration {
         let rx = self.held_rx.unwrap_or(self.config.required_min_rx);
         rx.max(micros(self.remote.desired_min_tx)) * u32::from(self.remote.multiplier)
+    }
+
+    /// The same, but where nothing is up, what the last packet asked for is forgotten after [`FORGET`] at the latest. It
+    /// may be forged, and ask both sides to say nothing for days.
+    fn tolerance(&self) -> Duration {
+        let time = self.detection_time();
+        if self.state == State::Up { time } else { time.min(FORGET) }
     }
 
     /// 75% to 100% of the interval, at most 90% with a multiplier of 1 (section 6.8.7).

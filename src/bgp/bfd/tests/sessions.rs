@@ -352,3 +352,28 @@ fn a_multiplier_of_one_jitters_less() {
     assert!(gaps(&times).iter().all(|g| *g >= ms(75) && *g <= ms(90)), "{:?}", gaps(&times));
     assert_eq!(pair.states(), [State::Up; 2]);
 }
+
+/// Each side is told that the other is down on purpose, wants to hear nothing and speaks once in 12 days.
+#[test]
+fn forged_wishes_are_forgotten_where_nothing_is_up() {
+    let mut pair = Pair::up(config(ms(50), 3), config(ms(50), 3));
+    for side in 0..2 {
+        let forged = ControlPacket {
+            state: State::AdminDown,
+            detect_multiplier: 255,
+            my_discriminator: 77,
+            your_discriminator: pair.sides[side].local_discriminator(),
+            desired_min_tx: u32::MAX,
+            required_min_rx: 0,
+            poll: false,
+            ..super::packet()
+        };
+        let now = pair.now;
+        pair.sides[side].handle_packet(&forged, now);
+    }
+    pair.settle();
+    pair.run(Duration::from_secs(25));
+    assert_eq!(pair.states(), [State::Down; 2]);
+    pair.run(Duration::from_secs(10));
+    assert_eq!(pair.states(), [State::Up; 2]);
+}

@@ -102,7 +102,7 @@ impl fmt::Display for AsPath {
     }
 }
 
-/// Reads a path. The error's number is the offset in `value` of the segment at fault.
+/// Reads a path. The error's number is the offset in `value` of the segment at fault, or of its AS 0.
 pub(super) fn decode(value: &[u8], four_octet: bool) -> Result<AsPath, (Reason, usize)> {
     let mut rest = value;
     let mut segments = Vec::new();
@@ -114,8 +114,8 @@ pub(super) fn decode(value: &[u8], four_octet: bool) -> Result<AsPath, (Reason, 
         if asns.is_empty() {
             return Err((Reason::AsPathEmptySegment, at));
         }
-        if asns.contains(&0) {
-            return Err((Reason::AsPathZero, at));
+        if let Some(i) = asns.iter().position(|asn| *asn == 0) {
+            return Err((Reason::AsPathZero, at + 2 + i * width(four_octet)));
         }
         segments.push(AsSegment { kind, asns });
         rest = after;
@@ -123,10 +123,21 @@ pub(super) fn decode(value: &[u8], four_octet: bool) -> Result<AsPath, (Reason, 
     Ok(AsPath { segments })
 }
 
+/// Octets of an AS number.
+const fn width(four_octet: bool) -> usize {
+    if four_octet { 4 } else { 2 }
+}
+
+/// Where the first segment of a confederation is in the attribute that this path was read from.
+pub(super) fn confed_at(path: &AsPath, four_octet: bool) -> Option<usize> {
+    let first = path.segments.iter().position(|s| s.kind.is_confed())?;
+    Some(path.segments[..first].iter().map(|s| 2 + s.asns.len() * width(four_octet)).sum())
+}
+
 fn segment(bytes: &[u8], four_octet: bool) -> IResult<&[u8], Vec<u32>, ()> {
     let (rest, (_, n)) = (be_u8, be_u8).parse(bytes)?;
     // Bounds first, so that a lying count cannot make us reserve memory.
-    if rest.len() < usize::from(n) * if four_octet { 4 } else { 2 } {
+    if rest.len() < usize::from(n) * width(four_octet) {
         return Err(nom::Err::Error(()));
     }
     if four_octet {
@@ -177,7 +188,7 @@ pub(super) fn merge(path: AsPath, as4: AsPath) -> AsPath {
 
 /// Octets of the encoded path; segments of more than 255 numbers are split.
 pub(super) fn encoded_len(path: &AsPath, four_octet: bool) -> usize {
-    let width = if four_octet { 4 } else { 2 };
+    let width = width(four_octet);
     path.segments.iter().map(|s| s.asns.len().div_ceil(MAX_SEGMENT) * 2 + s.asns.len() * width).sum()
 }
 

@@ -10,14 +10,15 @@ use nom::{
 
 use super::{Action, Capability, EncodeError, Reason, code::capability as cap, error::Errors, parse};
 
-/// Reads the capabilities in `bytes`, which start at `at` of the message; false when they do not fit their bounds.
+/// Reads the capabilities in `bytes`, which start at `at` of the message, each with its place there; false when they do
+/// not fit their bounds.
 ///
 /// A known capability with an impossible length is an error of the OPEN. One with a value that its RFC says to
 /// ignore is kept as [`Capability::Unknown`].
 pub(super) fn decode(
     mut bytes: &[u8],
     mut at: usize,
-    out: &mut Vec<Capability>,
+    out: &mut Vec<(usize, Capability)>,
     errors: &mut Errors,
 ) -> bool {
     while !bytes.is_empty() {
@@ -27,15 +28,15 @@ pub(super) fn decode(
         };
         let whole = at..at + 2 + value.len();
         match decode_one(code, value) {
-            Ok(capability) => out.push(capability),
+            Ok(capability) => out.push((at, capability)),
             Err(Fault::Length) => {
                 let reason = Reason::CapabilityLength { code, length: value.len() };
                 errors.push(Action::Reset, reason, None, at, whole.clone());
-                out.push(unknown(code, value));
+                out.push((at, unknown(code, value)));
             }
             Err(Fault::Value) => {
                 errors.push(Action::Discard, Reason::CapabilityValue(code), None, at, whole.clone());
-                out.push(unknown(code, value));
+                out.push((at, unknown(code, value)));
             }
         }
         at = whole.end;

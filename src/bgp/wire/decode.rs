@@ -61,7 +61,7 @@ pub fn decode_capabilities(bytes: &[u8]) -> (Vec<Capability>, Vec<WireError>) {
     let mut errors = Errors::default();
     let mut capabilities = Vec::new();
     capability::decode(bytes, 0, &mut capabilities, &mut errors);
-    (capabilities, errors.finish(bytes))
+    (capabilities.into_iter().map(|(_, capability)| capability).collect(), errors.finish(bytes))
 }
 
 fn refused(error: WireError) -> Decoded {

@@ -182,6 +182,14 @@ pub enum Reason {
         /// What the message has left for it.
         left: usize,
     },
+    /// There is no room for one of these lengths itself.
+    #[error("the length of the {what} does not fit: {left} octets left")]
+    UpdateLengthField {
+        /// Which field's.
+        what: &'static str,
+        /// What the message has left for it.
+        left: usize,
+    },
     /// An attribute header does not fit the attribute block.
     #[error("{0} octets left are less than an attribute header")]
     AttributeHeader(usize),
@@ -267,8 +275,11 @@ pub enum Reason {
         /// The address family.
         afi: u16,
     },
-    /// Prefixes of a family which is not negotiated: ignored.
-    #[error("AFI {afi} SAFI {safi} is not negotiated and is ignored")]
+    /// Prefixes of a family which is not negotiated, or which we do not speak: ignored.
+    #[error(
+        "AFI {afi} SAFI {safi} is not {} and is ignored",
+        if matches!((afi, safi), (1 | 2, 1)) { "negotiated" } else { "supported" }
+    )]
     Family {
         /// Address family identifier.
         afi: u16,
@@ -307,6 +318,7 @@ impl Reason {
             | Self::CapabilityLength { .. }
             | Self::CapabilityValue(_) => (OPEN, 0),
             Self::UpdateLength { .. }
+            | Self::UpdateLengthField { .. }
             | Self::AttributeHeader(_)
             | Self::AttributeOverrun { .. }
             | Self::DuplicateAttribute => (UPDATE, 1),
@@ -376,6 +388,9 @@ impl Errors {
         // RFC 4760 section 7: errors inside MP attributes are Optional Attribute Errors, whatever they are.
         if matches!(attribute, Some(code::attribute::MP_REACH | code::attribute::MP_UNREACH))
             && matches!(reason, Reason::PrefixLength { .. } | Reason::PrefixOverrun | Reason::NextHop(_))
+            // AS 0 in an aggregator is no fault of the AS path.
+            || matches!(attribute, Some(code::attribute::AGGREGATOR | code::attribute::AS4_AGGREGATOR))
+                && reason == Reason::AsPathZero
         {
             (code, subcode) = (code::error::UPDATE, 9);
         }

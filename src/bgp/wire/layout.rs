@@ -31,7 +31,7 @@ fn field(message: &[u8], at: usize, what: &'static str) -> Result<(Range<usize>,
     let start = at + 2;
     let left = message.len().saturating_sub(start);
     let Some(&[high, low]) = message.get(at..start) else {
-        return Err((Reason::UpdateLength { what, length: 2, left: message.len().saturating_sub(at) }, at));
+        return Err((Reason::UpdateLengthField { what, left: message.len().saturating_sub(at) }, at));
     };
     let length = usize::from(u16::from_be_bytes([high, low]));
     if length > left {

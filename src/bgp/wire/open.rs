@@ -1,6 +1,6 @@
 //! OPEN (RFC 4271 section 4.2, RFC 5492, RFC 9072).
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, ops::Range};
 
 use bytes::{BufMut, BytesMut};
 use nom::{
@@ -45,39 +45,43 @@ pub(super) fn decode(peer: PeerKind, message: &[u8], errors: &mut Errors) -> Opt
     if router_id == 0 {
         errors.push(Action::Reset, Reason::ZeroRouterId, None, HEADER_LEN + 5, 24..28);
     }
-    decode_parameters(rest, usize::from(parameters_length), HEADER_LEN + 10, &mut open.capabilities, errors);
+    let mut placed = Vec::new();
+    decode_parameters(rest, usize::from(parameters_length), HEADER_LEN + 10, &mut placed, errors);
     if my_as != 0
-        && let Some(reason) = as_number_fault(&open)
+        && let Some((reason, at, data)) = as_number_fault(my_as, &placed)
     {
-        errors.push(Action::Reset, reason, None, HEADER_LEN + 1, 20..22);
+        errors.push(Action::Reset, reason, None, at, data);
     }
     // RFC 9234 section 4.2: several equal roles are one, different ones end the session. Roles are for eBGP only.
-    let mut roles = open.capabilities.iter().filter_map(|c| match c {
-        Capability::Role(role) => Some(*role),
+    let mut roles = placed.iter().filter_map(|(at, c)| match c {
+        Capability::Role(role) => Some((*at, *role)),
         _ => None,
     });
     if peer == PeerKind::External
-        && let Some(first) = roles.next()
-        && let Some(other) = roles.find(|role| *role != first)
+        && let Some((_, first)) = roles.next()
+        && let Some((at, other)) = roles.find(|(_, role)| *role != first)
     {
-        errors.push(Action::Reset, Reason::Roles(first, other), None, HEADER_LEN + 10, 0..0);
+        errors.push(Action::Reset, Reason::Roles(first, other), None, at, 0..0);
     }
+    open.capabilities = placed.into_iter().map(|(_, capability)| capability).collect();
     Some(open)
 }
 
-/// What the four-octet number has against the two-octet one (RFC 6793 section 4.2.1, RFC 7607 section 2).
-fn as_number_fault(open: &Open) -> Option<Reason> {
-    let asn = open.capabilities.iter().find_map(|c| match c {
-        Capability::FourOctetAs(asn) => Some(*asn),
+/// What the four-octet number has against the two-octet one (RFC 6793 section 4.2.1, RFC 7607 section 2), where it is in
+/// the message, and the octets that a NOTIFICATION shows.
+fn as_number_fault(my_as: u16, placed: &[(usize, Capability)]) -> Option<(Reason, usize, Range<usize>)> {
+    let (at, asn) = placed.iter().find_map(|(at, c)| match c {
+        Capability::FourOctetAs(asn) => Some((*at, *asn)),
         _ => None,
     })?;
-    let my_as = open.my_as;
+    // Behind the code and the length of the capability.
+    let number = at + 2..at + 6;
     if asn == 0 {
-        Some(Reason::ZeroAs)
+        Some((Reason::ZeroAs, number.start, number))
     } else if asn == Asn::TRANS.get() {
-        Some(Reason::AsTrans)
+        Some((Reason::AsTrans, number.start, number))
     } else if u32::from(my_as) != asn && u32::from(my_as) != Asn::TRANS.get() {
-        Some(Reason::AsMismatch { my_as, asn })
+        Some((Reason::AsMismatch { my_as, asn }, HEADER_LEN + 1, 20..22))
     } else {
         None
     }
@@ -88,7 +92,7 @@ fn decode_parameters(
     bytes: &[u8],
     length: usize,
     at: usize,
-    capabilities: &mut Vec<Capability>,
+    capabilities: &mut Vec<(usize, Capability)>,
     errors: &mut Errors,
 ) {
     let malformed =

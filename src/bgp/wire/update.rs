@@ -201,8 +201,8 @@ impl Decoder<'_> {
                 let path = as_path::decode(value, self.ctx.four_octet)
                     .map_err(|(reason, at)| (Withdraw, reason, at))?;
                 // RFC 5065 section 5, RFC 7606 section 7.2: we are in no confederation, so from outside it is wrong.
-                if external && path.segments.iter().any(|s| s.kind.is_confed()) {
-                    return Err((Withdraw, Reason::AsPathConfed, 0));
+                if external && let Some(at) = as_path::confed_at(&path, self.ctx.four_octet) {
+                    return Err((Withdraw, Reason::AsPathConfed, at));
                 }
                 out.as_path = path;
             }
@@ -262,13 +262,12 @@ impl Decoder<'_> {
             }
             attr::AS4_PATH => {
                 let mut path = as_path::decode(value, true).map_err(|(reason, at)| (Discard, reason, at))?;
-                let before = path.segments.len();
+                let confed = as_path::confed_at(&path, true);
                 path.segments.retain(|s| !s.kind.is_confed());
-                let confed = path.segments.len() != before;
                 parts.as4_path = Some(path);
-                if confed {
+                if let Some(at) = confed {
                     // RFC 6793 section 6: drop those segments, use the rest.
-                    return Err((Discard, Reason::As4PathConfed, 0));
+                    return Err((Discard, Reason::As4PathConfed, at));
                 }
             }
             attr::AS4_AGGREGATOR => parts.as4_aggregator = Some(aggregator4(value)?),
@@ -310,13 +309,11 @@ impl Decoder<'_> {
         let at = value.len() - nlri.len();
         let nlri = decode_nlri(family, self.ctx.add_path[family], nlri)
             .map_err(|(reason, offset)| (Action::Reset, reason, at + offset))?;
+        // The prefixes are known, so a bad address only withdraws them. Where there are none it is of no route: logged
+        // (RFC 4271 section 6.3), as NEXT_HOP without NLRI is ignored.
+        let action = if nlri.is_empty() { Action::Discard } else { Action::Withdraw };
         self.parts.reach = Some(Reach { family, next_hop, nlri });
-        // The prefixes are known, so a bad address only withdraws them.
-        if valid_next_hop(next_hop) {
-            Ok(())
-        } else {
-            Err((Action::Withdraw, Reason::NextHop(next_hop.global()), 4))
-        }
+        if valid_next_hop(next_hop) { Ok(()) } else { Err((action, Reason::NextHop(next_hop.global()), 4)) }
     }
 
     /// MP_UNREACH_NLRI (RFC 4760 section 4).

@@ -17,7 +17,7 @@ use super::attributes::{AggregatorView, AttributesView, path_items};
 use crate::{
     bgp::wire::{
         AttributeRef, DecodeContext, Decoded, Disposition, Nlri, PerFamily, RawAttributes, Reason, Update,
-        UpdateLayout, as_path, code, decode_nlri, parse,
+        UpdateLayout, WireError, as_path, code, decode_nlri, error::Errors, parse, update,
     },
     model::{Family, Prefix},
 };
@@ -111,14 +111,18 @@ pub(super) fn update_view(
     let raw: Vec<AttributeRef<'_>> = RawAttributes::new(block, block_at).map_while(Result::ok).collect();
     let rest = raw.last().map_or(0, |a| a.range().end - block_at);
     let first = |code| raw.iter().find(|a| a.code == code);
-    let mut attributes = update.map(|u| AttributesView::from(&u.attributes)).unwrap_or_default();
-    // No path is not an empty path; a second AS_PATH leaves the first as it is.
-    let no_path = first(code::attribute::AS_PATH).is_none()
-        || decoded
-            .errors
-            .iter()
-            .any(|e| e.attribute == Some(code::attribute::AS_PATH) && e.reason != Reason::DuplicateAttribute);
-    if no_path {
+    // Of a message with a wrong length nothing is used, but what can be read is shown.
+    let unused = if update.is_none() { readable(ctx, message) } else { None };
+    let errors = unused.as_ref().map_or(decoded.errors.as_slice(), |(_, errors)| errors);
+    // A second one leaves the first as it is.
+    let refused =
+        |code| errors.iter().any(|e| e.attribute == Some(code) && e.reason != Reason::DuplicateAttribute);
+    let mut attributes = update
+        .or(unused.as_ref().map(|(update, _)| update))
+        .map(|u| AttributesView::from(&u.attributes))
+        .unwrap_or_default();
+    // No path is not an empty path.
+    if first(code::attribute::AS_PATH).is_none() || refused(code::attribute::AS_PATH) {
         (attributes.as_path, attributes.as_path_segments) = (None, None);
     }
     attributes.next_hop =
@@ -127,8 +131,9 @@ pub(super) fn update_view(
         .filter(|_| !ctx.four_octet)
         .and_then(|a| as_path::decode(a.value, true).ok())
         .map(|path| path_items(&path));
-    attributes.as4_aggregator =
-        first(code::attribute::AS4_AGGREGATOR).filter(|_| !ctx.four_octet).and_then(|a| match *a.value {
+    attributes.as4_aggregator = first(code::attribute::AS4_AGGREGATOR)
+        .filter(|a| !ctx.four_octet && !refused(a.code))
+        .and_then(|a| match *a.value {
             [a, b, c, d, ref address @ ..] => {
                 let address = <[u8; 4]>::try_from(address).ok()?.into();
                 Some(AggregatorView { asn: u32::from_be_bytes([a, b, c, d]), address })
@@ -163,6 +168,13 @@ pub(super) fn update_view(
         raw_attributes: raw.iter().map(RawAttributeView::from).collect(),
         raw_rest: block.get(rest..).filter(|b| !b.is_empty()).map(hex::encode),
     }
+}
+
+/// What an UPDATE whose header is wrong would have said, and what would be wrong with that.
+fn readable(ctx: DecodeContext, message: &[u8]) -> Option<(Update, Vec<WireError>)> {
+    let mut errors = Errors::default();
+    let update = update::decode(ctx, message, &mut errors)?;
+    Some((update, errors.finish(message)))
 }
 
 /// The prefixes of a field up to the first malformed one, and all of it in hexadecimal when that is not everything.

@@ -71,6 +71,22 @@ fn optional_parameters() {
 }
 
 #[test]
+fn errors_of_capabilities_are_where_the_capability_is() {
+    // The parameters begin at 29, the first capability at 31.
+    for (parameters, offset) in [
+        ("02 06 41 04 00000000", 33),
+        ("02 08 02 00 41 04 00000000", 35),
+        ("02 02 02 00 02 06 41 04 00005ba0", 37),
+        ("02 06 41 04 0000fdea", 20), // not the two-octet number, which is fine as it is
+        ("02 06 09 01 00 09 01 03", 34),
+        ("02 03 09 01 00 02 05 02 00 09 01 03", 38),
+    ] {
+        let error = open(GOOD, parameters).into_result().unwrap_err();
+        assert_eq!(error.offset, offset, "{parameters}: {error:?}");
+    }
+}
+
+#[test]
 fn capabilities_from_several_parameters() {
     let good = "04 5ba0 00b4 0a000001";
     let decoded = open(good, "02 06 01 04 00010001  02 02 02 00  02 08 06 00 41 04 00010001  02 00");

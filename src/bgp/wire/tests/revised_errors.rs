@@ -137,7 +137,7 @@ fn one_attribute_in_error() {
             "0000fde9 c0000201",
             Some((Discard, 5)),
         ),
-        external("AGGREGATOR with AS 0, RFC 7607", 0xC0, 7, "00000000 c0000201", Some((Discard, 11))),
+        external("AGGREGATOR with AS 0, RFC 7607", 0xC0, 7, "00000000 c0000201", Some((Discard, 9))),
         external("AGGREGATOR flags", 0x40, 7, "0000fde9 c0000201", Some((Withdraw, 4))),
         // 7.8 COMMUNITIES
         external("COMMUNITIES", 0xC0, 8, "fde90064 ffffff01", None),
@@ -330,6 +330,41 @@ fn one_attribute_in_error() {
             Disposition::Reset => {}
         }
     }
+}
+
+#[test]
+fn errors_in_an_as_path_are_where_the_number_or_the_segment_is() {
+    // The attribute is the first one, at 23; its value is at 26.
+    for (context, code, value, at) in [
+        (DecodeContext::default(), 2, "02 03 0000fde8 00000000 0000fde9", 6),
+        (DecodeContext::default(), 2, "02 01 0000fde8 02 02 0000fde8 00000000", 12),
+        (DecodeContext::default(), 2, "02 01 0000fde8 03 01 0000fde9", 6),
+        (DecodeContext::default(), 2, "02 01 0000fde8 02 00", 6),
+        (as2_context(), 2, "02 01 fde8 02 01 0000", 6),
+        (as2_context(), 2, "02 01 fde8 04 01 fde9", 4),
+        (as2_context(), 17, "02 01 0000fde8 03 01 0000fde9", 6),
+    ] {
+        let flags = if code == 2 { 0x40 } else { 0xC0 };
+        let block = [attribute(flags, code, value), hex("40 01 01 00  40 03 04 c0000201")].concat();
+        let decoded = decode(&context, &update(&[], &block, &NLRI));
+        let error = decoded.errors.first().unwrap();
+        assert_eq!((error.attribute, error.offset), (Some(code), 26 + at), "{value}: {error:?}");
+    }
+}
+
+#[test]
+fn a_next_hop_that_no_route_has_is_only_logged() {
+    let with = |next_hop: &str, prefixes: &str| {
+        let reach = attribute(0x80, 14, &format!("0002 01 10 {next_hop} 00 {prefixes}"));
+        let block = [hex("40010100 40020602010000fde9"), reach].concat();
+        let decoded = ebgp(&update(&[], &block, &[]));
+        assert_eq!(decoded.errors.len(), 1, "{decoded:?}");
+        assert_eq!((decoded.errors[0].code, decoded.errors[0].subcode), (3, 9));
+        decoded.disposition
+    };
+    let unspecified = "00000000000000000000000000000000";
+    assert_eq!(with(unspecified, "20 20010db8"), Disposition::Withdraw);
+    assert_eq!(with(unspecified, ""), Disposition::Discard);
 }
 
 #[test]

@@ -58,6 +58,14 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// A setting below `/proc/sys` cannot be read or written.
+    #[error("{path}: {source}")]
+    Sysctl {
+        /// The path below `/proc/sys/`.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The receive buffer overflowed (`ENOBUFS`): answers or notifications were lost, so the state must be read anew.
     #[error("netlink receive buffer overflow (ENOBUFS): messages were lost")]
     Overrun,
@@ -116,7 +124,9 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Kernel(e) => Some(e.errno),
-            Self::Os { source, .. } | Self::OpenNetns { source, .. } => source.raw_os_error(),
+            Self::Os { source, .. } | Self::OpenNetns { source, .. } | Self::Sysctl { source, .. } => {
+                source.raw_os_error()
+            }
             Self::Overrun => Some(libc::ENOBUFS),
             _ => None,
         }

@@ -6,7 +6,7 @@ use super::Error;
 
 /// Reads a setting by its path below `/proc/sys/`, without the final line break.
 pub fn read(path: &str) -> Result<String, Error> {
-    let text = fs::read_to_string(full(path)?).map_err(|e| Error::os("read sysctl", e))?;
+    let text = fs::read_to_string(full(path)?).map_err(|source| failed(path, source))?;
     Ok(text.trim_end().to_owned())
 }
 
@@ -15,13 +15,17 @@ pub fn read(path: &str) -> Result<String, Error> {
 pub fn write(path: &str, value: &str) -> Result<(), Error> {
     // Not `fs::write`: creating or truncating is refused there on some kernels.
     let mut file =
-        fs::OpenOptions::new().write(true).open(full(path)?).map_err(|e| Error::os("open sysctl", e))?;
-    io::Write::write_all(&mut file, value.as_bytes()).map_err(|e| Error::os("write sysctl", e))
+        fs::OpenOptions::new().write(true).open(full(path)?).map_err(|source| failed(path, source))?;
+    io::Write::write_all(&mut file, value.as_bytes()).map_err(|source| failed(path, source))
+}
+
+fn failed(path: &str, source: io::Error) -> Error {
+    Error::Sysctl { path: path.to_owned(), source }
 }
 
 fn full(path: &str) -> Result<String, Error> {
     if path.split('/').any(|part| part.is_empty() || part == "..") {
-        return Err(Error::Os { call: "sysctl path", source: io::ErrorKind::InvalidInput.into() });
+        return Err(failed(path, io::ErrorKind::InvalidInput.into()));
     }
     Ok(format!("/proc/sys/{path}"))
 }

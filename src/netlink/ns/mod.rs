@@ -52,7 +52,12 @@ impl Netns {
             .map_err(|source| Error::OpenNetns { path: path.to_owned(), source })?;
         let not = |what| Error::NotNetns { path: path.to_owned(), what };
         if !sys::is_nsfs(file.as_fd()).map_err(|e| Error::os("fstatfs", e))? {
-            return Err(not("an ordinary file: the namespace was deleted or never mounted"));
+            let dir = file.metadata().is_ok_and(|m| m.is_dir());
+            return Err(not(if dir {
+                "a directory"
+            } else {
+                "an ordinary file: the namespace was deleted or never mounted"
+            }));
         }
         if sys::ns_type(file.as_fd()).map_err(|e| Error::os("ioctl(NS_GET_NSTYPE)", e))? != libc::CLONE_NEWNET
         {

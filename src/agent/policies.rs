@@ -14,7 +14,7 @@ use super::{config::Config, core::RemoteChange, identities, trace::Trace};
 use crate::{
     bgp::config::PeerAddress,
     cni::{attachment::Attachment, types::L4},
-    model::Prefix,
+    model::{Family, Prefix},
     policy::{
         Ports, Protocol, Service,
         engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig, PortMap},
@@ -209,6 +209,15 @@ impl Policies {
     }
 
     pub(super) fn enforce(&mut self, attachment: &Attachment) -> Result<(), NotEnforced> {
+        let addresses = || attachment.endpoint.addresses();
+        for host in attachment.port_mappings.iter().filter_map(|m| m.host_ip) {
+            if addresses().all(|addr| addr.is_ipv4() != host.is_ipv4()) {
+                let family = Family::of(host);
+                let why =
+                    format!("host address {host} cannot lead to the container: it has no {family} address");
+                return Err(NotEnforced::HostPort(why));
+            }
+        }
         let mut local = LocalEndpoint::from(&attachment.endpoint);
         local.addresses.extend(attachment.spoofed());
         self.engine.upsert_local(local);
@@ -217,6 +226,19 @@ impl Policies {
             return Err(NotEnforced::HostPort(error.to_string()));
         }
         self.flush().map_err(NotEnforced::Policy)
+    }
+
+    /// Whether an address is that of a configured BGP neighbour, or of the infrastructure, and outside of the pools.
+    pub(super) fn is_neighbour(&self, addr: IpAddr) -> bool {
+        let config = self.engine.config();
+        let pools = &mut config.pools.iter();
+        config.infrastructure.iter().any(|prefix| prefix.contains_addr(addr))
+            && !pools.any(|pool| pool.cidr.contains_addr(addr))
+    }
+
+    /// The families of the pools.
+    pub(super) fn families(&self) -> Vec<Family> {
+        self.engine.config().pools.iter().map(|pool| pool.cidr.family()).collect()
     }
 
     pub(super) fn unenforce(&mut self, attachment: &Attachment) -> Result<(), String> {

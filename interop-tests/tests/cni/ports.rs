@@ -118,6 +118,24 @@ fn a_port_has_one_owner() {
             ensure!(error.code == 107 && error.msg.contains("8080"), "{name}: {error}");
             tidy(&host1, 1)?;
         }
+        // The agent's own are nobody's: whoever had 179 would be the host's BGP speaker to its switch. And a host address
+        // must lead somewhere.
+        let four_only = json!({"families": ["ipv4"]});
+        for (n, (bad, ipam, why)) in [
+            (mapping(179, 179, "tcp", ""), json!({}), "reserved"),
+            (mapping(3784, 80, "udp", FOUR), json!({}), "reserved"),
+            (mapping(9179, 80, "tcp", ""), json!({}), "reserved"),
+            (mapping(8081, 80, "tcp", SIX), four_only, "no ipv6 address"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let name = format!("bad{n}");
+            host.sandbox(&name)?;
+            let error = refused(host.attach(&name, &with_ports(&[bad])?.plugin_key("ipam", ipam)))?;
+            ensure!(error.code == 107 && error.msg.contains(why), "{name}: {error}");
+            tidy(&host1, 1)?;
+        }
         // Another protocol or port is another matter; and what was refused holds nothing.
         let two = host.container(
             "two",

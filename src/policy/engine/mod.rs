@@ -41,7 +41,7 @@ pub use self::{
     nat::{PortMap, PortMapError},
 };
 use super::{
-    Direction, PolicySet,
+    Direction, PolicySet, Ports, Service,
     ir::{Chain, Data, Key, Name, Ruleset},
 };
 use crate::model::{EndpointId, Family, Identity, LabelHash, Labels, Prefix};
@@ -291,6 +291,13 @@ impl Engine {
     pub fn set_port_maps(&mut self, id: &EndpointId, maps: Vec<PortMap>) -> Result<(), PortMapError> {
         for map in &maps {
             map.check()?;
+            let is_it = |s: &Service| {
+                s.protocol == map.protocol
+                    && matches!(s.ports, Ports::Range(first, last) if (first..=last).contains(&map.host_port))
+            };
+            if self.config.protected.iter().any(is_it) {
+                return Err(PortMapError::Reserved(format!("{}/{}", map.protocol, map.host_port)));
+            }
             if let Some(other) = self.port_maps.taken(id, map) {
                 let host = map.host.map(|h| format!("{h} ")).unwrap_or_default();
                 let what = format!("{host}{}/{}", map.protocol, map.host_port);

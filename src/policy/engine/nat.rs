@@ -57,6 +57,9 @@ pub enum PortMapError {
     /// Address families differ, or a loopback address is given for IPv6, which Linux does not route.
     #[error("host address {0} cannot lead to {1}")]
     Family(IpAddr, IpAddr),
+    /// A port of the agent, which no container may take over.
+    #[error("host port {0} is reserved: containers never have the ports of BGP, BFD and the agent")]
+    Reserved(String),
     /// The protocol has no ports.
     #[error("protocol {0} has no ports to map")]
     Protocol(Protocol),

@@ -128,6 +128,15 @@ impl Attachment {
         wanted
             .into_iter()
             .filter_map(|mut route| {
+                // Asked for right behind the interface.
+                if route.is_near() && route.gw.is_none() {
+                    let has = if route.dst.0.is_ipv4() {
+                        self.endpoint.ipv4.is_some()
+                    } else {
+                        self.endpoint.ipv6.is_some()
+                    };
+                    return has.then_some(route);
+                }
                 let gateway = if route.dst.0.is_ipv4() {
                     self.endpoint.ipv4.map(|_| IpAddr::V4(self.gateway4()))
                 } else {
@@ -216,8 +225,11 @@ pub(super) mod tests {
         let routes = attachment.container_routes();
         assert_eq!(routes[0].gw.unwrap().to_string(), "169.254.1.2");
         assert_eq!(routes[1].gw.unwrap(), IpAddr::V6(attachment.gateway6()));
+        let near = |dst: &str| Route { scope: Some(253), ..Route::new((dst.parse().unwrap(), 16), None) };
         attachment.endpoint.ipv6 = None;
         assert_eq!(attachment.container_routes().len(), 1);
+        attachment.routes = Some(vec![near("10.3.0.0"), near("fd00::")]);
+        assert_eq!(attachment.container_routes(), [near("10.3.0.0")]);
         attachment.routes = Some(vec![]);
         assert!(attachment.container_routes().is_empty());
     }

@@ -19,6 +19,8 @@ const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 pub(crate) const LABELS_KEY: &str = "slash32.io/labels";
 /// The key under which our plugin hands a delegated IPAM plugin's result to the agent.
 pub(crate) const IPAM_RESULT_KEY: &str = "slash32.io/ipam-result";
+/// The key of the agent's answer to GC: the attachments that are gone and had addresses of another IPAM plugin.
+pub(crate) const REMOVED_KEY: &str = "slash32.io/removed";
 /// The smallest MTU with IPv6 (RFC 8200 section 5), and the largest of a veth.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 1280..=65535;
 /// The most host bits a prefix of `allow_spoofing` may have: 256 addresses.
@@ -164,15 +166,25 @@ impl NetConf {
         if runtime.bandwidth.is_none() {
             runtime.bandwidth = root.read("bandwidth", Bandwidth::read)?;
         }
+        let ipam = ipam_object.map_or_else(|| Ok(IpamConf::default()), |o| IpamConf::read(&o))?;
+        let sysctls = root.read("sysctls", read_sysctls)?.unwrap_or_default();
+        let off = |(name, value): (&String, &String)| name.ends_with("disable_ipv6") && value.trim() != "0";
+        if sysctls.iter().any(off) && ipam.families != [Family::Ipv4] {
+            return Err(CniError::new(
+                code::INVALID_CONFIG,
+                "sysctls: disable_ipv6 in a network with IPv6 addresses",
+            )
+            .details("to have none, say `\"families\": [\"ipv4\"]` in `ipam`"));
+        }
         Ok(Self {
             version,
             name,
             run_dir: root.read("run_dir", Node::str)?.filter(|d| !d.is_empty()).map(PathBuf::from),
             mtu: root.read("mtu", read_mtu)?.flatten(),
             labels: root.read("labels", read_labels)?.unwrap_or_default(),
-            ipam: ipam_object.map_or_else(|| Ok(IpamConf::default()), |o| IpamConf::read(&o))?,
+            ipam,
             routes,
-            sysctls: root.read("sysctls", read_sysctls)?.unwrap_or_default(),
+            sysctls,
             allow_spoofing: root.read("allow_spoofing", read_spoofed)?.unwrap_or_default(),
             forwarding: root.read("forwarding", Node::bool)?.unwrap_or(false),
             anycast: root.read("anycast", Node::bool)?.unwrap_or(false),
@@ -398,26 +410,44 @@ pub(crate) fn parse_labels(text: &str) -> Result<Labels, crate::model::LabelErro
 
 /// A list, or podman's object of a list a network.
 fn read_aliases(node: &Node<'_>) -> Result<Vec<String>, CniError> {
+    let checked = |node: &Node<'_>| {
+        let aliases = node.texts()?;
+        match aliases.iter().find_map(|alias| names::alias(alias).err().map(|why| format!("{alias:?} {why}")))
+        {
+            Some(why) => Err(node.place.invalid(why)),
+            None => Ok(aliases),
+        }
+    };
     if !node.value.is_object() {
-        return node.texts();
+        return checked(node);
     }
     let mut aliases = Vec::new();
     for (_, list) in node.object()?.entries() {
-        aliases.extend(list.texts()?);
+        aliases.extend(checked(&list)?);
     }
     Ok(aliases)
 }
 
+/// GC's list of what lives. The specification of 1.1.0 spells its key in two ways, and libcni sends both; what stands
+/// in either lives. An entry that does not name an attachment is an error: with it ignored, a living container would be
+/// taken for a stale one.
 fn read_valid_attachments(root: &Object<'_>) -> Result<Option<Vec<(String, String)>>, CniError> {
-    root.read("cni.dev/valid-attachments", |node| {
-        node.list()?
-            .iter()
-            .map(|node| {
-                let object = node.object()?;
-                Ok((object.text("containerID")?, object.text("ifname")?))
-            })
-            .collect()
-    })
+    let mut valid = None;
+    for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+        let Some(list) = root.read(key, Node::list)? else { continue };
+        let valid = valid.get_or_insert_with(Vec::new);
+        for node in list {
+            let object = node.object()?;
+            let (container, ifname) = (object.text("containerID")?, object.text("ifname")?);
+            for (key, value) in [("containerID", &container), ("ifname", &ifname)] {
+                if value.is_empty() {
+                    return Err(node.place.invalid(format!("`{key}` is missing")));
+                }
+            }
+            valid.push((container, ifname));
+        }
+    }
+    Ok(valid)
 }
 
 #[cfg(test)]
@@ -493,6 +523,13 @@ mod tests {
             message(json!({"runtimeConfig": {"portMappings": [{"hostPort": 70000}]}})),
             "runtimeConfig.portMappings[0].hostPort: expected a port number, found 70000"
         );
+        for aliases in [json!(["ok", "a b"]), json!({"net": ["a b"]})] {
+            let said = message(json!({"runtimeConfig": {"aliases": aliases}}));
+            assert!(
+                said.starts_with("runtimeConfig.aliases") && said.contains("\"a b\" is not a name"),
+                "{said}"
+            );
+        }
         assert!(message(json!({"mtu": 100})).starts_with("mtu: 100 is not a usable MTU"));
         assert!(message(json!({"ipam": {"type": "../evil"}})).contains("ipam.type"));
         assert!(message(json!({"ipam": {"families": "ipv5"}})).contains("ipv5"));
@@ -503,6 +540,9 @@ mod tests {
             parse(json!({"allow_spoofing": ["10.0.0.0/24", "fd00::/120"]})).unwrap().allow_spoofing.len(),
             2
         );
+        let off = json!({"net.ipv6.conf.IFNAME.disable_ipv6": 1});
+        assert!(message(json!({"sysctls": off})).contains("disable_ipv6"));
+        assert!(parse(json!({"sysctls": off, "ipam": {"families": ["ipv4"]}})).is_ok());
         // Only what belongs to the container's own namespace, however it is written.
         for bad in [
             "kernel.hostname",
@@ -529,6 +569,17 @@ mod tests {
         let conf =
             parse(json!({"cni.dev/valid-attachments": [{"containerID": "c", "ifname": "eth0"}]})).unwrap();
         assert_eq!(conf.valid_attachments, Some(vec![("c".into(), "eth0".into())]));
+        assert_eq!(parse(json!({"cni.dev/valid-attachments": null})).unwrap().valid_attachments, None);
+        // Both spellings of the key, alone and together.
+        let entry = |id: &str| json!([{"containerID": id, "ifname": "eth0"}]);
+        let conf = parse(json!({"cni.dev/attachments": entry("a")})).unwrap();
+        assert_eq!(conf.valid_attachments, Some(vec![("a".into(), "eth0".into())]));
+        let both = json!({"cni.dev/attachments": entry("a"), "cni.dev/valid-attachments": entry("b")});
+        assert_eq!(parse(both).unwrap().valid_attachments.unwrap().len(), 2);
+        // Half an entry is no reason to delete what it may mean.
+        for bad in [json!([{}]), json!([{"containerID": "a"}]), json!([{"ifname": "eth0"}]), json!(["a"])] {
+            assert_eq!(parse(json!({"cni.dev/valid-attachments": bad})).unwrap_err().code, 7);
+        }
         assert_eq!(parse(json!({"routes": []})).unwrap().routes, Some(vec![]));
         assert_eq!(
             parse(json!({"ipam": {"routes": [{"dst": "10.0.0.0/8"}]}})).unwrap().routes.unwrap().len(),

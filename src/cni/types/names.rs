@@ -6,6 +6,9 @@ use super::error::{CniError, code};
 
 /// The longest network name or container identifier accepted; runtimes use 64 hexadecimal digits, CRI-O less than 128.
 const MAX_NAME: usize = 255;
+/// The longest name in DNS, and the longest label of one (RFC 1035 section 2.3.4, in text).
+const MAX_ALIAS: usize = 253;
+const MAX_LABEL: usize = 63;
 /// `IFNAMSIZ` of linux/if.h, with the final zero.
 const IFNAMSIZ: usize = 16;
 
@@ -20,6 +23,20 @@ pub fn network_name(name: &str) -> Result<(), CniError> {
         Err(CniError::new(code::INVALID_CONFIG, format!("{name:?} is not a valid network name"))
             .details(RULE))
     }
+}
+
+/// Checks a further name of a container (`aliases`): a name of DNS as people write it, with `_` as well.
+pub fn alias(name: &str) -> Result<(), &'static str> {
+    let label = |label: &str| {
+        (1..=MAX_LABEL).contains(&label.len())
+            && label.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+    };
+    if name.len() <= MAX_ALIAS && name.strip_suffix('.').unwrap_or(name).split('.').all(label) {
+        return Ok(());
+    }
+    Err("is not a name: labels of 1 to 63 letters, digits, `-` or `_`, with dots between, at most 253 bytes")
 }
 
 /// Checks `CNI_CONTAINERID` by the same rule.
@@ -58,6 +75,9 @@ pub fn ifname(name: &str) -> Result<(), CniError> {
     if name == "lo" {
         return refused("it is the loopback's");
     }
+    if matches!(name, "all" | "default") {
+        return refused("the kernel keeps it for the settings of all interfaces");
+    }
     Ok(())
 }
 
@@ -85,12 +105,36 @@ mod tests {
     }
 
     #[test]
+    fn aliases() {
+        for good in ["web", "web-1", "_http._tcp", "a.example.net", "example.net.", "4f0d9a1c2b3e", "A"] {
+            assert_eq!(alias(good), Ok(()), "{good}");
+        }
+        let (label, long) = ("a".repeat(64), format!("{}.", "a".repeat(63)).repeat(4));
+        for bad in ["", ".", "a..b", "-a", "a-", "a b", "a\nb", "a/b", "ä", "*", &label, &long] {
+            assert!(alias(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn interface_names() {
         for good in ["eth0", "net1", "a", "...", "äöü", "123456789012345"] {
             assert!(ifname(good).is_ok(), "{good}");
         }
-        for bad in ["", ".", "..", "a/b", "a:b", "a b", "a\tb", "eth%d", "1234567890123456", "lo", "a\u{7f}"]
-        {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a:b",
+            "a b",
+            "a\tb",
+            "eth%d",
+            "1234567890123456",
+            "lo",
+            "all",
+            "default",
+            "a\u{7f}",
+        ] {
             assert_eq!(ifname(bad).unwrap_err().code, 4, "{bad}");
         }
     }

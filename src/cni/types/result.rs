@@ -68,6 +68,9 @@ pub struct Route {
     /// Routing table (from 1.1.0).
     #[serde(default)]
     pub table: Option<u32>,
+    /// How far the destination is (from 1.1.0): 0 global, 253 on the link, 254 the host; see [`Self::is_near`].
+    #[serde(default)]
+    pub scope: Option<u8>,
 }
 
 /// Name server settings.
@@ -212,7 +215,12 @@ impl AddResult {
 impl Route {
     /// A route with nothing but its destination and gateway.
     pub const fn new(dst: (IpAddr, u8), gw: Option<IpAddr>) -> Self {
-        Self { dst, gw, mtu: None, advmss: None, priority: None, table: None }
+        Self { dst, gw, mtu: None, advmss: None, priority: None, table: None, scope: None }
+    }
+
+    /// Whether its scope says that there is no gateway on the way.
+    pub fn is_near(&self) -> bool {
+        self.scope.is_some_and(|scope| scope >= libc::RT_SCOPE_LINK)
     }
 
     pub(super) fn read(node: &Node<'_>) -> Result<Self, CniError> {
@@ -234,6 +242,9 @@ impl Route {
             advmss: object.read("advmss", Node::u32)?.filter(|m| *m != 0),
             priority: object.read("priority", Node::u32)?,
             table: object.read("table", Node::u32)?,
+            scope: object.read("scope", |node| {
+                node.u64()?.try_into().map_err(|_| node.place.expected("a scope from 0 to 255", node.value))
+            })?,
         })
     }
 
@@ -249,6 +260,7 @@ impl Route {
                 ("advmss", self.advmss),
                 ("priority", self.priority),
                 ("table", self.table),
+                ("scope", self.scope.map(u32::from)),
             ];
             for (key, number) in numbers {
                 if let Some(number) = number {

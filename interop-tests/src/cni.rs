@@ -243,14 +243,17 @@ impl Container {
     pub fn call(&self, command: &str, index: usize, previous: Option<&Value>) -> Result<Value> {
         let config = self.network.configuration(index, previous)?;
         let plugin = config["type"].as_str().context("a plugin has a type")?.to_owned();
+        // Verbs of the whole network get no attachment, as libcni does it.
+        let whole = matches!(command, "GC" | "STATUS");
+        let attachment = |text: String| if whole { String::new() } else { text };
         let output = self
             .machine
             .command(format!("{PLUGINS}/{plugin}"))
             .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", &self.name)
-            .env("CNI_NETNS", format!("/run/netns/{}", self.name))
-            .env("CNI_IFNAME", &self.ifname)
-            .env("CNI_ARGS", self.network.cni_args())
+            .env("CNI_CONTAINERID", attachment(self.name.clone()))
+            .env("CNI_NETNS", attachment(format!("/run/netns/{}", self.name)))
+            .env("CNI_IFNAME", attachment(self.ifname.clone()))
+            .env("CNI_ARGS", attachment(self.network.cni_args()))
             .env("CNI_PATH", PLUGINS)
             .stdin(config.to_string())
             .output()?;

@@ -18,6 +18,7 @@ use super::{
     config::Config,
     flows::Flows,
     policies::{NotEnforced, Policies},
+    sysctls,
 };
 use crate::{
     api::{CniAnswer, CniRequest, Failure},
@@ -29,7 +30,7 @@ use crate::{
         ipam::{BlockUse, IpamConfig, PoolConfig},
         types::{CniError, code},
     },
-    model::{Endpoint, Identity, Labels, Prefix},
+    model::{Endpoint, Family, Identity, Labels, Prefix},
     routes::thread::{FibCommand, FibHandle, FibStopped},
 };
 
@@ -165,7 +166,7 @@ impl Core {
                 json!({
                     "id": e.id, "network": e.key.network, "container_id": e.key.container_id, "ifname": e.key.ifname,
                     "ipv4": e.ipv4, "ipv6": e.ipv6, "labels": e.labels, "netns": e.netns, "ifindex": a.ifindex,
-                    "mac": a.mac.to_string(), "mtu": a.mtu, "port_mappings": a.port_mappings,
+                    "mac": a.mac.to_string(), "mtu": a.mtu, "port_mappings": a.port_mappings, "aliases": a.aliases,
                 })
             })
             .collect()
@@ -353,6 +354,11 @@ impl Outside {
 
 impl Host for Outside {
     fn enforce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
+        // Another IPAM plugin may not know who else is there. What it gives could take the place of a neighbour of ours.
+        let neighbour = attachment.endpoint.addresses().find(|addr| self.policies.is_neighbour(*addr));
+        if let (Some(addr), true) = (neighbour, attachment.delegate.is_some()) {
+            return Err(CniError::new(code::ADDRESS_REFUSED, format!("{addr} is a BGP neighbour's address")));
+        }
         self.policies.enforce(attachment).map_err(|error| match error {
             NotEnforced::HostPort(why) => CniError::new(code::HOST_PORT_REFUSED, why),
             NotEnforced::Policy(why) => {
@@ -403,6 +409,15 @@ impl Host for Outside {
     }
 
     fn check(&mut self, attachment: &Attachment) -> Result<(), CniError> {
+        let families = attachment.endpoint.addresses().map(Family::of).collect::<Vec<_>>();
+        let off = sysctls::missing_for(&families);
+        if !off.is_empty() {
+            return Err(CniError::new(
+                code::CHECK_FAILED,
+                "the host does not forward the container's packets",
+            )
+            .details(off.join(", ")));
+        }
         if self.policies.protects(attachment) {
             Ok(())
         } else {
@@ -412,6 +427,14 @@ impl Host for Outside {
     }
 
     fn ready(&mut self) -> Result<(), CniError> {
+        let off = sysctls::missing_for(&self.policies.families());
+        if !off.is_empty() {
+            return Err(CniError::new(
+                code::LIMITED_CONNECTIVITY,
+                "the host does not forward the containers' packets",
+            )
+            .details(off.join(", ")));
+        }
         match self.policies.failed() {
             None => Ok(()),
             Some(error) => {

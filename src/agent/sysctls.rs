@@ -1,9 +1,20 @@
 //! The host settings that routing needs: forwarding in both families.
 
-use crate::netlink::{self, sysctl};
+use crate::{
+    model::Family,
+    netlink::{self, sysctl},
+};
 
 /// What must be set on the host for packets to flow between containers and the network.
 const REQUIRED: [(&str, &str); 2] = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
+
+/// The settings that are not as containers with addresses of these families need them, for CHECK and STATUS.
+pub(super) fn missing_for(families: &[Family]) -> Vec<String> {
+    let concerns = |text: &String| {
+        families.contains(if text.starts_with("net.ipv4") { &Family::Ipv4 } else { &Family::Ipv6 })
+    };
+    missing().into_iter().filter(concerns).collect()
+}
 
 /// Switches forwarding on where it is off. An interface that took its default route from router advertisements keeps
 /// taking them: with forwarding on the kernel ignores them unless `accept_ra` is 2 (Documentation/networking/ip-sysctl).

@@ -23,6 +23,18 @@ fn network(version: &str, ipam: &Value) -> Result<Network> {
     Ok(Network::slash32()?.version(version).plugin_key("ipam", ipam.clone()))
 }
 
+/// GC with a list in the configuration.
+fn nobody_lives(host: &Machine, network: &Network) -> Result<()> {
+    let plugin = host
+        .command("/opt/cni/bin/slash32")
+        .env("CNI_COMMAND", "GC")
+        .env("CNI_PATH", "/opt/cni/bin")
+        .stdin(network.configuration(0, None)?.to_string())
+        .output()?;
+    ensure!(plugin.exit.success() && plugin.stdout.is_empty(), "{plugin:?}");
+    Ok(())
+}
+
 /// Three addresses of IPv4, and what a range of IPv6 has.
 fn host_local(six: &str) -> Value {
     json!({"type": "host-local", "dataDir": "/var/lib/cni/networks", "ranges": [
@@ -64,6 +76,12 @@ fn host_local_gives_and_takes() {
             tidy(agent, 1)?;
             if version == "1.1.0" {
                 web.call("STATUS", 0, None)?;
+                // Its lease goes with it, although Debian's host-local knows nothing of GC.
+                let nobody = network.clone().plugin_key("cni.dev/valid-attachments", json!([]));
+                nobody_lives(host, &nobody)?;
+                ensure!(leases(host)?.is_empty(), "{:?}", leases(host)?);
+                tidy(agent, 0)?;
+                web.add()?;
             }
             web.detach()?;
             web.remove()?;

@@ -5,6 +5,7 @@ use std::{collections::HashSet, fmt, net::IpAddr};
 use super::{
     ALIAS_PREFIX, AttachError, Attacher, RETIRED,
     message::{StepError, TABLE_LOCAL},
+    shape::Limit,
 };
 use crate::{
     cni::{attachment::Attachment, types::Mac},
@@ -45,15 +46,19 @@ pub enum Finding {
     Address(IpAddr),
     /// The container lacks a route.
     Route(Prefix),
+    /// A rate limit is gone or another.
+    RateLimit(String),
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Namespace(what) | Self::HostEnd(what) | Self::Interface(what) => f.write_str(what),
+            Self::Namespace(what) | Self::HostEnd(what) | Self::Interface(what) | Self::RateLimit(what) => {
+                f.write_str(what)
+            }
             Self::HostRoute(addr) => write!(f, "the host has no route to {addr} on its interface"),
             Self::Address(addr) => write!(f, "the container's interface does not have the address {addr}"),
-            Self::Route(prefix) => write!(f, "the container has no route to {prefix} on its interface"),
+            Self::Route(prefix) => write!(f, "the container's route to {prefix} is gone or leads elsewhere"),
         }
     }
 }
@@ -121,6 +126,16 @@ impl Attacher {
 
     /// Compares an attachment with the kernel. Addresses and routes that others added do not matter.
     pub fn check(&mut self, attachment: &Attachment) -> Result<Vec<Finding>, AttachError> {
+        self.check_against(attachment, None)
+    }
+
+    /// The same with the container's MAC address: `mac` is the one it must have, which a plugin chained behind us may
+    /// have been told to change (`tuning`).
+    pub fn check_against(
+        &mut self,
+        attachment: &Attachment,
+        mac: Option<Mac>,
+    ) -> Result<Vec<Finding>, AttachError> {
         let mut findings = Vec::new();
         self.check_host(attachment, &mut findings)?;
         let path = &attachment.endpoint.netns;
@@ -130,7 +145,7 @@ impl Attacher {
         }
         match self.open(path) {
             Ok(ns) if ns.id() == attachment.netns_id => {
-                self.check_container(attachment, &ns, &mut findings)?;
+                self.check_container(attachment, &ns, mac, &mut findings)?;
             }
             Ok(_) => findings.push(Finding::Namespace(format!("{path} is another namespace than at ADD"))),
             Err(error) => findings.push(Finding::Namespace(error.to_string())),
@@ -149,10 +164,16 @@ impl Attacher {
             Some(end) if end.retired => Some("has been retired"),
             Some(end) if !end.link.is_up() => Some("is down"),
             Some(end) if !end.mac_is_right => Some("has a changed MAC address"),
+            Some(end) if end.link.mtu != attachment.mtu => Some("has a changed MTU"),
             Some(_) => None,
         };
         if let Some(wrong) = wrong {
             findings.push(Finding::HostEnd(format!("the host end {id} {wrong}")));
+        }
+        let bandwidth = attachment.bandwidth.unwrap_or_default();
+        let limit = Limit::new(bandwidth.ingress_rate, bandwidth.ingress_burst, attachment.mtu);
+        if limit.is_some_and(|limit| !limit.is_in_force(&mut self.socket, attachment.ifindex)) {
+            findings.push(Finding::RateLimit("the rate limit towards the container is not in force".into()));
         }
         // The kernel can only be asked what its rules lead to, and those lead to the main table.
         let addresses = attachment.endpoint.addresses().filter(|_| self.config.table == route::TABLE_MAIN);
@@ -169,6 +190,7 @@ impl Attacher {
         &self,
         attachment: &Attachment,
         ns: &Netns,
+        mac: Option<Mac>,
         findings: &mut Vec<Finding>,
     ) -> Result<(), AttachError> {
         let failed = |source: Error| StepError { what: "read the container's interface", source };
@@ -189,7 +211,19 @@ impl Attacher {
         if !link.is_up() {
             findings.push(Finding::Interface(format!("the container's {ifname} is down")));
         }
-        // The MAC is not compared: `tuning`, chained behind us, may have been told to change it.
+        if mac.is_some_and(|mac| link.address != mac.octets()) {
+            findings.push(Finding::Interface(format!("the container's {ifname} has a changed MAC address")));
+        }
+        // A smaller one does no harm, and `tuning` may have been told to set it, of which results do not tell.
+        if link.mtu > attachment.mtu {
+            let (is, was) = (link.mtu, attachment.mtu);
+            findings.push(Finding::Interface(format!("the container's {ifname} has MTU {is}, not {was}")));
+        }
+        let bandwidth = attachment.bandwidth.unwrap_or_default();
+        let limit = Limit::new(bandwidth.egress_rate, bandwidth.egress_burst, attachment.mtu);
+        if limit.is_some_and(|limit| !limit.is_in_force(&mut socket, link.index)) {
+            findings.push(Finding::RateLimit("the rate limit from the container is not in force".into()));
+        }
         let addresses: HashSet<IpAddr> = addr::list(&mut socket)
             .map_err(failed)?
             .into_iter()
@@ -202,9 +236,9 @@ impl Attacher {
         for family in Family::ALL {
             let filter = route::Filter::default();
             route::visit(&mut socket, family, filter, |route| {
-                let here = route.hops.iter().any(|h| h.ifindex == link.index);
-                if here && route.kind == RouteKind::Unicast && route.table != TABLE_LOCAL {
-                    routes.insert(route.prefix);
+                if route.kind == RouteKind::Unicast && route.table != TABLE_LOCAL {
+                    let here = route.hops.iter().filter(|h| h.ifindex == link.index);
+                    routes.extend(here.map(|hop| (route.prefix, hop.gateway)));
                 }
             })
             .map_err(failed)?;
@@ -212,7 +246,7 @@ impl Attacher {
         for route in attachment.container_routes() {
             let (dst, len) = route.dst;
             if let Ok(prefix) = Prefix::new(dst, len)
-                && !routes.contains(&prefix)
+                && !routes.contains(&(prefix, route.gw))
             {
                 findings.push(Finding::Route(prefix));
             }

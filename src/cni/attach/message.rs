@@ -78,8 +78,8 @@ pub(super) const TABLE_LOCAL: u32 = 255;
 /// The loopback's index, in every namespace.
 pub(super) const LOOPBACK: u32 = 1;
 
-/// The longest alias the kernel takes (`IFALIASZ` with its final zero).
-const IFALIAS_MAX: usize = 255;
+/// The longest alias the kernel takes: with the final zero it may have one byte less than `IFALIASZ` (256).
+const IFALIAS_MAX: usize = 254;
 
 /// Messages with words for each, for errors that say what failed.
 #[derive(Debug, Default)]
@@ -226,10 +226,12 @@ impl Steps {
         });
     }
 
-    /// Gives a host end the MAC address that it should have had from the start.
-    pub(super) fn set_host_mac(&mut self, index: u32) {
-        self.add("set the host end's MAC address", RTM_NEWLINK, 0, |w| {
-            w.raw(&ifinfomsg(index, 0, 0)).attr(IFLA_ADDRESS, &Mac::HOST_END.octets());
+    /// Gives a host end the MAC address and the MTU that it should have had from the start.
+    pub(super) fn set_host_end(&mut self, index: u32, mtu: u32) {
+        self.add("set the host end's MAC address and MTU", RTM_NEWLINK, 0, |w| {
+            w.raw(&ifinfomsg(index, 0, 0))
+                .attr(IFLA_ADDRESS, &Mac::HOST_END.octets())
+                .attr_u32(IFLA_MTU, mtu);
         });
     }
 
@@ -336,15 +338,16 @@ impl Steps {
 
     /// A route inside the container. Gateways are reachable by definition (`onlink`): the host end answers for them.
     pub(super) fn container_route(&mut self, index: u32, route: &Route, metric: u32, table: Option<u32>) {
-        self.add("add a route in the container", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, |w| {
+        let words = container_route_words(route.dst.0.is_ipv4());
+        self.add(words, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, |w| {
             let (dst, len) = route.dst;
             let table = table.or(route.table).unwrap_or(route::TABLE_MAIN);
             let flags = if route.gw.is_some_and(|gw| gw.is_ipv4()) { RTNH_F_ONLINK } else { 0 };
-            let scope = if route.gw.is_none() && dst.is_ipv4() {
+            let scope = route.scope.unwrap_or(if route.gw.is_none() && dst.is_ipv4() {
                 libc::RT_SCOPE_LINK
             } else {
                 libc::RT_SCOPE_UNIVERSE
-            };
+            });
             let short = u8::try_from(table).unwrap_or(0);
             w.raw(&[family(dst), len, 0, 0, short, RTPROT_STATIC, scope, libc::RTN_UNICAST])
                 .raw(&flags.to_ne_bytes())
@@ -398,6 +401,11 @@ fn source_rule(w: &mut Writer<'_>, source: IpAddr, table: u32, priority: u32) {
         .attr_ip(FRA_SRC, source)
         .attr_u32(FRA_TABLE, table)
         .attr_u32(FRA_PRIORITY, priority);
+}
+
+/// What [`Steps::container_route`] does.
+pub(super) const fn container_route_words(ipv4: bool) -> &'static str {
+    if ipv4 { "add an IPv4 route in the container" } else { "add an IPv6 route in the container" }
 }
 
 /// An alias as the kernel takes it.

@@ -156,7 +156,9 @@ impl Attacher {
                 AttachError::Gone(error)
             }
             // `ip netns` and runtimes leave an empty file where a namespace was mounted.
-            netlink::Error::NotNetns { path, .. } if path.metadata().is_ok_and(|m| m.is_file()) => {
+            netlink::Error::NotNetns { path, .. }
+                if path.metadata().is_ok_and(|m| m.is_file() && m.len() == 0) =>
+            {
                 AttachError::Gone(error)
             }
             _ => AttachError::NotNetns(error.to_string()),
@@ -177,6 +179,11 @@ impl Attacher {
         let index = self.next_index;
         self.next_index = if index + 2 > LAST_INDEX { FIRST_INDEX } else { index + 2 };
         index
+    }
+
+    /// Whether an address is the host's own.
+    pub fn is_own(&mut self, addr: IpAddr) -> bool {
+        uplink::is_own(&mut self.socket, addr)
     }
 
     /// The largest packet the way out takes; see [`uplink_mtu`].
@@ -248,9 +255,7 @@ impl Attacher {
     pub fn hide(&self, attachment: &Attachment, inside: &mut Inside) -> Result<(), AttachError> {
         let mut steps = Steps::default();
         steps.hide(attachment.ifindex + 1, attachment.endpoint.id.as_str());
-        if attachment.gateway > 1 {
-            remove_rules(&mut steps, attachment);
-        }
+        remove_rules(&mut steps, attachment);
         match steps.errors(inside.socket()?)?.into_iter().find(|e| !e.source.is_missing()) {
             Some(error) => Err(error.into()),
             None => Ok(()),
@@ -347,10 +352,12 @@ impl Attacher {
         // for ready as soon as it is up, and do at once what can wait.
         steps.look(index);
         let report = steps.report(&mut self.socket)?;
-        if report.link().is_some_and(|link| link.address != Mac::HOST_END.octets()) {
-            // The kernel sometimes keeps a random address instead of the one asked for (seen by Calico).
+        let differs = |link: link::Link| link.address != Mac::HOST_END.octets() || link.mtu != attachment.mtu;
+        if report.link().is_some_and(differs) {
+            // The kernel sometimes keeps a random address instead of the one asked for (seen by Calico); and people
+            // change what they should not.
             let mut steps = Steps::default();
-            steps.set_host_mac(index);
+            steps.set_host_end(index, attachment.mtu);
             steps.execute(&mut self.socket)?;
         }
         // What exists already is well: this also repairs.
@@ -436,7 +443,13 @@ impl Attacher {
         if attachment.endpoint.ipv6.is_some() {
             push_family(&mut steps, attachment, false);
         }
-        let errors = steps.errors(socket)?;
+        let (taken, errors): (Vec<_>, Vec<_>) =
+            steps.errors(socket)?.into_iter().partition(|e| is_route_of_others(e, attachment));
+        for ipv4 in [true, false] {
+            if taken.iter().any(|e| e.what == message::container_route_words(ipv4)) {
+                yield_to_others(attachment, ipv4, socket)?;
+            }
+        }
         if let Some(first) = errors.into_iter().next() {
             if attachment.endpoint.ipv6.is_none() || first.source.errno() != Some(libc::EACCES) {
                 return Err(first);
@@ -505,8 +518,26 @@ pub fn retire(socket: &mut Socket, id: &EndpointId) -> Result<bool, StepError> {
 /// The container's routes of one family. Those of a further network get a worse metric, so that the first network
 /// keeps the default route, and a table of their own for what is sent from their address.
 fn push_family(steps: &mut Steps, attachment: &Attachment, ipv4: bool) {
+    push_routes(steps, attachment, ipv4, attachment.gateway > 1);
+}
+
+/// Whether a step has failed because the container has such a route already, of a network that is not ours and came
+/// first. Where the configuration gives metrics or tables, nothing else than they will do.
+fn is_route_of_others(error: &StepError, attachment: &Attachment) -> bool {
+    let route = [true, false].iter().any(|ipv4| error.what == message::container_route_words(*ipv4));
+    let plain = || attachment.container_routes().iter().all(|r| r.priority.is_none() && r.table.is_none());
+    route && error.source.is_exists() && attachment.gateway == 1 && plain()
+}
+
+/// Makes the routes of one family as those of a further network: the first one keeps its default route.
+fn yield_to_others(attachment: &Attachment, ipv4: bool, inside: &mut Socket) -> Result<(), StepError> {
+    let mut steps = Steps::default();
+    push_routes(&mut steps, attachment, ipv4, true);
+    steps.execute(inside)
+}
+
+fn push_routes(steps: &mut Steps, attachment: &Attachment, ipv4: bool, further: bool) {
     let index = attachment.ifindex + 1;
-    let further = attachment.gateway > 1;
     let number = u32::from(attachment.gateway);
     for route in attachment.container_routes().iter().filter(|r| r.dst.0.is_ipv4() == ipv4) {
         // The kernel reads 0 as 1024 for IPv6.

@@ -4,7 +4,13 @@
 //! costs no extra device. A container with CAP_NET_ADMIN could lift the limit on its own end; one that must not be
 //! trusted with that should not have the capability.
 
-use crate::netlink::Writer;
+use netlink_packet_core::NLM_F_ECHO;
+
+use crate::netlink::{Attrs, Socket, Writer};
+
+/// `RTM_GETQDISC` of linux/rtnetlink.h, and the size of `struct tcmsg`.
+const RTM_GETQDISC: u16 = 38;
+const TCMSG: usize = 20;
 
 /// Attributes of linux/rtnetlink.h and linux/pkt_sched.h.
 const TCA_KIND: u16 = 1;
@@ -38,6 +44,31 @@ impl Limit {
         let burst = if burst == 0 { rate / 50 } else { burst };
         let least = (u64::from(mtu) + 18) * 8;
         Some(Self { rate, burst: burst.max(least).min(u64::from(u32::MAX) * 8) })
+    }
+
+    /// Whether it is at the root of an interface; no also where the kernel does not say.
+    pub(super) fn is_in_force(self, socket: &mut Socket, ifindex: u32) -> bool {
+        // Without that flag the kernel tells those who listen, and not who asked.
+        let asked = socket.request(RTM_GETQDISC, NLM_F_ECHO, |w| {
+            w.raw(&[0; 4]).raw(&ifindex.to_ne_bytes()).raw(&[0; 4]).raw(&ROOT.to_ne_bytes()).raw(&[0; 4]);
+        });
+        let Ok(report) = asked else { return false };
+        report.replies.iter().any(|(_, _, payload)| self.is(payload))
+    }
+
+    /// Whether a message about a queueing discipline describes this one.
+    fn is(self, payload: &[u8]) -> bool {
+        let attrs = Attrs::after(payload, TCMSG);
+        let kind = attrs.clone().find_kind(TCA_KIND).and_then(|kind| kind.str().map(|k| k == "tbf"));
+        let options = attrs.clone().find_kind(TCA_OPTIONS).map(crate::netlink::Attr::nested);
+        let rate = options.and_then(|options| {
+            if let Some(rate) = options.clone().find_kind(TCA_TBF_RATE64) {
+                return rate.u64();
+            }
+            let parms = options.clone().find_kind(TCA_TBF_PARMS)?;
+            parms.data.get(8..12)?.try_into().ok().map(|rate| u64::from(u32::from_ne_bytes(rate)))
+        });
+        kind == Some(true) && rate == Some(self.rate / 8)
     }
 
     /// The payload of an `RTM_NEWQDISC` that puts it at the root of an interface.

@@ -236,7 +236,7 @@ fn failures_leave_nothing() {
         let error = attacher
             .attach(&a.attachment, a.ns.netns(), &mut attacher.enter(a.ns.netns()), || {})
             .unwrap_err();
-        assert!(error.to_string().starts_with("cannot add a route in the container:"), "{error}");
+        assert!(error.to_string().starts_with("cannot add an IPv4 route in the container:"), "{error}");
         a.attachment.routes = None;
         a.attachment.sysctls = [("net.ipv4.no_such".to_owned(), "1".to_owned())].into();
         let error = attacher

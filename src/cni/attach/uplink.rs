@@ -10,6 +10,8 @@ use crate::{
 const RTM_GETROUTE: u16 = 26;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
+/// Where `rtm_type` is in `struct rtmsg`.
+const TYPE_AT: usize = 7;
 /// Without any way out.
 const FALLBACK: u32 = 1500;
 
@@ -52,4 +54,15 @@ pub(super) fn device_towards(socket: &mut Socket, addr: IpAddr) -> Result<Option
         .first()
         .and_then(|(_, _, payload)| Attrs::after(payload, 12).find_kind(RTA_OIF))
         .and_then(crate::netlink::Attr::u32))
+}
+
+/// Whether packets to an address are for this host itself, or for all on a link.
+pub(super) fn is_own(socket: &mut Socket, addr: IpAddr) -> bool {
+    let (family, bits) = if addr.is_ipv4() { (libc::AF_INET, 32) } else { (libc::AF_INET6, 128) };
+    let asked = socket.request(RTM_GETROUTE, 0, |w| {
+        w.raw(&[family as u8, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).attr_ip(RTA_DST, addr);
+    });
+    let Ok(report) = asked else { return false };
+    let kind = report.replies.first().and_then(|(_, _, route)| route.get(TYPE_AT).copied());
+    matches!(kind, Some(libc::RTN_LOCAL | libc::RTN_BROADCAST | libc::RTN_ANYCAST | libc::RTN_MULTICAST))
 }

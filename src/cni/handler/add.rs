@@ -11,7 +11,7 @@ use crate::{
         attach::{AttachError, Inside},
         attachment::Attachment,
         fault,
-        ipam::{Grant, IpamError, Wish},
+        ipam::{self, Grant, IpamError, Wish},
         types::{AddResult, CniArgs, CniError, Dns, Mac, NetConf, Route, code, names},
     },
     model::{Endpoint, EndpointId, EndpointKey},
@@ -207,7 +207,7 @@ impl Handler {
             let result = conf.ipam_result.as_ref().ok_or_else(|| {
                 CniError::new(code::DELEGATE_FAILED, "the delegated plugin has given no addresses")
             })?;
-            let grant = self.adopt_delegated(id, result, now)?;
+            let grant = self.adopt_delegated(conf, id, result, now)?;
             if dns.is_empty() {
                 dns.extend(&result.dns);
             }
@@ -229,20 +229,41 @@ impl Handler {
         Ok((grant, conf.routes.clone(), dns))
     }
 
-    fn adopt_delegated(&mut self, id: &EndpointId, result: &AddResult, now: Now) -> Result<Grant, CniError> {
+    fn adopt_delegated(
+        &mut self,
+        conf: &NetConf,
+        id: &EndpointId,
+        result: &AddResult,
+        now: Now,
+    ) -> Result<Grant, CniError> {
         let mut grant = Grant::default();
         for ip in &result.ips {
             match ip.address.0 {
                 IpAddr::V4(addr) if grant.ipv4.is_none() => grant.ipv4 = Some(addr),
                 IpAddr::V6(addr) if grant.ipv6.is_none() => grant.ipv6 = Some(addr),
-                // One of each family is what an endpoint has.
-                _ => {}
+                IpAddr::V4(_) | IpAddr::V6(_) => {
+                    let (kind, addr) = (conf.ipam.delegate.as_deref().unwrap_or_default(), ip.address.0);
+                    return Err(CniError::new(
+                        code::UNSUPPORTED_FIELD,
+                        format!("ipam.type {kind:?} gave a second address of a family, {addr}"),
+                    )
+                    .details("an endpoint has one IPv4 and one IPv6 address"));
+                }
             }
         }
         if grant.ipv4.is_none() && grant.ipv6.is_none() {
             return Err(CniError::new(code::DELEGATE_FAILED, "the delegated IPAM plugin gave no address"));
         }
         let addrs: Vec<_> = grant.addresses().collect();
+        for addr in &addrs {
+            let refused = |why: &str| CniError::new(code::ADDRESS_REFUSED, format!("{addr} {why}"));
+            if !ipam::is_usable(*addr) {
+                return Err(refused("cannot be a container's address"));
+            }
+            if self.attacher.is_own(*addr) {
+                return Err(refused("is an address of this host"));
+            }
+        }
         if let Some(error) = addrs.iter().find_map(|addr| self.ipam.adopt(id, *addr).err()) {
             // Not to rest: the other plugin decides about its addresses.
             self.ipam.give_back(id, now.mono);

@@ -3,7 +3,7 @@
 use super::{Handler, Host, Now, add::ipam_error, needs};
 use crate::{
     api::CniRequest,
-    cni::types::{CniError, Interface, NetConf, SpecVersion, code, names},
+    cni::types::{AddResult, CniError, Interface, NetConf, SpecVersion, code, names},
     model::{EndpointId, EndpointKey},
 };
 
@@ -33,6 +33,9 @@ impl Handler {
                 return Err(failed(format!("prevResult lacks the address {addr}")));
             }
         }
+        if attachment.endpoint.netns.is_empty() {
+            return self.learn(host, request, &previous, &EndpointId::of(&key));
+        }
         let is_ours = |i: &Interface| i.name == request.ifname && !i.sandbox.is_empty();
         // A result before 0.3.0 has no interfaces.
         if !previous.interfaces.is_empty() && !previous.interfaces.iter().any(is_ours) {
@@ -41,7 +44,8 @@ impl Handler {
         if !request.netns.is_empty() && self.attacher.open(&request.netns)?.id() != attachment.netns_id {
             return Err(failed(format!("{} is another namespace than at ADD", request.netns)));
         }
-        let findings = self.attacher.check(attachment)?;
+        let mac = previous.interfaces.iter().find(|i| is_ours(i)).and_then(|i| i.mac.parse().ok());
+        let findings = self.attacher.check_against(attachment, mac)?;
         if !findings.is_empty() {
             let texts: Vec<_> = findings.iter().map(ToString::to_string).collect();
             return Err(failed(texts.join("; ")));
@@ -52,6 +56,40 @@ impl Handler {
             }
         }
         host.check(attachment)
+    }
+
+    /// CHECK of an endpoint that is known from the kernel alone, because its file was lost. If what the runtime says fits
+    /// to what is there, it is known again: where its namespace is, its routes, MAC and name servers.
+    fn learn(
+        &mut self,
+        host: &mut impl Host,
+        request: &CniRequest,
+        previous: &AddResult,
+        id: &EndpointId,
+    ) -> Result<(), CniError> {
+        let ns = self.attacher.open(&request.netns)?;
+        let unknown = || CniError::new(code::UNKNOWN_CONTAINER, format!("{id} is not attached"));
+        let mut known = self.attachments.get(id).cloned().ok_or_else(unknown)?;
+        known.endpoint.netns.clone_from(&request.netns);
+        known.netns_id = ns.id();
+        known.routes = Some(previous.routes.clone());
+        known.dns = previous.dns.clone();
+        let inside = previous.interfaces.iter().find(|i| i.name == request.ifname && !i.sandbox.is_empty());
+        let mac = inside.and_then(|i| i.mac.parse().ok());
+        known.mac = mac.unwrap_or(known.mac);
+        let findings = self.attacher.check_against(&known, mac)?;
+        if !findings.is_empty() {
+            let texts: Vec<_> = findings.iter().map(ToString::to_string).collect();
+            return Err(CniError::new(
+                code::CHECK_FAILED,
+                format!("{} is not as ADD made it", known.endpoint.key),
+            )
+            .details(format!("its file was lost; {}", texts.join("; "))));
+        }
+        host.check(&known)?;
+        self.store.put(&known)?;
+        self.keep(known);
+        Ok(())
     }
 
     pub(super) fn status(

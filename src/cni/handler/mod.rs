@@ -171,7 +171,7 @@ impl Handler {
             "ADD" => self.add(host, request, alive, now),
             "DEL" => self.del(host, request, now).map(|()| Value::Null),
             "CHECK" => self.check(host, request).map(|()| Value::Null),
-            "GC" => self.gc(host, request, now).map(|()| Value::Null),
+            "GC" => self.gc(host, request, now),
             "STATUS" => self.status(host, request, now).map(|()| Value::Null),
             other => Err(CniError::new(code::INVALID_ENVIRONMENT, format!("unknown CNI_COMMAND {other:?}"))),
         };

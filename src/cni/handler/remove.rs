@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 
+use serde_json::{Value, json};
+
 use super::{Handler, Host, Now, needs};
 use crate::{
     api::CniRequest,
     cni::{
         attachment::Attachment,
         fault,
-        types::{CniError, NetConf, SpecVersion, code, names},
+        types::{CniError, NetConf, REMOVED_KEY, SpecVersion, code, names},
     },
     model::{EndpointId, EndpointKey},
 };
@@ -96,13 +98,14 @@ impl Handler {
     }
 
     /// GC: removes the network's attachments that the runtime does not list. Without the list, only those whose
-    /// interface is gone.
+    /// interface is gone. The answer lists those whose addresses another IPAM plugin has to be told of
+    /// ([`REMOVED_KEY`]); it is for our plugin, and no result.
     pub(super) fn gc(
         &mut self,
         host: &mut impl Host,
         request: &CniRequest,
         now: Now,
-    ) -> Result<(), CniError> {
+    ) -> Result<Value, CniError> {
         let conf = NetConf::parse(&request.stdin)?;
         needs(conf.version, SpecVersion::V1_1_0, "GC")?;
         let ours: Vec<Attachment> =
@@ -118,15 +121,20 @@ impl Handler {
                 doomed.push(attachment);
             }
         }
-        let mut failures = Vec::new();
+        let (mut failures, mut removed) = (Vec::new(), Vec::new());
         for attachment in doomed {
-            tracing::info!(endpoint = %attachment.endpoint.key, "removed by GC");
-            if let Err(error) = self.remove(host, &attachment, now) {
-                failures.push(format!("{}: {error}", attachment.endpoint.key));
+            let key = &attachment.endpoint.key;
+            tracing::info!(endpoint = %key, "removed by GC");
+            match self.remove(host, &attachment, now) {
+                Err(error) => failures.push(format!("{key}: {error}")),
+                Ok(()) if attachment.delegate.is_some() => {
+                    removed.push(json!({"containerID": key.container_id, "ifname": key.ifname}));
+                }
+                Ok(()) => {}
             }
         }
         if failures.is_empty() {
-            return Ok(());
+            return Ok(if removed.is_empty() { Value::Null } else { json!({ REMOVED_KEY: removed }) });
         }
         Err(CniError::new(code::ATTACH_FAILED, "some stale attachments could not be removed")
             .details(failures.join("; ")))

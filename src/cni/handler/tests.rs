@@ -466,6 +466,11 @@ fn a_restart_adopts_what_lives_and_cleans_what_does_not() {
         assert_eq!(recovery.rebuilt, std::slice::from_ref(&d0.endpoint.id));
         assert_eq!(recovery.problems.len(), 1, "{recovery:?}");
         assert_eq!(of(&world, "a"), a0);
+        // Where its namespace is, the first CHECK tells.
+        let told = d0.result().to_json(SpecVersion::LATEST);
+        world.call(&with(request("CHECK", "d", &e), "prevResult", told.clone())).unwrap_err();
+        world.call(&with(request("CHECK", "d", &d), "prevResult", told)).unwrap();
+        assert_eq!(of(&world, "d").netns_id, d0.netns_id);
         let rebuilt = of(&world, "d");
         assert_eq!(
             (rebuilt.endpoint.ipv4, rebuilt.endpoint.key.clone()),
@@ -613,6 +618,31 @@ fn delegated_addresses() {
         assert_eq!(result["routes"], json!([{"dst": "10.0.0.0/8", "gw": "169.254.1.1"}]));
         assert_eq!(result["dns"]["nameservers"][0], "10.99.0.2");
         let other = container();
+        // What no container can have, whoever says so: the host's own address would be taken from it.
+        for bad in [
+            "192.0.2.1",
+            "0.0.0.0",
+            "127.0.0.1",
+            "224.1.1.1",
+            "255.255.255.255",
+            "169.254.1.1",
+            "169.254.7.7",
+            "fe80::1",
+            "::1",
+            "::",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+        ] {
+            let given = json!({"ips": [{"address": bad}]});
+            let add = with(request("ADD", "c2", &other), crate::cni::types::IPAM_RESULT_KEY, given);
+            let error = world.call(&with(add, "ipam", json!({"type": "static"}))).unwrap_err();
+            assert!(error.code == code::ADDRESS_REFUSED && error.msg.contains(bad), "{bad}: {error:?}");
+        }
+        // One address of each family; more would be lost, and with host-local reserved for nobody.
+        let two = json!({"ips": [{"address": "10.99.0.6/24"}, {"address": "10.99.0.7/24"}]});
+        let two = with(request("ADD", "c2", &other), crate::cni::types::IPAM_RESULT_KEY, two);
+        let error = world.call(&with(two, "ipam", json!({"type": "static"}))).unwrap_err();
+        assert!(error.code == 2 && error.msg.contains("10.99.0.7"), "{error:?}");
         let twice = CniRequest {
             container_id: "c2".into(),
             netns: other.path().to_str().unwrap().into(),
@@ -759,6 +789,182 @@ fn an_address_that_moves_away() {
         world.call(&add).unwrap();
         assert_eq!(learn(&mut world, "10.32.9.9".parse().unwrap(), Some(u32::MAX)), Move::Kept);
         world.call(&request("DEL", "c3", &ns)).unwrap();
+        world.assert_clean();
+    });
+}
+
+/// What CHECK must find: it names each, and passes again when it is put right.
+#[test]
+fn check_finds_what_was_altered() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let limits = json!({"bandwidth": {"ingressRate": 8_000_000, "egressRate": 4_000_000}});
+        let add = with(request("ADD", "c1", &ns), "runtimeConfig", limits);
+        let result = world.call(&add).unwrap();
+        let host_end = result["interfaces"][0]["name"].as_str().unwrap().to_owned();
+        let mac = result["interfaces"][1]["mac"].as_str().unwrap().to_owned();
+        let check = with(request("CHECK", "c1", &ns), "prevResult", result.clone());
+        world.call(&check).unwrap();
+        let sh = |inside: bool, line: &str| {
+            let line = line.replace("HOST", &host_end).replace("MAC", &mac);
+            let run = || std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+            let output = if inside { ns.run(run) } else { run() };
+            assert!(output.status.success(), "{line}: {output:?}");
+        };
+        // The container's route to its gateway goes with the carrier, so what undoes it also does that.
+        let down = "ip link set eth0 up; ip route replace 169.254.1.1 dev eth0; ip route replace default via 169.254.1.1";
+        for (inside, alter, undo, told) in [
+            (
+                true,
+                "ip link set eth0 address 02:00:00:00:00:55",
+                "ip link set eth0 address MAC",
+                "changed MAC",
+            ),
+            (true, "ip link set eth0 mtu 9000", "ip link set eth0 mtu 1500", "has MTU 9000, not 1500"),
+            (
+                true,
+                "ip route replace default via 169.254.1.9 dev eth0 onlink",
+                "ip route replace default via 169.254.1.1 dev eth0 onlink",
+                "route to 0.0.0.0/0",
+            ),
+            (
+                true,
+                "ip route del default",
+                "ip route add default via 169.254.1.1 dev eth0 onlink",
+                "route to 0.0.0.0/0",
+            ),
+            (
+                true,
+                "ip addr del 10.32.4.0/32 dev eth0",
+                "ip addr add 10.32.4.0/32 dev eth0",
+                "the address 10.32.4.0",
+            ),
+            (true, "tc qdisc del dev eth0 root", "", "limit from the container"),
+            (false, "ip link set HOST mtu 1300", "ip link set HOST mtu 1500", "changed MTU"),
+            (false, "tc qdisc del dev HOST root", "", "limit towards the container"),
+        ] {
+            sh(inside, alter);
+            let error = world.call(&check).unwrap_err();
+            assert_eq!(error.code, code::CHECK_FAILED, "{alter}");
+            assert!(error.details.contains(told), "{alter}: {}", error.details);
+            if undo.is_empty() {
+                let dev = if inside { "eth0" } else { "HOST" };
+                let rate = if inside { "4mbit" } else { "8mbit" };
+                sh(inside, &format!("tc qdisc add dev {dev} root tbf rate {rate} burst 20kb latency 25ms"));
+            } else {
+                sh(inside, undo);
+            }
+            if alter.starts_with("ip addr del") {
+                sh(true, down);
+            }
+            world.call(&check).unwrap_or_else(|e| panic!("{alter}: {}", e.details));
+        }
+        // Another rate is another limit.
+        sh(false, "tc qdisc replace dev HOST root tbf rate 9mbit burst 20kb latency 25ms");
+        sh(false, "ip link set HOST mtu 1300");
+        assert!(world.call(&check).unwrap_err().details.contains("limit towards the container"));
+        // What is on the host is repaired.
+        let problems = world.handler.audit(&mut world.host, true, Now::read()).unwrap();
+        assert!(problems.len() == 2 && problems.iter().all(|p| p.fixed), "{problems:?}");
+        world.call(&check).unwrap();
+        // A chained plugin has changed the MAC, and its result says so.
+        sh(true, "ip link set eth0 address 02:00:00:00:00:55");
+        let mut told = result;
+        told["interfaces"][1]["mac"] = "02:00:00:00:00:55".into();
+        world.call(&with(request("CHECK", "c1", &ns), "prevResult", told)).unwrap();
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        world.assert_clean();
+    });
+}
+
+/// Names of every length that is allowed, also where the kernel has less room for them.
+#[test]
+fn the_longest_names() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        for (network, id) in [(1, 255), (255, 1), (255, 255), (1, 240), (1, 236)] {
+            let add = with(request("ADD", &"c".repeat(id), &ns), "name", Value::from("n".repeat(network)));
+            let result = world.call(&add).unwrap();
+            let check = CniRequest { command: "CHECK".into(), ..with(add.clone(), "prevResult", result) };
+            world.call(&check).unwrap();
+            let recovery = world.restart();
+            assert_eq!((recovery.adopted, recovery.cleaned), (1, 0), "{network} {id}");
+            world.call(&CniRequest { command: "DEL".into(), ..add }).unwrap();
+            world.assert_clean();
+        }
+    });
+}
+
+/// A bridge, say, was the container's first network and has the default route: it keeps it, and what is sent from our
+/// address leaves by our interface.
+#[test]
+fn a_default_route_of_somebody_else_stays() {
+    private(|| {
+        let mut world = World::new();
+        let (ns, far) = (container(), container());
+        let ip = |line: &str| {
+            let run = || std::process::Command::new("ip").args(line.split_whitespace()).output().unwrap();
+            let output = ns.run(run);
+            assert!(output.status.success(), "{line}: {output:?}");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        ip("link add other type veth peer name theirs");
+        ip("link set other up");
+        ip("link set theirs up");
+        ip("addr add 10.200.0.2/24 dev other");
+        ip("route add default via 10.200.0.1");
+        ip("-6 route add default dev other metric 1024");
+        let other = world.call(&request("ADD", "far", &far)).unwrap();
+        let result = world.call(&request("ADD", "c1", &ns)).unwrap();
+        world.call(&with(request("CHECK", "c1", &ns), "prevResult", result.clone())).unwrap();
+        assert!(ip("route get 203.0.113.1").contains("dev other"));
+        assert!(ip("-6 route get 2001:db8::1").contains("dev other"));
+        for (own, theirs) in [(0, 0), (1, 1)] {
+            let addr = |r: &Value, at: usize| {
+                let text = r["ips"][at]["address"].as_str().unwrap();
+                text.split('/').next().unwrap().to_owned()
+            };
+            let line = format!("route get {} from {}", addr(&other, theirs), addr(&result, own));
+            let line = if own == 1 { format!("-6 {line}") } else { line };
+            assert!(ip(&line).contains("dev eth0"), "{line}: {}", ip(&line));
+        }
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        assert!(!ip("rule").contains("3201") && !ip("-6 rule").contains("3201"), "{}", ip("rule"));
+        assert!(ip("route").contains("default via 10.200.0.1"));
+        // A metric that the configuration gives is not replaced by another.
+        let asked = json!([{"dst": "0.0.0.0/0", "priority": 0}]);
+        let error = world.call(&with(request("ADD", "c1", &ns), "routes", asked)).unwrap_err();
+        assert!(error.code == code::ATTACH_FAILED && error.msg.contains("IPv4 route"), "{error:?}");
+        world.call(&request("DEL", "far", &far)).unwrap();
+        world.assert_clean();
+    });
+}
+
+/// `scope` of CNI 1.1.0: no gateway on the way.
+#[test]
+fn routes_on_the_link() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let routes = json!([{"dst": "10.3.0.0/16", "scope": 253}, {"dst": "10.4.0.0/16", "scope": 0}, {"dst": "fd00:3::/32", "scope": 253}]);
+        let add = with(request("ADD", "c1", &ns), "routes", routes);
+        let result = world.call(&add).unwrap();
+        assert_eq!(
+            result["routes"],
+            json!([{"dst": "10.3.0.0/16", "scope": 253}, {"dst": "10.4.0.0/16", "gw": "169.254.1.1", "scope": 0},
+                   {"dst": "fd00:3::/32", "scope": 253}])
+        );
+        let shown = ns.run(|| std::process::Command::new("ip").arg("route").output().unwrap().stdout);
+        let shown = String::from_utf8_lossy(&shown).into_owned();
+        assert!(shown.contains("10.3.0.0/16 dev eth0 proto static scope link"), "{shown}");
+        assert!(shown.contains("10.4.0.0/16 via 169.254.1.1"), "{shown}");
+        world.call(&with(request("CHECK", "c1", &ns), "prevResult", result)).unwrap();
+        // Versions before do not have the key.
+        let old = CniRequest { container_id: "c1".into(), ..with(add, "cniVersion", "1.0.0".into()) };
+        assert_eq!(world.call(&old).unwrap()["routes"][0], json!({"dst": "10.3.0.0/16"}));
+        world.call(&request("DEL", "c1", &ns)).unwrap();
         world.assert_clean();
     });
 }

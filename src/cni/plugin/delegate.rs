@@ -4,7 +4,7 @@ use std::{
     env,
     io::{self, Read, Write},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -24,7 +24,7 @@ const MAX_OUTPUT: u64 = 4 << 20;
 const AFTER_EXIT: Duration = Duration::from_secs(1);
 
 /// An IPAM plugin to run for this call.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Delegate {
     name: String,
     path: PathBuf,
@@ -69,21 +69,37 @@ impl Delegate {
     }
 
     /// Runs it. The answer is what it printed, or its error with its own number. An older plugin gets the configuration
-    /// as that of a version it knows; what it does not know to do at all, GC and STATUS, counts as done.
+    /// as that of a version it knows; what it says not to know at all, GC and STATUS, counts as done.
     pub(super) fn run(&self, command: &str) -> Result<Value, CniError> {
-        let error = match self.run_with(command, &self.config) {
-            Err(error) if matches!(error.code, code::INCOMPATIBLE_VERSION | code::INVALID_ENVIRONMENT) => {
-                error
-            }
-            other => return other,
-        };
-        if matches!(command, "GC" | "STATUS") {
+        // Plugins of the time before cannot be trusted with verbs that they do not know: Debian 12's demand a container.
+        if matches!(command, "GC" | "STATUS") && !self.knows(SpecVersion::V1_1_0)? {
             return Ok(Value::Null);
         }
-        match &self.older {
-            Some(older) if error.code == code::INCOMPATIBLE_VERSION => self.run_with(command, older),
-            _ => Err(error),
+        let error = match self.run_with(command, &self.config) {
+            Err(error) if error.code == code::INCOMPATIBLE_VERSION => error,
+            other => return other,
+        };
+        self.older.as_ref().map_or(Err(error), |older| self.run_with(command, older))
+    }
+
+    /// Whether the plugin says that it speaks a version.
+    fn knows(&self, version: SpecVersion) -> Result<bool, CniError> {
+        let answer = self.run_with("VERSION", &self.config)?;
+        let versions = answer.get("supportedVersions").and_then(Value::as_array);
+        Ok(versions.is_some_and(|list| list.iter().any(|v| v.as_str() == Some(version.as_str()))))
+    }
+
+    /// The same plugin for another attachment of the network, whose namespace nobody knows any more.
+    pub(super) fn for_attachment(mut self, container_id: &str, ifname: &str) -> Self {
+        for (name, value) in &mut self.environment {
+            match *name {
+                "CNI_CONTAINERID" => container_id.clone_into(value),
+                "CNI_IFNAME" => ifname.clone_into(value),
+                "CNI_NETNS" | "CNI_ARGS" => value.clear(),
+                _ => {}
+            }
         }
+        self
     }
 
     /// Undoes an ADD; what could not be undone.
@@ -124,7 +140,7 @@ impl Delegate {
             return Err(failed(error.to_string()));
         }
         let status = wait(&mut child, self.wait).map_err(|e| failed(e.to_string()))?;
-        let Some(success) = status else {
+        let Some(status) = status else {
             return Err(failed(format!("no answer within {} s", self.wait.as_secs())));
         };
         let text = match output.recv_timeout(AFTER_EXIT) {
@@ -132,9 +148,11 @@ impl Delegate {
             Err(_) => return Err(failed("its output has no end".to_owned())),
         };
         let value = serde_json::from_str::<Value>(&text);
-        if !success {
+        if !status.success() {
             let own = value.ok().as_ref().and_then(CniError::from_json);
-            return Err(own.unwrap_or_else(|| failed(text.trim().chars().take(500).collect())));
+            let said: String = text.trim().chars().take(500).collect();
+            let said = if said.is_empty() { "no error on standard output".to_owned() } else { said };
+            return Err(own.unwrap_or_else(|| failed(format!("{status}: {said}"))));
         }
         match value {
             Ok(value) => Ok(value),
@@ -144,14 +162,13 @@ impl Delegate {
     }
 }
 
-/// Waits for the child's end, and ends it itself when that takes too long. None in that case, otherwise whether it
-/// succeeded.
-fn wait(child: &mut Child, wait: Duration) -> io::Result<Option<bool>> {
+/// Waits for the child's end, and ends it itself when that takes too long. None in that case, otherwise how it ended.
+fn wait(child: &mut Child, wait: Duration) -> io::Result<Option<ExitStatus>> {
     let until = Instant::now() + wait;
     let mut pause = Duration::from_micros(200);
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(Some(status.success()));
+            return Ok(Some(status));
         }
         if Instant::now() >= until {
             child.kill()?;

@@ -26,7 +26,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::types::{CniError, IPAM_RESULT_KEY, NetConf, SpecVersion, answer_version, code, names};
+use super::types::{
+    CniError, IPAM_RESULT_KEY, NetConf, REMOVED_KEY, SpecVersion, answer_version, code, names,
+};
 use crate::{
     api::{
         CniAnswer, CniFailure, CniRequest, DEFAULT_RUN_DIR, Request, SOCKET_NAME,
@@ -197,20 +199,21 @@ impl Call {
             }
             "DEL" => {
                 self.del(waits)?;
-                // After the link is down, so that nobody else gets an address that is still in use. A plugin that is
-                // not there any more must not keep a container from being deleted.
-                match delegate {
-                    Ok(Some(delegate)) => delegate.run("DEL").map(|_| Value::Null),
-                    Ok(None) => Ok(Value::Null),
-                    Err(error) => {
-                        eprintln!("slash32: {error}");
-                        Ok(Value::Null)
-                    }
-                }
+                // After the link is down, so that nobody else gets an address that is still in use. When the plugin
+                // cannot be found its reservation stays, so the DEL has failed and must come again.
+                delegate?.map_or(Ok(Value::Null), |d| d.run("DEL").map(|_| Value::Null))
             }
             "GC" => {
-                self.ask_agent(waits.agent)?;
-                delegate?.map_or(Ok(Value::Null), |d| d.run("GC").map(|_| Value::Null))
+                let removed = self.ask_agent(waits.agent)?;
+                let Some(delegate) = delegate? else { return Ok(Value::Null) };
+                // What is gone without a DEL of the runtime's, the other plugin has not heard of either.
+                let mut outcome = Ok(Value::Null);
+                for attachment in removed[REMOVED_KEY].as_array().into_iter().flatten() {
+                    let text = |key: &str| attachment[key].as_str().unwrap_or_default();
+                    let other = delegate.clone().for_attachment(text("containerID"), text("ifname"));
+                    outcome = outcome.and(other.run("DEL"));
+                }
+                outcome.and(delegate.run("GC")).map(|_| Value::Null)
             }
             "CHECK" | "STATUS" => {
                 if let Some(delegate) = delegate? {

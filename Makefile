@@ -24,10 +24,10 @@ test:                ## everything: format, lints, unit tests, other people's ro
 test-unit:           ## the tests of the crate alone
 	cargo test --locked --package slash32
 
-interop:             ## routers x cases in containers, into RESULTS.md; ROUTER=frr CASE=bfd for some, TEST=name for a Rust test
+interop:             ## routers x cases in containers, into RESULTS.md; ROUTER=frr CASE=bfd for some, TEST=name for a Rust test (cnitool needs Go)
 	@scripts/deps.sh test
 ifdef TEST
-	cargo test --locked --package interop-tests -- $(TEST)
+	cargo test --locked --package interop-tests -- --include-ignored $(TEST)
 else
 	@scripts/release.sh
 	@cargo build --release --locked --package interop-tests --bin interop --bin lab-tool

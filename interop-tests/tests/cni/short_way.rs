@@ -1,7 +1,7 @@
 //! The plugin's short way to the agent, and the long way that it leaves to what it does not know: a runtime sees no
 //! difference.
 
-use std::thread;
+use std::{io::ErrorKind, os::unix::net::UnixListener, thread};
 
 use anyhow::{Context, Result, ensure};
 use interop_tests::{Agent, Lab, Machine, Network, Output};
@@ -162,8 +162,17 @@ fn an_agent_that_dies_over_a_call_is_not_asked_twice() {
                 let queue = ours.and_then(|line| line.split_whitespace().nth(2));
                 interop_tests::check(queue.is_some_and(|queue| queue != "0"), sockets)
             })?;
+            // Whoever asks again finds somebody who listens.
+            let long = plugin.host.outside("/run/slash32/agent.sock");
+            std::fs::remove_file(&long)?;
+            let second = UnixListener::bind(&long)?;
             agent.kill()?;
-            call.join().ok().context("the call ended")?
+            let added = call.join().ok().context("the call ended")??;
+            second.set_nonblocking(true)?;
+            let asked = second.accept().map(drop).map_err(|error| error.kind());
+            ensure!(asked == Err(ErrorKind::WouldBlock), "the agent was asked twice: {asked:?}");
+            std::fs::remove_file(&long)?;
+            Ok(added)
         })?;
         let error: Value = serde_json::from_str(&added.stdout).context("an error")?;
         ensure!(error["code"] == 11, "{error}");

@@ -200,7 +200,7 @@ pub(super) fn rib(page: &mut Page, stats: &RibStats) {
 
 /// The kernel's routes.
 pub(super) fn routes(page: &mut Page, fib: &Summary) {
-    let gauges: [(&str, &str, usize); 15] = [
+    let gauges: [(&str, &str, usize); 16] = [
         ("desired", "Learned routes that should be in the kernel.", fib.ipv4 + fib.ipv6),
         ("installed", "Learned routes that are in the kernel.", fib.installed),
         ("pending", "Routes waiting to be written.", fib.pending),
@@ -214,6 +214,11 @@ pub(super) fn routes(page: &mut Page, fib: &Summary) {
         ("local", "Routes to containers of this host.", fib.local),
         ("blackholes", "Blackhole routes for the host's own blocks.", fib.blackholes),
         ("local_refused", "Routes to containers that the kernel refused.", fib.local_refused),
+        (
+            "local_shadowed",
+            "Routes to containers and of the host's blocks to which the kernel prefers somebody else's.",
+            fib.local_shadowed,
+        ),
         ("nexthop_groups", "Sets of next hops, each a group in the kernel.", fib.groups),
         ("nexthops_unresolved", "Next hops that resolve to nothing.", fib.next_hops_unresolved),
     ];

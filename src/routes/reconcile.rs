@@ -57,6 +57,8 @@ pub enum DifferenceKind {
     Wrong,
     /// Somebody else's route is in its place.
     Conflict,
+    /// The kernel has it, but prefers somebody else's route for the same prefix.
+    Shadowed,
 }
 
 /// What was found beside routes that we wrote.
@@ -446,6 +448,16 @@ impl State {
                 });
             }
         }
+        differences.extend(self.shadowed().map(|(prefix, theirs)| Difference {
+            what: prefix.to_string(),
+            kind: DifferenceKind::Shadowed,
+            detail: format!(
+                "a route of protocol {} {} has metric {}, so that the kernel prefers it to ours; it is not touched",
+                theirs.protocol,
+                self.leads(theirs.kind, None, &theirs.hops),
+                theirs.metric
+            ),
+        }));
         differences.sort();
         Ok(differences)
     }

@@ -117,7 +117,11 @@ pub struct Summary {
     pub conflicts: usize,
     /// Routes in the kernel to which it prefers somebody else's, with a lower metric.
     pub shadowed: usize,
-    /// Some of those prefixes, and what is in the way.
+    /// Routes to containers and of the host's own blocks to which the kernel prefers somebody else's.
+    pub local_shadowed: usize,
+    /// Some of those, and what is in the way.
+    pub local_shadows: Vec<String>,
+    /// Some of the prefixes that are kept out or not used, and what is in the way.
     pub conflict_examples: Vec<String>,
     /// Of the rejected, those over the limit.
     pub over_limit: usize,
@@ -213,7 +217,7 @@ impl State {
             stale: false,
             reason: (!installed && local.error.is_some()).then_some(Reason::Refused),
             detail: local.error.clone().filter(|_| !installed),
-            foreign: None,
+            foreign: self.preferred_foreign(prefix, self.config.local_metric),
         })
     }
 
@@ -238,7 +242,7 @@ impl State {
             stale: meta.has(flag::STALE),
             reason,
             detail,
-            foreign: self.preferred_foreign(prefix),
+            foreign: self.preferred_foreign(prefix, self.config.metric),
         }
     }
 
@@ -250,9 +254,9 @@ impl State {
         std::iter::once(Reason::Unresolved.text().to_owned()).chain(each).collect()
     }
 
-    /// Somebody else's route that the kernel prefers to ours.
-    fn preferred_foreign(&self, prefix: Prefix) -> Option<ForeignStatus> {
-        let wins = |r: &&ForeignRoute| r.table == self.config.table && r.metric <= self.config.metric;
+    /// Somebody else's route that the kernel prefers to ours, which has this metric.
+    fn preferred_foreign(&self, prefix: Prefix, metric: u32) -> Option<ForeignStatus> {
+        let wins = |r: &&ForeignRoute| r.table == self.config.table && r.metric <= metric;
         let route = self.foreign.of(prefix).iter().find(wins)?;
         let gateway = route.hops.first().and_then(|h| h.gateway).filter(|_| route.kind == RouteKind::Unicast);
         Some(ForeignStatus { protocol: route.protocol, metric: route.metric, gateway })
@@ -347,32 +351,47 @@ impl State {
                 None => {}
             }
         }
-        let (table, metric) = (self.config.table, self.config.metric);
-        for (prefix, routes) in self.foreign.iter() {
-            // A neighbour that announces the network between us is refused, and nothing to worry about.
-            let in_the_way = || {
-                let meta = self.table.find(*prefix).map(|r| self.table.meta(r));
-                meta.is_some_and(|m| {
-                    m.desired != Target::NONE
-                        && !Reason::from_byte(m.reason).is_some_and(Reason::is_rejection)
-                })
-            };
-            if let Some(theirs) = routes.iter().find(|r| r.table == table && r.metric < metric)
-                && in_the_way()
-            {
+        for (prefix, theirs) in self.shadowed() {
+            if self.locals.contains_key(&prefix) || self.blocks.contains(&prefix) {
+                summary.local_shadowed += 1;
+                if summary.local_shadows.len() < ENOUGH {
+                    summary.local_shadows.push(in_words(prefix, theirs));
+                }
+            } else {
                 summary.shadowed += 1;
-                summary.example(*prefix, Some(theirs));
+                summary.example(prefix, Some(theirs));
             }
         }
         summary
+    }
+
+    /// Our routes, learned and to containers, to which the kernel prefers somebody else's.
+    pub(super) fn shadowed(&self) -> impl Iterator<Item = (Prefix, &ForeignRoute)> {
+        self.foreign.iter().filter_map(|(prefix, routes)| {
+            let wanted = |meta: &Meta| {
+                // A neighbour that announces the network between us is refused, and nothing to worry about.
+                let refused = Reason::from_byte(meta.reason).is_some_and(Reason::is_rejection);
+                (meta.desired != Target::NONE && !refused) || meta.has(flag::BLOCK)
+            };
+            let metric = if self.locals.contains_key(prefix) {
+                self.config.local_metric
+            } else {
+                self.table
+                    .find(*prefix)
+                    .filter(|r| wanted(self.table.meta(*r)))
+                    .map(|_| self.config.metric)?
+            };
+            let theirs = routes.iter().find(|r| r.table == self.config.table && r.metric < metric)?;
+            Some((*prefix, theirs))
+        })
     }
 }
 
 impl Summary {
     fn example(&mut self, prefix: Prefix, theirs: Option<&ForeignRoute>) {
         if self.conflict_examples.len() < ENOUGH {
-            let of = theirs.map(|r| format!(" (route of protocol {}, metric {})", r.protocol, r.metric));
-            self.conflict_examples.push(format!("{prefix}{}", of.unwrap_or_default()));
+            let text = theirs.map_or_else(|| prefix.to_string(), |theirs| in_words(prefix, theirs));
+            self.conflict_examples.push(text);
         }
     }
 
@@ -405,8 +424,20 @@ impl Summary {
             let examples = self.local_examples.join(", ");
             list.push(format!("{} {routes} not in the kernel: {examples}", self.local_refused));
         }
+        if self.local_shadowed > 0 {
+            let routes = if self.local_shadowed == 1 { "route is" } else { "routes are" };
+            let examples = self.local_shadows.join(", ");
+            list.push(format!(
+                "{} {routes} not used to containers or blocks of this host: the kernel prefers routes of others: {examples}",
+                self.local_shadowed
+            ));
+        }
         list
     }
+}
+
+fn in_words(prefix: Prefix, theirs: &ForeignRoute) -> String {
+    format!("{prefix} (route of protocol {}, metric {})", theirs.protocol, theirs.metric)
 }
 
 /// How many examples are told of what is wrong.

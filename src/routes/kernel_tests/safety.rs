@@ -22,7 +22,10 @@ fn foreign_routes_are_never_touched() {
         let status = fib.routes(RouteFilter { prefix: Some(p("10.3.0.0/24")), ..RouteFilter::default() });
         assert!(status[0].installed && status[0].foreign.as_ref().is_some_and(|f| f.metric == 5));
         assert_eq!((fib.summary().conflicts, fib.summary().shadowed), (2, 1));
-        assert!(fib.verify().unwrap().iter().all(|d| d.kind == DifferenceKind::Conflict));
+        let kinds: Vec<_> = fib.verify().unwrap().iter().map(|d| (d.what.clone(), d.kind)).collect();
+        let conflict = |what: &str| (what.to_owned(), DifferenceKind::Conflict);
+        let shadowed = ("10.3.0.0/24".to_owned(), DifferenceKind::Shadowed);
+        assert_eq!(kinds, [conflict("10.1.0.0/24"), shadowed, conflict("fd01::/64")]);
         // One that we have not heard of yet.
         w.foreign("10.4.0.0/24", 1024, "192.0.2.1", a);
         fib.set(p("10.4.0.0/24"), &set(&["192.0.2.3"]));
@@ -47,7 +50,41 @@ fn foreign_routes_are_never_touched() {
         let theirs = Filter { table: Some(TABLE_MAIN), protocol: Some(4) };
         let left = route::list(&mut w.socket, Family::Ipv4, theirs).unwrap();
         assert_eq!(left.iter().map(|r| r.prefix).collect::<Vec<_>>(), [p("10.2.0.0/24"), p("10.3.0.0/24")]);
+        w.delete_foreign("10.3.0.0/24");
+        w.settle(&mut fib);
         assert_eq!(fib.verify().unwrap(), []);
+    });
+}
+
+/// It takes a container's packets away, whatever else is right.
+#[test]
+fn a_better_route_of_others_for_a_container_is_told() {
+    World::run(|mut w| {
+        let (a, dev) = (w.a, w.far_b);
+        let mut fib = w.fib();
+        fib.set_local(p("10.32.0.7/32"), dev);
+        fib.set_local(p("10.32.0.8/32"), dev);
+        fib.set_blackhole(p("10.32.0.0/24"));
+        w.settle(&mut fib);
+        let whole = w.table();
+        for prefix in ["10.32.0.7/32", "10.32.0.0/24"] {
+            w.foreign(prefix, 0, "192.0.2.1", a);
+            w.settle(&mut fib);
+            assert_eq!(w.table(), whole);
+            let differences = fib.verify().unwrap();
+            assert_eq!(differences.len(), 1, "{differences:?}");
+            assert_eq!(differences[0].kind, DifferenceKind::Shadowed);
+            assert!(differences[0].detail.contains("via 192.0.2.1 dev up-a has metric 0"), "{differences:?}");
+            let problems = fib.summary().problems().join("\n");
+            assert!(problems.contains(&format!("{prefix} (route of protocol 4, metric 0)")), "{problems}");
+            let routes = fib.routes(RouteFilter::default());
+            let told: Vec<_> = routes.iter().filter(|r| r.foreign.is_some()).map(|r| r.prefix).collect();
+            assert_eq!(told, [p(prefix)]);
+            w.delete_foreign(prefix);
+            w.settle(&mut fib);
+            assert_eq!(fib.verify().unwrap(), []);
+            assert_eq!(fib.summary().problems(), [""; 0]);
+        }
     });
 }
 

@@ -49,6 +49,19 @@ fn what_somebody_deletes_comes_back() {
         w.settle(&mut fib);
         assert_eq!(w.table(), whole);
         assert_eq!(fib.verify().unwrap(), []);
+        // Only a first hop, while the groups that it is in stay as they are.
+        let wrong = nexthop::Via { gateway: ip("192.0.2.9"), ifindex: device, onlink: true };
+        for member in objects.iter().filter(|o| matches!(o.kind, nexthop::Kind::Via(_))) {
+            let mut batch = Batch::new();
+            nexthop::push_via(&mut batch, member.id, 32, &wrong, nexthop::Mode::Replace);
+            if w.socket.execute(&mut batch).is_err() {
+                // An IPv6 next hop that IPv6 routes use cannot become an IPv4 one.
+                continue;
+            }
+            w.settle(&mut fib);
+            assert_eq!(w.table(), whole, "{member:?}");
+            assert_eq!(fib.verify().unwrap(), []);
+        }
         // An address: the kernel removes the connected route, and with it the gateway.
         addr::delete(&mut w.socket, device, ip("192.0.2.2"), 31).unwrap();
         w.settle(&mut fib);

@@ -77,9 +77,12 @@ fn a_conflict_is_a_difference_with_a_name() {
         w.foreign("fd01::/64", 7, "2001:db8:2::2", b);
         w.settle(&mut fib);
         let found = fib.verify().unwrap();
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert_eq!((found[0].what.as_str(), found[0].kind), ("10.1.0.0/24", DifferenceKind::Conflict));
+        let kinds: Vec<_> = found.iter().map(|d| (d.what.as_str(), d.kind)).collect();
+        let shadowed = |what| (what, DifferenceKind::Shadowed);
+        let conflict = ("10.1.0.0/24", DifferenceKind::Conflict);
+        assert_eq!(kinds, [conflict, shadowed("10.2.0.0/24"), shadowed("fd01::/64")]);
         assert!(found[0].detail.contains("protocol 4 via 192.0.2.3 dev up-b"), "{found:?}");
+        assert!(found[2].detail.contains("via 2001:db8:2::2 dev up-b has metric 7"), "{found:?}");
         let summary = fib.summary();
         assert_eq!((summary.conflicts, summary.shadowed), (1, 2));
         assert_eq!(summary.problems().len(), 2, "{:?}", summary.problems());

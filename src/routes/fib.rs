@@ -179,16 +179,21 @@ impl<K: Kernel> Fib<K> {
 
     /// Has the kernel look at the carriers of the links in use. It may take up to a second to tell the loss of one by
     /// itself, and to stop using the link, on hosts where other links come and go (linkwatch lets one event that is not
-    /// urgent pass a second); asked about the link it does so at once. Answers whether any link is in use.
-    pub fn look_at_links(&mut self) -> bool {
+    /// urgent pass a second); asked about the link it does so at once.
+    pub fn look_at_links(&mut self) {
         let links = self.state.links_in_use();
+        self.state.counters.looks += u64::from(!links.is_empty());
         for ifindex in &links {
             // What it finds comes as a notification; a link that is gone has told so.
             if let Err(error) = self.kernel.link(*ifindex) {
                 tracing::debug!(ifindex, %error, "cannot look at a link");
             }
         }
-        !links.is_empty()
+    }
+
+    /// Whether there are links to look at.
+    pub fn uses_links(&self) -> bool {
+        !self.state.links_in_use().is_empty()
     }
 
     /// Reads the kernel anew with the next step and writes the differences.

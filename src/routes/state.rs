@@ -153,6 +153,8 @@ pub struct Counters {
     pub overruns: u64,
     /// Routes that somebody else deleted or changed and that were restored.
     pub repaired: u64,
+    /// Times that the carriers of the links in use were looked at.
+    pub looks: u64,
 }
 
 impl State {

@@ -239,10 +239,9 @@ struct Worker {
 impl Worker {
     async fn run(mut self) {
         let mut look = Instant::now() + LOOK;
-        let mut watches = false;
         loop {
             if look <= Instant::now() {
-                watches = self.fib.look_at_links();
+                self.fib.look_at_links();
                 look = Instant::now() + LOOK;
             }
             let (more, wakeup) = match self.fib.step(Instant::now(), BUDGET) {
@@ -262,7 +261,9 @@ impl Worker {
                 continue;
             }
             self.answer_waiting();
-            let wakeup = [wakeup, more_reach, watches.then_some(look)].into_iter().flatten().min();
+            // What the step has just resolved counts: nothing else may happen for hours.
+            let look = self.fib.uses_links().then_some(look);
+            let wakeup = [wakeup, more_reach, look].into_iter().flatten().min();
             let sleep = tokio::time::sleep_until(wakeup.map_or_else(far, Into::into));
             tokio::select! {
                 // In this order, so that a stream of commands cannot starve the notifications.
@@ -501,6 +502,37 @@ mod tests {
         });
     }
 
+    /// The kernel may tell of a lost carrier late. It is asked, also when nothing has happened since the first route.
+    #[test]
+    fn links_in_use_are_looked_at() {
+        testing::private(|| {
+            let mut socket = Socket::route().unwrap();
+            link::create_veth(&mut socket, "va", "vb", None).unwrap();
+            for name in ["va", "vb"] {
+                let index = link::by_name(&mut socket, name).unwrap().index;
+                link::set_up(&mut socket, index).unwrap();
+            }
+            let dev = link::by_name(&mut socket, "va").unwrap().index;
+            addr::add(&mut socket, dev, "192.0.2.0".parse().unwrap(), 31).unwrap();
+            let (fib, thread) = FibHandle::start(FibConfig::default()).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            // Quiet: all that the kernel tells of the link has come.
+            thread::sleep(Duration::from_millis(1500));
+            runtime.block_on(async {
+                let looks = async || fib.summary().await.unwrap().counters.looks;
+                let hops = [NextHop::via("192.0.2.1".parse().unwrap())].into_iter().collect();
+                let prefix = Prefix::host([10, 1, 0, 1].into());
+                assert_eq!(looks().await, 0, "none is in use");
+                fib.apply(vec![RouteChange { prefix, next_hops: Some(Arc::new(hops)) }]).await.unwrap();
+                tokio::time::sleep(20 * LOOK).await;
+                // One may be due to our question.
+                assert!(looks().await > 1);
+                fib.stop(true).await.unwrap();
+            });
+            thread.join().unwrap();
+        });
+    }
+
     /// What the kernel tells is heard between the routes, not after them.
     #[test]
     fn news_does_not_wait_for_routes() {
@@ -531,6 +563,8 @@ mod tests {
                 for round in 0..10 {
                     let before = fib.summary().await.unwrap().foreign;
                     fib.apply(all((round % 2 == 0).then(|| Arc::clone(&hops)))).await.unwrap();
+                    let wanted = if round % 2 == 0 { ROUTES as usize } else { 0 };
+                    while fib.summary().await.unwrap().ipv4 != wanted {}
                     let prefix = Prefix::new([198, 51, 100, round].into(), 32).unwrap();
                     let key = route::Key { prefix, table: route::TABLE_MAIN, protocol: 4, metric: 0 };
                     let mut batch = Batch::new();

@@ -22,7 +22,7 @@ use crate::{
         nexthop,
         ns::testing,
         route::{self, Filter, Route, TABLE_MAIN},
-        watch::{Topic, Watch},
+        watch::{KernelEvent, Topic, Watch},
     },
 };
 
@@ -113,6 +113,14 @@ impl World {
             }
             while fib.step(Instant::now(), 64).unwrap().more {}
         }
+    }
+
+    /// The notifications that are there.
+    fn news(&mut self) -> Vec<KernelEvent> {
+        let (runtime, watch) = self.watch.as_mut().unwrap();
+        let wait = Duration::from_millis(30);
+        let next = async |watch: &mut Watch| tokio::time::timeout(wait, watch.next()).await;
+        std::iter::from_fn(|| runtime.block_on(next(watch)).ok().map(Result::unwrap)).collect()
     }
 
     fn ours(&mut self) -> Vec<Route> {

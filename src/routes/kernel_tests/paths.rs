@@ -225,3 +225,63 @@ fn who_watches_next_hops_is_told_what_leads_there() {
         assert_eq!(fib.verify().unwrap(), []);
     });
 }
+
+/// A next hop that the kernel refuses does not keep the others from being used, and is tried again.
+#[test]
+fn a_refused_next_hop_is_left_out_until_it_is_taken() {
+    World::run(|mut w| {
+        let a = w.a;
+        let mut fib = w.fib();
+        let setting = "net/ipv6/conf/up-a/disable_ipv6";
+        crate::netlink::sysctl::write(setting, "1").unwrap();
+        let far = format!("fe80::1%{a}");
+        fib.set(p("10.1.0.0/24"), &set(&[&far, "192.0.2.3"]));
+        fib.set(p("10.2.0.0/24"), &set(&[&far]));
+        w.settle(&mut fib);
+        assert_eq!(w.table(), ["10.1.0.0/24 192.0.2.3"]);
+        let routes = fib.routes(RouteFilter::default());
+        let first_hop =
+            &routes[0].next_hops.iter().find(|hop| hop.gateway == Some(ip("fe80::1"))).unwrap().via[0];
+        assert!(!first_hop.usable && first_hop.error.is_some(), "{first_hop:?}");
+        assert!(fib.summary().counters.refused > 0);
+        crate::netlink::sysctl::write(setting, "0").unwrap();
+        // Much later.
+        let later = Instant::now() + Duration::from_secs(60);
+        while fib.step(later, 64).unwrap().more {}
+        w.settle(&mut fib);
+        while fib.step(later, 64).unwrap().more {}
+        assert_eq!(w.table(), ["10.1.0.0/24 192.0.2.3 fe80::1", "10.2.0.0/24 fe80::1"]);
+        assert_eq!(fib.verify().unwrap(), []);
+    });
+}
+
+/// A gateway named with its interface needs no network there.
+#[test]
+fn gateways_outside_of_all_networks_are_on_their_link() {
+    World::run(|mut w| {
+        let (a, b) = (w.a, w.b);
+        let mut fib = w.fib();
+        fib.set(p("10.1.0.0/24"), &set(&[&format!("203.0.113.7%{a}"), &format!("203.0.113.7%{b}")]));
+        fib.set(p("fd01::/64"), &set(&[&format!("2001:db8:ffff::7%{a}")]));
+        w.settle(&mut fib);
+        assert_eq!(w.table(), ["10.1.0.0/24 203.0.113.7 203.0.113.7", "fd01::/64 2001:db8:ffff::7"]);
+        assert_eq!(fib.verify().unwrap(), []);
+    });
+}
+
+#[test]
+fn an_alarm_tells_of_a_lost_carrier() {
+    World::run(|mut w| {
+        let mut kernel = Netlink::new(Socket::route().unwrap());
+        let mut alarm = kernel.alarm(&[w.a, w.b]);
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!alarm());
+        let far = w.far_b;
+        link::set_down(&mut w.socket, far).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !alarm() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+}

@@ -239,6 +239,34 @@ fn a_containers_interface_goes_down_and_up() {
         assert_eq!(w.table(), whole);
         assert_eq!(counters(&fib), (2, 0));
         assert_eq!(fib.summary().problems(), [""; 0]);
+        // Without a carrier, too.
+        let far = w.b;
+        link::set_down(&mut w.socket, far).unwrap();
+        w.settle(&mut fib);
+        link::set_down(&mut w.socket, dev).unwrap();
+        w.settle(&mut fib);
+        assert_eq!(w.table(), ["10.32.0.0/24 drop"]);
+        link::set_up(&mut w.socket, dev).unwrap();
+        w.settle(&mut fib);
+        assert_eq!(w.table(), whole);
+        assert_eq!(counters(&fib), (4, 0));
+        // The kernel tells of the routes before it tells of the link.
+        link::set_down(&mut w.socket, dev).unwrap();
+        let (routes, others): (Vec<_>, Vec<_>) =
+            w.news().into_iter().partition(|event| matches!(event, KernelEvent::RouteGone(_)));
+        assert!(!routes.is_empty() && !others.is_empty());
+        for event in routes {
+            fib.handle_event(event, Instant::now());
+            while fib.step(Instant::now(), 64).unwrap().more {}
+        }
+        assert_eq!(counters(&fib), (4, 0));
+        for event in others {
+            fib.handle_event(event, Instant::now());
+        }
+        link::set_up(&mut w.socket, dev).unwrap();
+        w.settle(&mut fib);
+        assert_eq!(w.table(), whole);
+        assert_eq!(counters(&fib), (6, 0));
         // As a detachment does it.
         link::set_down(&mut w.socket, dev).unwrap();
         fib.remove_local(p("10.32.0.7/32"));
@@ -246,7 +274,7 @@ fn a_containers_interface_goes_down_and_up() {
         w.settle(&mut fib);
         link::delete(&mut w.socket, dev).unwrap();
         w.settle(&mut fib);
-        assert_eq!(counters(&fib), (2, 0));
+        assert_eq!(counters(&fib), (6, 0));
         assert_eq!(fib.verify().unwrap(), []);
     });
 }
@@ -276,5 +304,14 @@ fn only_what_others_did_counts_as_repaired() {
         w.settle(&mut fib);
         assert_eq!(fib.summary().installed, 40);
         assert_eq!(fib.summary().counters.repaired, 2);
+        // What is to go and has gone is not refused.
+        for prefix in ["fd01::7/128", "10.1.0.7/32"] {
+            w.delete(prefix, 32);
+            fib.remove(p(prefix));
+            while fib.step(Instant::now(), 64).unwrap().more {}
+        }
+        w.settle(&mut fib);
+        assert_eq!((fib.summary().installed, fib.summary().counters.refused), (38, 0));
+        assert_eq!(fib.summary().last_error, None);
     });
 }

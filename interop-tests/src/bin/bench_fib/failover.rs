@@ -58,7 +58,7 @@ pub(super) struct Options {
 enum Death {
     /// Its control plane freezes: BFD, 100 ms x 3, finds out.
     Bfd,
-    /// The cable.
+    /// It is dead, and so are its links.
     Link,
 }
 
@@ -150,6 +150,10 @@ fn measure(kind: Kind, death: Death, family: Family, routes: u32) -> Result<Samp
         Death::Link => Some(Notice::of(&Netns::of_process(host.host_pid().cast_unsigned())?, device)?),
     };
     let logged = running.log().len();
+    if matches!(death, Death::Link) {
+        // A dead switch takes no notice of its links, which here would keep our processors busy.
+        switches[0].processes().last().context("a process")?.pause()?;
+    }
     let (event, wall) = (Instant::now(), SystemTime::now());
     match death {
         Death::Bfd => switches[0].processes().last().context("a process")?.pause()?,

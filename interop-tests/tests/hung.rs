@@ -112,7 +112,6 @@ fn no_command_waits_for_a_part_that_hangs() {
         for (part, asking) in [
             ("core", &["status", "endpoints", "ipam show", "policy show", "doctor", "metrics"][..]),
             ("fib", &["status", "routes", "routes verify"]),
-            ("rib", &["status", "bgp rib", "bgp explain 10.32.1.1"]),
         ] {
             let find = format!("grep -lx {part} /proc/{pid}/task/*/comm | cut -d/ -f5");
             let thread = host.command("sh").args(["-c", &find]).run()?.trim().to_owned();

@@ -71,10 +71,12 @@ fn packets_take_a_table_of_their_own_where_a_rule_leads_there() {
                     ensure!(named, "{text}: {page}");
                 }
             }
-            ensure!(web.ping(&db.ipv4()?).is_err() && web.ping(&db.ipv6()?).is_err(), "{text}");
+            // What gets no answer takes its time.
+            let address = if text.contains("iif") { db.ipv6()? } else { db.ipv4()? };
+            ensure!(web.ping(&address).is_err(), "{text}");
             rule("del", text)?;
-            reach_each_other(&[&web, &db])?;
         }
+        reach_each_other(&[&web, &db])?;
         // Forwarding that somebody switched off is told at a glance.
         rack.hosts[0].sysctl("net.ipv4.ip_forward", "0")?;
         rack.hosts[0].sysctl("net.ipv6.conf.all.forwarding", "0")?;

@@ -109,6 +109,31 @@ fn neighbours_collectors_and_dumps() {
         ensure!(six.len() == 1 && six[0]["next_hop"] == "2001:db8:0:1::1", "{six:?}");
         let error = host1.cli("bgp dump-mrt /no/such/folder/x").run().expect_err("no folder").to_string();
         ensure!(error.contains("cannot write"), "{error}");
+
+        // What somebody may have forgotten stays in sight.
+        let attention = || host1.cli("status").run();
+        let drained = |page: &str| page.contains("this host is being drained");
+        host1.cli("drain").run()?;
+        ensure!(drained(&attention()?) && host1.cli("doctor").run().is_err(), "{}", attention()?);
+        host1.cli("drain --off").run()?;
+        ensure!(!drained(&attention()?), "{}", attention()?);
+        let file =
+            host1.cli("status --json").json::<Value>()?["config"].as_str().unwrap_or_default().to_owned();
+        let good = rack.hosts[0].run(&format!("cat {file}"))?;
+        host1.reconfigure(&good.replace("hold_time = 9", "hold_time = 1")).expect_err("1 is too short");
+        let refused = "the last reload failed";
+        ensure!(attention()?.contains(refused), "{}", attention()?);
+        host1.reconfigure(&good)?;
+        ensure!(!attention()?.contains(refused), "{}", attention()?);
+
+        // Metrics for programs.
+        let metrics = host1.cli("metrics --json").json::<Vec<Value>>()?;
+        let uptime = metrics.iter().find(|m| m["name"] == "slash32_uptime_seconds");
+        ensure!(
+            uptime.is_some_and(|m| m["type"] == "gauge" && m["samples"][0]["value"].is_u64()),
+            "{metrics:?}"
+        );
+        ensure!(metrics.iter().any(|m| m["samples"][0]["labels"]["peer"].is_string()), "{metrics:?}");
         Ok(())
     });
 }

@@ -99,7 +99,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
             Some(request) = from_service.recv() => match request {
                 DaemonRequest::Reload(reply) => {
                     // The asker may have gone away.
-                    let _ = reply.send(daemon.reload().await);
+                    let _ = reply.send(daemon.reload_and_tell().await);
                 }
                 DaemonRequest::Shutdown(mode) => break mode,
             },
@@ -114,7 +114,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
             _ = terminate.recv() => break ShutdownMode::Restart,
             _ = interrupt.recv() => break ShutdownMode::Restart,
             _ = hangup.recv() => {
-                if let Err(failure) = daemon.reload().await {
+                if let Err(failure) = daemon.reload_and_tell().await {
                     tracing::error!("reload: {failure}");
                 }
             }
@@ -319,6 +319,13 @@ impl Daemon {
             Ok(Err(_)) => {} // logged where it was found, and shown by status
             Err(gone) => tracing::error!("{gone}"),
         }
+    }
+
+    /// Reloads; what went wrong is shown until a reload succeeds.
+    async fn reload_and_tell(&mut self) -> Result<Vec<String>, Failure> {
+        let result = self.reload().await;
+        self.service.set_refused(result.as_ref().err().map(ToString::to_string));
+        result
     }
 
     /// Reads the configuration and the policies again; nothing changes when the configuration has an error.

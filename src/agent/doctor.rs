@@ -50,6 +50,10 @@ pub(super) struct Facts {
     /// Whether the kernel has TCP-AO, if a neighbour's configuration asks for it.
     pub(super) tcp_ao: Option<bool>,
     /// Configured pools that give this host no addresses.
+    /// `slash32 drain` is in force.
+    pub(super) draining: bool,
+    /// How many pools are configured.
+    pub(super) pools: usize,
     pub(super) pools_without_block: Vec<String>,
 }
 
@@ -65,6 +69,10 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let mut list = vec![files(facts), sysctls(facts)];
     list.extend(peers(facts));
     list.extend(facts.tcp_ao.map(tcp_ao));
+    if facts.draining {
+        let hint = "`slash32 drain --off` ends it";
+        list.push(Check::new("drain", false, "this host is being drained: neighbours avoid it", hint));
+    }
     list.push(routes(facts));
     list.push(rules(facts));
     list.push(vrf(facts));
@@ -280,9 +288,13 @@ fn leases(facts: &Facts) -> Check {
 }
 
 fn pools(facts: &Facts) -> Check {
-    let ok = facts.pools_without_block.is_empty();
-    let message = if ok {
+    let without = facts.pools_without_block.len();
+    // A host that is a switch has no containers.
+    let ok = without == 0 || without == facts.pools;
+    let message = if without == 0 {
         "every pool has a block on this host".to_owned()
+    } else if ok {
+        "no pool has a block on this host: it gives no addresses to containers".to_owned()
     } else {
         format!("no block on this host in: {}", facts.pools_without_block.join(", "))
     };
@@ -336,6 +348,8 @@ mod tests {
             policy_error: Some("no nftables".into()),
             file_errors: vec!["a.toml:1:1: no".into()],
             nexthop_objects: false,
+            draining: true,
+            pools: 2,
             pools_without_block: vec!["10.0.0.0/8".into()],
         };
         for check in checks(&facts) {

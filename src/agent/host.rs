@@ -59,7 +59,8 @@ pub(super) fn lock(run_dir: &Path) -> anyhow::Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => anyhow::bail!(
-            "another agent already runs with the run directory {}; stop it first, or choose another with --run-dir",
+            "another agent already runs with the run directory {}; stop it first. Two agents with run directories of their own \
+             would undo each other's routes and rules, unless each is in a network namespace of its own",
             run_dir.display()
         ),
         Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),

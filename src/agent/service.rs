@@ -43,6 +43,10 @@ pub(super) enum DaemonRequest {
     Shutdown(ShutdownMode),
 }
 
+/// Said as long as it lasts: somebody may have forgotten it.
+const DRAINING: &str = "this host is being drained: everything is announced with GRACEFUL_SHUTDOWN, so that neighbours prefer \
+                        other ways; `slash32 drain --off` ends it";
+
 /// Everything an answer may need. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Service {
@@ -56,6 +60,8 @@ struct Inner {
     speaker: Option<SpeakerHandle>,
     daemon: mpsc::Sender<DaemonRequest>,
     config: Mutex<Arc<Config>>,
+    /// Why the last reload did not take all of what it read.
+    refused: Mutex<Option<String>>,
     started: Instant,
 }
 
@@ -98,7 +104,15 @@ impl Service {
         daemon: mpsc::Sender<DaemonRequest>,
         config: Arc<Config>,
     ) -> Self {
-        let inner = Inner { core, fib, speaker, daemon, config: Mutex::new(config), started: Instant::now() };
+        let inner = Inner {
+            core,
+            fib,
+            speaker,
+            daemon,
+            config: Mutex::new(config),
+            refused: Mutex::new(None),
+            started: Instant::now(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -109,6 +123,15 @@ impl Service {
 
     pub(super) fn set_config(&self, config: Arc<Config>) {
         *self.inner.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    /// Why the last reload failed; `None` after one that did not.
+    pub(super) fn set_refused(&self, reason: Option<String>) {
+        *self.inner.refused.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    fn refused(&self) -> Option<String> {
+        self.inner.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn core(&self) -> &Actor<Core> {
@@ -354,6 +377,13 @@ impl Service {
             .ask(|c| (c.endpoint_count(), c.policies().count(), c.policies().problems()))
             .await?;
         let fib = self.inner.fib.summary().await?;
+        // What is wrong with policies is told by those who read them.
+        if let Some(reason) =
+            self.refused().filter(|reason| !problems.iter().any(|p| reason.contains(p.as_str())))
+        {
+            problems
+                .push(format!("the last reload failed, and the former configuration is in force: {reason}"));
+        }
         problems.extend(fib.problems());
         problems.extend(sysctls::missing());
         problems.extend(Self::surroundings(&config)?);
@@ -386,6 +416,9 @@ impl Service {
             Some(speaker) => Some(speaker.query(|rib| rib.stats()).await?),
             None => None,
         };
+        if rib.as_ref().is_some_and(|rib| rib.draining) {
+            problems.push(DRAINING.to_owned());
+        }
         Ok(json!({
             "ready": true,
             "version": env!("CARGO_PKG_VERSION"),
@@ -459,6 +492,11 @@ impl Service {
                 .as_ref()
                 .filter(|bgp| bgp.uses_tcp_ao())
                 .map(|_| tcp_ao::supported().unwrap_or(false)),
+            draining: match &self.inner.speaker {
+                Some(speaker) => speaker.query(|rib| rib.stats().draining).await?,
+                None => false,
+            },
+            pools: config.pools.len(),
             pools_without_block: config
                 .pools
                 .iter()

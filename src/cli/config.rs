@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Global, print};
+use super::{DIFFERENT, Global, print};
 use crate::{
     agent::config::{self, ConfigError},
     api,
@@ -34,7 +34,11 @@ pub(super) fn run(global: &Global, command: &ConfigCommand) -> ExitCode {
         if valid {
             return format!("{} is valid", file.display());
         }
-        errors.iter().map(ToString::to_string).chain(unread).collect::<Vec<_>>().join("\n")
+        errors.iter().map(ToString::to_string).chain(unread.clone()).collect::<Vec<_>>().join("\n")
     });
-    ExitCode::from(u8::from(!valid))
+    match (valid, unread.is_some()) {
+        (true, _) => ExitCode::SUCCESS,
+        (_, true) => ExitCode::FAILURE,
+        (_, false) => ExitCode::from(DIFFERENT),
+    }
 }

@@ -37,7 +37,7 @@ pub(super) fn run(global: &Global, command: &IpamCommand) -> anyhow::Result<Exit
                     ("RESTING", |p| print::field(p, "resting")),
                     ("FREE", |p| print::field(p, "free")),
                 ],
-                "no pools: add [[ipam.pool]] to the configuration",
+                "no pool has a block on this host: give an [[ipam.pool]] a `block` or a `host_index`",
             )
         })?,
         IpamCommand::Check { fix } => {

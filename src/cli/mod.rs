@@ -14,6 +14,7 @@ mod config;
 mod doctor;
 mod endpoints;
 mod ipam;
+mod metrics;
 mod policy;
 mod print;
 mod reach;
@@ -110,6 +111,9 @@ enum Command {
     },
 }
 
+/// The exit code of a check that was asked for and found something.
+const DIFFERENT: u8 = 3;
+
 /// Runs the command line and returns the process's exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -144,7 +148,7 @@ fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Policy(command) => return policy::run(global, command),
         Command::Reload => status::reload(global)?,
         Command::Drain { off } => status::drain(global, !off)?,
-        Command::Metrics => print!("{}", global.call(&Request::Metrics)?.as_str().unwrap_or_default()),
+        Command::Metrics => metrics::run(global)?,
         Command::Stop { restart } => status::stop(global, restart)?,
     }
     Ok(ExitCode::SUCCESS)

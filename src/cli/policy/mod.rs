@@ -102,6 +102,3 @@ pub(super) fn run(global: &Global, command: PolicyCommand) -> anyhow::Result<Exi
     }
     Ok(ExitCode::SUCCESS)
 }
-
-/// The exit code of a check that found something.
-const DIFFERENT: u8 = 3;

@@ -9,9 +9,8 @@ use std::{
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::DIFFERENT;
 use crate::{
-    cli::{Global, print},
+    cli::{DIFFERENT, Global, print},
     model::Diagnostic,
     policy::{
         PolicySet,
@@ -117,7 +116,7 @@ pub(super) fn check(global: &Global, paths: &[PathBuf], expand: Vec<String>) -> 
         }
     };
     global.print(&value, |_| text);
-    Ok(ExitCode::from(u8::from(!valid)))
+    Ok(if valid { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
 }
 
 fn summary(set: &PolicySet, files: usize) -> String {

@@ -4,13 +4,10 @@ use std::{fmt::Write, net::IpAddr, path::Path, process::ExitCode};
 
 use serde_json::{Value, json};
 
-use super::{
-    DIFFERENT,
-    offline::{files, joined, load},
-};
+use super::offline::{files, joined, load};
 use crate::{
     api::Request,
-    cli::{Global, print},
+    cli::{DIFFERENT, Global, print},
     policy::{Flow, PolicySet, explain::View, language},
 };
 

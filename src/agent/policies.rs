@@ -305,8 +305,8 @@ impl Policies {
         }
     }
 
-    /// Compares the table in the kernel with what it should be and puts it back, without a new generation: connections
-    /// do not notice.
+    /// Compares the table in the kernel with what it should be and puts it back. Connections that are allowed do not
+    /// notice.
     pub(super) fn repair(&mut self) {
         let want = self.engine.compiled();
         let Some(driver) = &mut self.driver else { return };
@@ -317,11 +317,11 @@ impl Policies {
                     "somebody changed the table inet slash32 in {} places; putting it back",
                     list.len()
                 );
-                driver.restore(&want)
+                driver.restore(&want, &list)
             }
             Err(error) => {
                 tracing::warn!("the table inet slash32 cannot be read back ({error}); loading it again");
-                driver.restore(&want)
+                driver.replace(&want)
             }
         };
         // A failure is kept and tried again.

@@ -109,10 +109,9 @@ impl Enforcer {
                 first = %differences[0],
                 "policy: somebody changed our table; restoring it"
             );
-            // The generation stays: what was stamped by our rules is still allowed.
             let rules: Ruleset = self.engine.snapshot();
             self.in_step = false;
-            self.driver.restore(&rules)?;
+            self.driver.restore(&rules, &differences)?;
             self.in_step = true;
         }
         Ok(differences)

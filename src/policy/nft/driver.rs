@@ -136,10 +136,16 @@ impl Driver {
         self.bring(rules, generation)
     }
 
-    /// The same with the present generation, for when the table was damaged but the rules have not changed:
-    /// connections with a stamp do not notice.
-    pub fn restore(&mut self, rules: &Ruleset) -> Result<(), Error> {
-        self.bring(rules, self.generation)
+    /// The same after somebody else's `damage`. Without a table nothing is stamped, so if it was gone the generation stays.
+    /// A damaged one may have stamped connections that the rules do not allow, so all are judged anew.
+    pub fn restore(&mut self, rules: &Ruleset, damage: &[Difference]) -> Result<(), Error> {
+        if damage == [Difference::NoTable] {
+            self.bring(rules, self.generation)?;
+        } else {
+            self.replace(rules)?;
+        }
+        // Nothing of what somebody else has put there stays.
+        self.tidy()
     }
 
     /// Changes what differs. A packet that the kernel judges at the very moment at which a table takes another's place

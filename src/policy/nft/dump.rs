@@ -15,8 +15,8 @@ use super::{
 use crate::{
     netlink::{Attr, Attrs, Error, RawMessage, Socket},
     policy::ir::{
-        BaseHook, Chain, Data, Delta, Element, ElementChange, GENERATION, Key, Name, Ruleset, Set, SetKind,
-        Verdict,
+        BaseHook, Chain, Data, Delta, Element, ElementChange, GENERATION, Key, Name, Rule, Ruleset, Set,
+        SetKind, Statement, Verdict,
     },
 };
 
@@ -85,6 +85,8 @@ pub struct RuleCounter {
 struct DumpedRule {
     chain: String,
     digest: Option<Vec<u8>>,
+    /// The chain that it leads to by itself. Not told by the digest: rules follow a chain that somebody renames.
+    target: Option<String>,
     comment: String,
     counter: Option<(u64, u64)>,
 }
@@ -100,8 +102,8 @@ pub(super) struct Actual {
 #[derive(Debug)]
 struct ActualChain {
     hook: Hook,
-    /// What each rule was made from, if we made it.
-    rules: Vec<Option<Vec<u8>>>,
+    /// What each rule was made from, if we made it, and where it leads.
+    rules: Vec<(Option<Vec<u8>>, Option<String>)>,
 }
 
 #[derive(Debug)]
@@ -117,9 +119,9 @@ pub(super) fn read(
     want: &Ruleset,
 ) -> Result<Option<Actual>, Error> {
     let Some(flags) = table_flags(socket, settings)? else { return Ok(None) };
-    let mut rules: BTreeMap<String, Vec<Option<Vec<u8>>>> = BTreeMap::new();
+    let mut rules: BTreeMap<String, Vec<_>> = BTreeMap::new();
     for rule in dump_rules(socket, settings)? {
-        rules.entry(rule.chain).or_default().push(rule.digest);
+        rules.entry(rule.chain).or_default().push((rule.digest, rule.target));
     }
     let chains = dump_chains(socket, settings)?
         .into_iter()
@@ -143,9 +145,19 @@ impl ActualChain {
     }
 
     fn has_rules_of(&self, chain: &Chain) -> bool {
-        let same = |(rule, digest): (_, &Option<Vec<u8>>)| digest.as_deref() == Some(&rule_digest(rule)[..]);
+        let same = |(rule, (digest, target)): (&Rule, &(Option<Vec<u8>>, Option<String>))| {
+            digest.as_deref() == Some(&rule_digest(rule)[..]) && target.as_deref() == target_of(rule)
+        };
         self.rules.len() == chain.rules.len() && chain.rules.iter().zip(&self.rules).all(same)
     }
+}
+
+/// The chain that a rule's own verdict leads to.
+fn target_of(rule: &Rule) -> Option<&str> {
+    rule.statements.iter().find_map(|s| match s {
+        Statement::Verdict(verdict) => verdict.target().map(|name| &**name),
+        _ => None,
+    })
 }
 
 /// A set's elements as the kernel should list them.
@@ -349,6 +361,16 @@ fn dump_rules(socket: &mut Socket, settings: &Settings) -> Result<Vec<DumpedRule
         let udata = attrs.clone().find_kind(7).map(|a| a.data).unwrap_or_default();
         let comment = udata_entry(udata, 0)
             .map(|bytes| String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned());
+        let expressions = attrs.clone().find_kind(4);
+        let target = expressions.and_then(|expressions| {
+            expressions.nested().find_map(|expression| {
+                let parts = expression.nested();
+                (parts.clone().find_kind(1)?.str()? == "immediate").then_some(())?;
+                // NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN
+                let data = parts.find_kind(2)?.nested().find_kind(2)?;
+                data.nested().find_kind(2)?.nested().find_kind(2)?.str().map(str::to_owned)
+            })
+        });
         let counter = attrs.find_kind(4).and_then(|expressions| {
             expressions.nested().find_map(|expression| {
                 let parts = expression.nested();
@@ -360,6 +382,7 @@ fn dump_rules(socket: &mut Socket, settings: &Settings) -> Result<Vec<DumpedRule
         Some(DumpedRule {
             chain,
             digest: udata_entry(udata, UDATA_DIGEST).map(<[u8]>::to_vec),
+            target,
             comment: comment.unwrap_or_default(),
             counter,
         })

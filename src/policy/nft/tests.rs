@@ -265,7 +265,7 @@ fn meddling_is_found_and_undone() {
         enforcer.engine_mut().remove_remote("10.32.5.10".parse().unwrap());
         enforcer.commit().unwrap();
         assert_eq!(enforcer.repair().unwrap(), [], "nor do our own changes count");
-        let generation = enforcer.driver().generation();
+        let mut generation = enforcer.driver().generation();
         for (meddling, found) in [
             ("flush ruleset", "the table is gone"),
             ("delete table inet slash32", "the table is gone"),
@@ -296,18 +296,31 @@ fn meddling_is_found_and_undone() {
                 "{meddling}"
             );
             assert_eq!(enforcer.repair().unwrap(), [], "after {meddling}");
+            if found != "the table is gone" {
+                generation = enforcer.driver().settings().next_generation(generation);
+            }
+            assert_eq!(
+                enforcer.driver().generation(),
+                generation,
+                "after {meddling}: what a damaged table stamped must be judged again, without one nothing was stamped"
+            );
         }
+        // Rules follow a chain that gets another name; what is made in its place must not stay beside it.
+        nft(&["rename", "chain", "inet", "slash32", "guard", "gone"], "").unwrap();
+        let told: Vec<_> = enforcer.repair().unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(
-            enforcer.driver().generation(),
-            generation,
-            "stamped connections need not be judged again"
+            told,
+            ["the rules of chain forward were changed", "chain guard is missing", "chain gone is not ours"]
         );
+        assert_eq!(enforcer.repair().unwrap(), []);
+        let listed = nft(&["list", "chain", "inet", "slash32", "forward"], "").unwrap();
+        assert!(listed.contains("goto guard"), "{listed}");
         // A change while the table is gone is no reason to fail.
         nft(&["flush", "ruleset"], "").unwrap();
         enforcer.engine_mut().remove_local(&EndpointId("s32aaaaaaaaaaa".into()));
         enforcer.commit().unwrap();
         assert_eq!(enforcer.repair().unwrap(), []);
-        assert_eq!(enforcer.repairs(), 14);
+        assert_eq!(enforcer.repairs(), 15);
     });
 }
 

@@ -64,14 +64,11 @@ pub(super) fn encode_replace(rules: &Ruleset, settings: &Settings, generation: u
     encoder.table(msg::NEWTABLE, NLM_F_CREATE);
     encoder.table(msg::DELTABLE, 0);
     encoder.table(msg::NEWTABLE, NLM_F_CREATE | NLM_F_EXCL);
-    let mut ids = Vec::with_capacity(rules.sets.len());
-    for (name, set) in sets_in_order(&rules.sets) {
-        ids.push((encoder.set(name, set), set));
-    }
+    let maps = encoder.sets(sets_in_order(&rules.sets));
     for (name, chain) in &rules.chains {
         encoder.chain(name, chain);
     }
-    for (id, set) in ids {
+    for (id, set) in maps {
         encoder.elements(msg::NEWSETELEM, SetRef::Id(id), &set.kind, set.elements.iter());
     }
     if let Some(set) = rules.sets.get(GENERATION) {
@@ -114,14 +111,11 @@ pub(super) fn encode_preparation(delta: &Delta, settings: &Settings, generation:
         return None;
     }
     let mut encoder = Encoder::begin(settings, generation);
-    let mut ids = Vec::with_capacity(delta.new_sets.len());
-    for (name, set) in &delta.new_sets {
-        ids.push((encoder.set(name, set), set));
-    }
+    let maps = encoder.sets(delta.new_sets.iter().map(|(name, set)| (name, set)));
     for (name, chain) in &delta.new_chains {
         encoder.chain(name, chain);
     }
-    for (id, set) in ids {
+    for (id, set) in maps {
         encoder.elements(msg::NEWSETELEM, SetRef::Id(id), &set.kind, set.elements.iter());
     }
     for (name, chain) in &delta.new_chains {
@@ -223,6 +217,21 @@ impl<'a> Encoder<'a> {
                 w.attr_be32(2, 0); // NFTA_TABLE_FLAGS
             }
         });
+    }
+
+    /// Makes sets, each with its elements right behind it: the kernel looks for a set of the same transaction from the
+    /// newest on. The answer are those whose elements lead to chains, which must be there first.
+    fn sets<'s>(&mut self, sets: impl Iterator<Item = (&'s Name, &'s Set)>) -> Vec<(u32, &'s Set)> {
+        let mut maps = Vec::new();
+        for (name, set) in sets {
+            let id = self.set(name, set);
+            if matches!(set.kind.data, Some(DataType::Verdict)) {
+                maps.push((id, set));
+            } else {
+                self.elements(msg::NEWSETELEM, SetRef::Id(id), &set.kind, set.elements.iter());
+            }
+        }
+        maps
     }
 
     /// Makes a set; the answer is its id within the transaction.

@@ -42,6 +42,11 @@ impl Diagnostic {
         }
     }
 
+    /// An error about a whole line, whose text is not at hand.
+    pub fn at(file: impl Into<PathBuf>, line: usize, message: impl Into<String>) -> Self {
+        Self { line, ..Self::new(file, "", 0..0, message) }
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {

@@ -133,6 +133,9 @@ impl TestFile {
             all.push((&namespaces, &self.namespaces));
         }
         let set = language::parse_with(&all, &self.options)?;
+        if let Some(policy) = set.host_policies.first() {
+            self.refuse_host(policy)?;
+        }
         let mut engine = Engine::new(self.config.clone());
         engine.set_policies(Arc::new(set));
         for endpoint in &self.endpoints {
@@ -143,6 +146,23 @@ impl TestFile {
             });
         }
         Ok(engine)
+    }
+
+    /// Host policies depend on interfaces and on the configuration of a host, so expectations of what they judge would
+    /// hold or fail for nothing.
+    fn refuse_host(&self, policy: &super::HostPolicy) -> Result<(), Vec<Diagnostic>> {
+        let outside = |side: &Side| matches!(side, Side::World | Side::Address(_));
+        let judged =
+            |row: &&language::expect::Row| row.to.contains(&Side::Host) && row.from.iter().any(outside);
+        let errors: Vec<_> = self.rows.iter().filter(judged).map(|row| {
+            let message = format!(
+                "what reaches the host from outside is for [[host_policy]] to say (`{}` at {}), which is not evaluated here",
+                policy.name, policy.origin
+            );
+            Diagnostic::at(&*row.origin.file, row.origin.line, message)
+                .with_help("try it on a host with `staged = true`, and read `slash32 policy show`")
+        }).collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     /// Checks every row.

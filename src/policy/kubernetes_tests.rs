@@ -534,6 +534,22 @@ fn mistakes_in_objects_have_their_place() {
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: n}}\nspec: {spec}\n"
         )
     };
+    let cluster_peer = |peer: &str| {
+        format!(
+            "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: n}}\nspec:\n\
+             \x20 tier: Admin\n  priority: 1\n  subject: {{namespaces: {{}}}}\n\
+             \x20 egress: [{{action: Deny, to: [{peer}]}}]\n"
+        )
+    };
+    let calico = |rule: &str| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{name: n}}\nspec:\n\
+             \x20 {{types: [Ingress], ingress: [{{action: Allow, {rule}}}]}}\n"
+        )
+    };
+    let tier = |name: &str, spec: &str| {
+        format!("apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+    };
     for (text, at, part) in [
         ("kind: Pod\n".to_owned(), "1:1", "needs both `apiVersion`"),
         ("apiVersion: v1\nkind: Pod\n".to_owned(), "2:7", "do not belong"),
@@ -574,7 +590,35 @@ fn mistakes_in_objects_have_their_place() {
             "unknown operator",
         ),
         (np("{podSelector: {}, policyTypes: [Both]}"), "4:39", "unknown policy type"),
+        (np("{podSelector: {}, ingress: [{ports: [{port: 010}]}]}"), "4:51", "octal"),
+        (np("{}").replace("name: n", "name: n, namspace: x"), "3:21", "did you mean `namespace`"),
+        (np("{}").replace("name: n", "name: \"\""), "3:18", "1 to 253"),
+        (
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: n, lables: {a: b}}\n".to_owned(),
+            "3:21",
+            "unknown key `lables`",
+        ),
+        (cluster_peer("{nodes: {matchLabels: {a: b}}}"), "8:40", "use `networks` with the hosts' addresses"),
+        (cluster_peer("{domainNames: [example.org]}"), "8:46", "use `networks`"),
+        (calico("source: {services: {name: a}}"), "5:67", "select the endpoints behind it"),
+        (calico("source: {domains: [a.example]}"), "5:66", "names of domains are not resolved"),
+        (calico("protocol: TCP, source: {ports: [http]}"), "5:71", "names are of ports that are served"),
+        (calico("protocol: TCP, destination: {ports: [\":90\"]}"), "5:85", "is not a port"),
+        (calico("protocol: ICMP, ipVersion: 6"), "5:32", "exclude each other"),
+        (
+            calico("source: {selector: has(a), namespaceSelector: projectcalico.org/name starts with 'a'}"),
+            "5:94",
+            "cannot be answered",
+        ),
+        (tier("admin", "{}"), "", ""),
+        (tier("default", "{defaultAction: Pass}"), "3:18", "cannot be changed"),
+        (tier("default", "{order: 7}"), "3:18", "cannot be changed"),
+        (tier("kube-admin", "{order: 1000, defaultAction: Deny}"), "3:18", "cannot be changed"),
     ] {
+        if part.is_empty() {
+            assert!(language::parse(&[("a.yaml", &text)]).is_ok(), "{text}");
+            continue;
+        }
         let errors = language::parse(&[("a.yaml", &text)]).expect_err(&text);
         let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
         let place = format!("a.yaml:{at}:");
@@ -666,4 +710,69 @@ spec:
         let explanation = engine.explain(&flow, |_| false);
         assert_eq!(explanation.allowed, want, "{flow}: {explanation:#?}");
     }
+}
+
+/// Objects of different kinds may have one name, objects of one kind may not.
+#[test]
+fn one_name_for_several_kinds() {
+    let admin = "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {name: p}\n\
+        spec: {priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}\n";
+    let cluster = |tier: &str| {
+        format!(
+            "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: p}}\n\
+             spec: {{tier: {tier}, priority: 1, subject: {{namespaces: {{}}}}, ingress: [{{action: Deny, from: [{{namespaces: {{}}}}]}}]}}\n"
+        )
+    };
+    let parsed = |files: &[(&str, &str)]| {
+        let set = language::parse(files).map_err(|errors| errors[0].to_string())?;
+        Ok::<_, String>(set.policies.iter().map(|p| set.full_name(p)).collect::<Vec<_>>())
+    };
+    let both = parsed(&[("a.yaml", admin), ("b.yaml", &cluster("Admin"))]).unwrap();
+    assert_eq!(both, ["admin/ClusterNetworkPolicy:p", "admin/p"]);
+    let twice = parsed(&[("a.yaml", &cluster("Admin")), ("b.yaml", &cluster("Baseline"))]).unwrap_err();
+    assert!(twice.contains("ClusterNetworkPolicy `p` is defined twice, first at a.yaml:3"), "{twice}");
+    let twice = parsed(&[("a.yaml", admin), ("b.yaml", admin)]).unwrap_err();
+    assert!(twice.contains("AdminNetworkPolicy `p` is defined twice"), "{twice}");
+}
+
+/// `all()` of a namespaceSelector is what is in a namespace, within an expression too.
+#[test]
+fn all_namespaces_leave_global_sets_out() {
+    let sets = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkSet\nmetadata: {name: g, labels: {role: lb}}\nspec: {nets: [192.0.2.7/32]}\n";
+    let reaches = |selector: &str| {
+        let policy = format!(
+            "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{name: p}}\nspec:\n  selector: all()\n  \
+             ingress: [{{action: Allow, source: {{namespaceSelector: \"{selector}\"}}}}]\n"
+        );
+        let set =
+            language::parse(&[("s.yaml", sets), ("p.yaml", &policy)]).unwrap_or_else(|e| panic!("{}", e[0]));
+        let peers = &set.policies[0].ingress.as_ref().unwrap()[0].peers;
+        peers.iter().any(|p| p.ranges.as_ref().is_some_and(|r| r.contains("192.0.2.7".parse().unwrap())))
+    };
+    for (selector, wanted) in [
+        ("all()", false),
+        ("all() && env != 'dev'", false),
+        ("env != 'dev'", true),
+        ("all() || global()", true),
+        ("!all()", true),
+        ("global()", true),
+        ("has(env)", false),
+    ] {
+        assert_eq!(reaches(selector), wanted, "{selector}");
+    }
+}
+
+/// Service accounts that are neither named nor selected say nothing.
+#[test]
+fn empty_service_accounts_say_nothing() {
+    let peers = |accounts: &str| {
+        let policy = format!(
+            "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{name: p}}\nspec:\n  selector: all()\n  \
+             ingress: [{{action: Allow, source: {{serviceAccounts: {accounts}}}}}]\n"
+        );
+        let set = language::parse(&[("p.yaml", &policy)]).unwrap_or_else(|e| panic!("{}", e[0]));
+        set.policies[0].ingress.as_ref().unwrap()[0].peers.len()
+    };
+    assert_eq!([peers("{}"), peers("{names: []}"), peers("{selector: \"\"}")], [0; 3]);
+    assert_eq!([peers("{names: [a]}"), peers("{selector: all()}")], [1; 2]);
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
-use super::{ranges::Ranges, selector::Selector};
+use super::{language::BUILT_IN_TIERS, ranges::Ranges, selector::Selector};
 
 /// The direction of traffic as an endpoint sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -53,6 +53,20 @@ pub struct Tier {
     pub order: i64,
     /// What becomes of traffic that no rule matched, if a policy of the tier selects the endpoint in that direction.
     pub default: TierDefault,
+}
+
+impl Tier {
+    /// What to know of a built-in tier that was written anew, and so means something else to policies of Kubernetes.
+    fn unusual(&self) -> Option<String> {
+        let (name, order, default) = BUILT_IN_TIERS.into_iter().find(|(name, ..)| *name == self.name)?;
+        let is_usual = (self.order, self.default) == (order, default);
+        (!is_usual).then(|| {
+            format!(
+                "tier {name} is not the built-in one (order {order}, default {}), which policies of Kubernetes rely on",
+                default.as_str()
+            )
+        })
+    }
 }
 
 /// The end of a tier.
@@ -136,6 +150,17 @@ pub struct HostPolicy {
     pub staged: bool,
     /// Where it was written.
     pub origin: Origin,
+}
+
+impl HostPolicy {
+    /// Whether two policies differ in nothing but where they are written.
+    fn says_the_same(&self, other: &Self) -> bool {
+        let rules = |policy: &Self| -> Vec<Rule> {
+            policy.ingress.iter().cloned().map(|rule| Rule { origin: Origin::default(), ..rule }).collect()
+        };
+        let head = |p: &Self| (p.order, p.interfaces.clone(), p.staged);
+        head(self) == head(other) && rules(self) == rules(other)
+    }
 }
 
 /// The file and line something was written at.
@@ -444,10 +469,22 @@ impl PolicySet {
                     ));
                 }
             }
+            let tier = self.tier_of(policy).filter(|tier| tier.default == TierDefault::Pass);
+            for direction in Direction::ALL {
+                if let (Some(tier), Some([])) = (tier, policy.rules(direction)) {
+                    notes.push(format!(
+                        "{}: {} has no rules, and what no rule of tier {} matches passes on: it does nothing",
+                        policy.origin,
+                        direction.as_str(),
+                        tier.name
+                    ));
+                }
+            }
             if policy.select == Selector::Nothing {
                 notes.push(format!("{}: policy {} selects nobody", policy.origin, self.full_name(policy)));
             }
         }
+        notes.extend(self.tiers.iter().filter_map(Tier::unusual));
         notes.sort();
         notes.dedup();
         notes
@@ -465,8 +502,24 @@ impl PolicySet {
                 Some(_) => {}
             }
         }
+        let hosts = |set: &Self| -> BTreeMap<String, Arc<HostPolicy>> {
+            set.host_policies.iter().map(|p| (p.name.clone(), p.clone())).collect()
+        };
+        let (old, new) = (hosts(self), hosts(after));
+        for name in old.keys().chain(new.keys().filter(|n| !old.contains_key(*n))) {
+            let what = match (old.get(name), new.get(name)) {
+                (Some(_), None) => "removed",
+                (None, _) => "added",
+                (Some(a), Some(b)) if a.says_the_same(b) => continue,
+                _ => "changed",
+            };
+            list.push(format!("{} {name} {what}", Self::HOST_POLICY));
+        }
         list
     }
+
+    /// How [`Self::differences`] begin that are about policies of the host.
+    pub const HOST_POLICY: &str = "host policy";
 
     /// The addresses behind a file's text, for tests and tools: one map a name.
     pub fn by_name(&self) -> BTreeMap<String, &Policy> {

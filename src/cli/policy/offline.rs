@@ -31,17 +31,14 @@ pub(super) fn files(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
     }
     let name = path.display().to_string();
     // What does not end in .yaml or .yml is read as TOML.
-    let text = fs::read_to_string(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::InvalidData => anyhow::anyhow!("{name}: the file is not text in UTF-8"),
-        _ => anyhow::anyhow!("{name}: {error}"),
-    })?;
+    let text = language::read_file(path)?;
     Ok(vec![(name, text)])
 }
 
 /// Reads a file of expectations and puts its endpoints and policies into an engine.
 pub(super) fn load(path: &Path) -> anyhow::Result<(TestFile, Engine)> {
     let name = path.display().to_string();
-    let text = fs::read_to_string(path).with_context(|| name.clone())?;
+    let text = language::read_file(path)?;
     let test = TestFile::parse(&name, &text).map_err(|errors| anyhow::anyhow!(joined(&errors)))?;
     let base = path.parent().unwrap_or(Path::new("."));
     let mut policies = Vec::new();

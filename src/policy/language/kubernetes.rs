@@ -119,6 +119,24 @@ const UNSUPPORTED_PEERS: [(&str, &str); 2] = [
     ("domainNames", "names of domains are not resolved here; use `networks`"),
 ];
 
+/// The keys of `metadata` (`ObjectMeta` of `k8s.io/apimachinery`) beside name and namespace.
+const METADATA: [&str; 14] = [
+    "annotations",
+    "clusterName",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
 /// Whether a label of a namespace is the one that holds its name.
 fn is_name(key: &str) -> bool {
     NAMESPACE_NAMES.contains(&key)
@@ -131,20 +149,36 @@ impl Source<'_> {
             self.error(document.span().start..document.span().start + 1, "the object has no `metadata`");
             return None;
         };
-        let Some(name) = metadata.get("name") else {
+        let mut table = self.table(metadata, "`metadata`")?;
+        let (name, namespace) = (table.take("name"), table.take("namespace"));
+        // Labels are read where they mean something; a mistyped key would lose them, or move the object to another
+        // namespace.
+        for key in METADATA {
+            table.take(key);
+        }
+        table.finish(self);
+        let Some(name) = name else {
             self.error(metadata.span(), "`metadata` has no `name`");
             return None;
         };
-        let namespace = match metadata.get("namespace") {
-            Some(node) => Some(self.string(node, "namespace")?).filter(|name| !name.is_empty()),
-            None => None,
+        let namespace = match namespace {
+            Some(node) => self.object_name(node, "namespace", true)?,
+            None => String::new(),
+        };
+        let namespace = if namespace.is_empty() { "default".to_owned() } else { namespace };
+        Some(Meta { name: self.object_name(name, "name", false)?, namespace, span: name.span() })
+    }
+
+    /// The name of an object or of a namespace.
+    fn object_name(&mut self, node: &Node, what: &str, may_be_empty: bool) -> Option<String> {
+        let text = self.string(node, what)?;
+        let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+        if text.len() > 253 || !text.bytes().all(fine) || (text.is_empty() && !may_be_empty) {
+            let message = format!("a {what} has 1 to 253 letters, digits, `-`, `.` or `_`");
+            self.error(node.span(), message);
+            return None;
         }
-        .unwrap_or("default");
-        Some(Meta {
-            name: self.string(name, "name")?.to_owned(),
-            namespace: namespace.to_owned(),
-            span: name.span(),
-        })
+        Some(text.to_owned())
     }
 
     /// A set of labels.
@@ -420,7 +454,16 @@ impl Builder {
         let span = table.span.clone();
         table.finish(source);
         if let (Some(tier), Some(order), Some(select)) = (tier, order, subject) {
-            let name = meta.name.clone();
+            if !self.claim(source, meta.span.clone(), kind.name(), meta.name.clone()) {
+                return;
+            }
+            // Objects of different kinds may have the same name; the later one says which it is.
+            let others = ClusterKind::ALL.into_iter().filter(|other| *other != kind);
+            let same_name =
+                others.filter(|k| self.names.contains_key(&(k.name(), meta.name.clone()))).count();
+            let taken =
+                same_name > 0 && self.names.contains_key(&("policy", format!("{tier}/{}", meta.name)));
+            let name = if taken { format!("{}:{}", kind.name(), meta.name) } else { meta.name.clone() };
             self.add_kubernetes(source, &meta, span, |builder, origin| Policy {
                 name,
                 tier: builder.known.tier(tier),
@@ -607,6 +650,18 @@ pub(super) enum ClusterKind {
     Admin,
     Baseline,
     Cluster,
+}
+
+impl ClusterKind {
+    const ALL: [Self; 3] = [Self::Admin, Self::Baseline, Self::Cluster];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "AdminNetworkPolicy",
+            Self::Baseline => "BaselineAdminNetworkPolicy",
+            Self::Cluster => "ClusterNetworkPolicy",
+        }
+    }
 }
 
 pub(super) fn in_namespace(namespace: &str) -> Selector {

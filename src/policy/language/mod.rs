@@ -13,7 +13,8 @@ mod yaml;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
+    io::{self, Read as _},
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -36,7 +37,7 @@ pub const DEFAULT_TIER: &str = "default";
 /// Tiers that exist without being written: before the default one for cluster administrators, after it for
 /// baselines. Kubernetes policies of the kinds of the same names land in them. The orders are Calico's, so that its
 /// tiers keep their places among them.
-const BUILT_IN_TIERS: [(&str, i64, TierDefault); 3] = [
+pub(super) const BUILT_IN_TIERS: [(&str, i64, TierDefault); 3] = [
     ("admin", 1_000, TierDefault::Pass),
     (DEFAULT_TIER, 1_000_000, TierDefault::Deny),
     ("baseline", 10_000_000, TierDefault::Pass),
@@ -87,16 +88,33 @@ pub fn read_dir(path: &Path) -> Result<Vec<(String, String)>, Vec<Diagnostic>> {
         if !is_policy(&file) {
             continue;
         }
-        let text = fs::read_to_string(&file).map_err(|e| match e.kind() {
-            io::ErrorKind::InvalidData => {
-                unreadable(&file, io::Error::other("the file is not text in UTF-8"))
-            }
-            _ => unreadable(&file, e),
-        })?;
-        files.push((file.display().to_string(), text));
+        files.push((file.display().to_string(), read_file(&file).map_err(|error| vec![error])?));
     }
     Ok(files)
 }
+
+/// The text of one file. Only of a regular one: others can be without an end, or without a writer.
+pub fn read_file(path: &Path) -> Result<String, Diagnostic> {
+    let refused = |error: String| Diagnostic::new(path, "", 0..0, error);
+    let kind = fs::metadata(path).map_err(|e| refused(e.to_string()))?;
+    if !kind.is_file() {
+        return Err(refused("this is not a regular file".to_owned()));
+    }
+    if kind.len() > MAX_FILE {
+        return Err(refused(format!("the file has more than {} MiB", MAX_FILE >> 20)));
+    }
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(|e| refused(e.to_string()))?;
+    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(|e| refused(e.to_string()))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+        Diagnostic::new(path, &text, at..at + 1, "the file is not text in UTF-8")
+    })
+}
+
+/// More than anybody writes, and little enough to hold in memory.
+const MAX_FILE: u64 = 64 << 20;
 
 /// What is in a folder of policies and is not read, with the reason; so that nobody believes it in force.
 pub fn unread(path: &Path) -> Vec<String> {
@@ -126,7 +144,7 @@ fn entries(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn is_policy(file: &Path) -> bool {
     let name = file.to_string_lossy();
-    is_yaml(&name) || extension(&name).as_deref() == Some("toml")
+    (is_yaml(&name) || extension(&name).as_deref() == Some("toml")) && !file.is_dir()
 }
 
 fn is_yaml(name: &str) -> bool {

@@ -184,6 +184,24 @@ fn labels_in_full_may_be_looked_into() {
 }
 
 #[test]
+fn notes_tell_of_tiers() {
+    let notes = |text: &str| one(text).notes().join("\n");
+    let policy = |tier: &str| format!("[[policy]]\nname='p'\ntier='{tier}'\nselect='all()'\ningress=[]\n");
+    assert_eq!(notes(&policy("default")), "");
+    assert!(
+        notes(&policy("baseline")).contains("a.toml:1: ingress has no rules"),
+        "{}",
+        notes(&policy("baseline"))
+    );
+    let tier = "[[tier]]\nname='admin'\norder=5\n";
+    assert!(
+        notes(tier).contains("tier admin is not the built-in one (order 1000, default pass)"),
+        "{}",
+        notes(tier)
+    );
+}
+
+#[test]
 fn files_are_one_unit() {
     let tier = "[[tier]]\nname='t'\norder=1\n";
     let policy = "[[policy]]\nname='p'\ntier='t'\nselect='all()'\ningress=[]\n";
@@ -214,6 +232,25 @@ fn folders() {
         unread[1].ends_with("/note.txt is not read: only .toml, .yaml, .yml and .json are"),
         "{unread:?}"
     );
+    // A folder with the name of a file is told, not read.
+    fs::create_dir(dir.path().join("e.yaml")).unwrap();
+    assert!(load_dir(dir.path(), &Options::default()).is_ok());
+    let told = super::unread(dir.path());
+    assert!(
+        told.iter().any(|u| u.ends_with("/e.yaml is not read: folders within the folder are not")),
+        "{told:?}"
+    );
+    // What is no regular file is not waited for.
+    for (name, target) in [("f.yaml", "/dev/zero"), ("f.toml", "/dev/tty0")] {
+        std::os::unix::fs::symlink(target, dir.path().join(name)).unwrap();
+        let errors = load_dir(dir.path(), &Options::default()).unwrap_err();
+        assert!(!errors[0].message.is_empty() && errors[0].file.ends_with(name), "{}", errors[0]);
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    fs::write(dir.path().join("f.toml"), b"# fine\n# not \xff\n").unwrap();
+    let errors = load_dir(dir.path(), &Options::default()).unwrap_err();
+    assert!(errors[0].to_string().contains("f.toml:2:7: the file is not text in UTF-8"), "{}", errors[0]);
+    fs::remove_file(dir.path().join("f.toml")).unwrap();
     fs::write(dir.path().join("c.toml"), "nonsense").unwrap();
     let errors = load_dir(dir.path(), &Options::default()).unwrap_err();
     assert!(errors[0].file.ends_with("c.toml"));

@@ -220,6 +220,12 @@ impl YamlBuilder {
             Event::Scalar(text, style, anchor, tag) => {
                 let data = if tag.is_some() || style != ScalarStyle::Plain {
                     Data::String(text.into_owned())
+                } else if text.len() > 1 && text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit())
+                {
+                    return Err(format!(
+                        "`{text}` is one number in YAML 1.1, octal, and another one in YAML 1.2: write it without the zero, \
+                         or in quotes if it is text"
+                    ));
                 } else {
                     plain(&text)
                 };
@@ -334,6 +340,7 @@ mod tests {
             ("a: &x {b: 1}\n---\na: *x\n", ""),
             ("1: 2\n", "a key must be a string"),
             ("a: [1\n", ""),
+            ("port: 010\n", "octal"),
         ] {
             let error = yaml("a.yaml", text).unwrap_err();
             assert!(error.message.contains(part), "{error}");

@@ -12,17 +12,17 @@
 //! | selectors of pods and namespaces, AND within an item, OR between items | the suite (peers, several peers) | `checklist` 5 |
 //! | blocks of addresses without their exceptions; another rule may still allow | the suite (blocks of both families) | `checklist` 6 |
 //! | protocols, ports, ranges, names of ports | the suite (ports and protocols), `named_ports_sets_world_and_host` | `checklist` 7 |
-//! | rules for SCTP isolate from TCP | the suite (conflicts) | |
+//! | rules for SCTP isolate from TCP | the suite (conflicts) | `protocols_tiers_limits_…` |
 //! | new labels, changed and deleted policies count at once | the suite (actions), `a_revoked_connection_is_cut_…` | `new_labels_pass_…`, `checklist` 8 |
 //! | the own host reaches its endpoints; replies always pass | `allow_and_deny_by_selector_…`, [`profiles`] | `checklist` 9 |
-//! | tiers: order, pass, default, reject; staged policies only count | `tiers_pass_reject_and_staged_policies` | |
+//! | tiers: order, pass, default, reject; staged policies only count | `tiers_pass_reject_and_staged_policies` | `protocols_tiers_limits_…` |
 //! | unknown peers and interfaces are refused | `spoofed_sources_and_unknown_interfaces_are_dropped` | `forged_stray_and_stale_…` |
-//! | no source but the own addresses | `no_source_but_the_own_addresses_…` | |
+//! | no source but the own addresses | `no_source_but_the_own_addresses_…` | `no_container_speaks_for_another` |
 //! | routing protocols and the agent are out of reach | `endpoints_do_not_reach_routing_protocols`, `endpoints_of_other_hosts_…` | `containers_reach_no_routing_protocol_anywhere` |
-//! | ICMP by type and code | `icmp_by_type_and_code` | |
-//! | limits of rules and of logs | [`limits`] | |
+//! | ICMP by type and code | `icmp_by_type_and_code` | `protocols_tiers_limits_…` |
+//! | limits of rules and of logs | [`limits`] | `protocols_tiers_limits_…` |
 //! | protection of the host, with a way in | `host_policies_protect_the_host_…` | |
-//! | a damaged table is restored, connections do not notice | `a_flushed_table_is_restored_…` | |
+//! | a damaged table is restored, connections do not notice | `a_flushed_table_is_restored_…` | `meddling_…` |
 //! | translation: masquerading, port mappings | [`nat`] | |
 //! | changes without end | [`soak`] | |
 

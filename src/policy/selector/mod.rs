@@ -152,7 +152,8 @@ impl Selector {
         }
     }
 
-    /// Reads a selector in which `global()` may stand: it becomes [`Self::GLOBAL`], for the caller to replace.
+    /// Reads a selector in which `global()` may stand: it becomes [`Self::GLOBAL`], for the caller to replace, and
+    /// `all()` the opposite of it.
     pub fn parse_with_global(text: &str) -> Result<Self, SelectorError> {
         parse::parse(text, true)
     }

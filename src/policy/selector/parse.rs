@@ -4,7 +4,7 @@
 //! or    = and { "||" and }
 //! and   = unary { "&&" unary }
 //! unary = "!" unary | "(" or ")" | "all()" | "has(" key ")" | key test
-//! test  = ("==" | "!=") text | ["not"] "in" "{" [ text { "," text } ] "}"
+//! test  = ("==" | "!=") text | ["not"] "in" "{" [ text { "," text } [ "," ] ] "}"
 //!       | ("contains" | "starts with" | "ends with") text
 //! text  = "…" | '…'
 //! ```
@@ -85,7 +85,9 @@ impl<'a> Parser<'a> {
         // `all` and `has` are also fine label keys: only the parenthesis makes them functions.
         if key == "all" && self.eat("(") {
             self.expect(")")?;
-            return Ok(Selector::All);
+            // All namespaces: what is in none is not among them.
+            let global = Selector::Has(Selector::GLOBAL.to_owned());
+            return Ok(if self.global { global.not() } else { Selector::All });
         }
         if key == "global" && self.eat("(") {
             self.expect(")")?;
@@ -113,6 +115,10 @@ impl<'a> Parser<'a> {
         let operator_at = self.at;
         match self.word() {
             "in" => Ok(Selector::any_value(key, self.list()?)),
+            // Calico's grammar has these as one word too.
+            "notin" => Ok(Selector::any_value(key, self.list()?).not()),
+            "startswith" => Ok(Selector::Text(key, TextOp::StartsWith, self.quoted()?)),
+            "endswith" => Ok(Selector::Text(key, TextOp::EndsWith, self.quoted()?)),
             "not" => {
                 if self.word() == "in" {
                     Ok(Selector::any_value(key, self.list()?).not())
@@ -155,6 +161,9 @@ impl<'a> Parser<'a> {
                 return Ok(values);
             }
             self.expect(",")?;
+            if self.eat("}") {
+                return Ok(values);
+            }
         }
     }
 
@@ -239,10 +248,18 @@ mod tests {
             ("a starts 'x'", 2, "starts with"),
             ("has()", 4, "label key"),
             ("é == 'x'", 0, "label key"),
+            ("a in {,}", 6, "value in quotes"),
         ] {
             let error = parse(text, false).unwrap_err();
             assert!(error.message.contains(part), "{text}: {error}");
             assert_eq!(error.at, at, "{text}: {error}");
+        }
+        for (text, same) in [
+            ("a in {'x',}", "a in {'x'}"),
+            ("a notin {'x'}", "a not in {'x'}"),
+            ("a startswith 'x' || a endswith 'y'", "a starts with 'x' || a ends with 'y'"),
+        ] {
+            assert_eq!(parse(text, false), parse(same, false), "{text}");
         }
         let deep = format!("{}has(a){}", "(".repeat(1000), ")".repeat(1000));
         assert!(parse(&deep, false).unwrap_err().message.contains("deeply"));

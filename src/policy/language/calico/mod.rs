@@ -15,7 +15,7 @@ mod rule;
 use std::ops::Range;
 
 use super::{
-    Builder, DEFAULT_TIER, Definitions,
+    BUILT_IN_TIERS, Builder, DEFAULT_TIER, Definitions,
     kubernetes::{Meta, NAMESPACE, in_namespace, staged_action},
     origin,
     tree::{Data, Node},
@@ -103,6 +103,9 @@ fn tier_name(name: &str) -> &str {
     match name {
         "adminnetworkpolicy" | "kube-admin" => "admin",
         "baselineadminnetworkpolicy" | "kube-baseline" => "baseline",
+        // Names of ours that mean nothing to Calico.
+        "admin" => "calico:admin",
+        "baseline" => "calico:baseline",
         other => other,
     }
 }
@@ -262,6 +265,24 @@ impl Builder {
                 tier.default = source.word(node, "defaultAction", &words).unwrap_or(TierDefault::Deny);
             }
             table.finish(source);
+        }
+        if let Some((name, order, default)) = BUILT_IN_TIERS.into_iter().find(|(name, ..)| *name == tier.name)
+        {
+            // Policies of Kubernetes rely on these; Calico refuses to change them as well.
+            if tier.order == LAST {
+                tier.order = order;
+            }
+            if tier.order != order || tier.default != default {
+                source.error(
+                    meta.span,
+                    format!(
+                        "the tier `{}` cannot be changed: it is slash32's `{name}`, its order is {order} and its default action {}",
+                        meta.name,
+                        if default == TierDefault::Deny { "Deny" } else { "Pass" }
+                    ),
+                );
+                return;
+            }
         }
         self.add_tier(source, meta.span, tier);
     }

@@ -73,6 +73,15 @@ impl Source<'_> {
         let protocol = table.take("protocol").filter(|v| !is_empty(v)).and_then(|v| self.calico_protocol(v));
         let not_protocol =
             table.take("notProtocol").filter(|v| !is_empty(v)).and_then(|v| self.calico_protocol(v));
+        if let (Some(family), Some(protocol)) = (family, protocol)
+            && protocol.is_icmp()
+            && (protocol == Protocol::ICMP) != (family == Family::Ipv4)
+        {
+            self.error(
+                start_of(node),
+                "`protocol` and `ipVersion` exclude each other: ICMP is of 4, ICMPv6 of 6",
+            );
+        }
         let (icmp, not_icmp) = (table.take("icmp"), table.take("notICMP"));
         let icmp = icmp.and_then(|v| self.calico_icmp(v, protocol));
         let not_icmp = not_icmp.and_then(|v| self.calico_icmp(v, protocol));
@@ -161,6 +170,11 @@ impl Source<'_> {
         let Some(node) = node.filter(|n| !matches!(n.data, Data::Null)) else { return entity };
         let Some(mut table) = self.table(node, "`source` or `destination`") else { return entity };
         let accounts = table.take("serviceAccounts").filter(|n| !is_empty(n));
+        let accounts = accounts.and_then(|node| Some((node, self.calico_accounts(node)?)));
+        // With neither names nor a selector it says nothing.
+        let accounts = accounts.filter(|(node, selector)| {
+            *selector != Selector::All || node.get("selector").is_some_and(|n| !is_empty(n))
+        });
         self.refuse(&mut table, "services", "slash32 knows no services; select the endpoints behind it");
         self.refuse(&mut table, "domains", "names of domains are not resolved here");
         let selector = table.take("selector").filter(|n| !is_empty(n));
@@ -181,10 +195,12 @@ impl Source<'_> {
                 Some(node) => self.calico_selector(node, known),
                 None => Some(Selector::All),
             };
-            let account = accounts.map_or(Some(Selector::All), |node| self.calico_accounts(node));
-            if let (Some(place), Some(labels), Some(account)) = (place, labels, account) {
+            let (account_at, account) = accounts.unwrap_or((node, Selector::All));
+            if let (Some(place), Some(labels)) = (place, labels) {
+                self.answerable(namespaces.unwrap_or(node), &place);
+                self.answerable(selector.unwrap_or(node), &labels);
+                self.answerable(account_at, &account);
                 let both = Selector::and([place, labels, account]);
-                self.answerable(selector.or(namespaces).unwrap_or(node), &both);
                 entity.selected = Some((both.clone(), known.set_ranges(&both)));
             }
         }
@@ -223,9 +239,10 @@ impl Source<'_> {
                 continue;
             }
             let Some(text) = self.string(item, "a port") else { continue };
-            if !text.starts_with(|c: char| c.is_ascii_digit())
-                || text.contains(|c: char| c.is_ascii_alphabetic())
-            {
+            let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+            let like_a_name = !text.starts_with(|c: char| c.is_ascii_digit())
+                || text.contains(|c: char| c.is_ascii_alphabetic());
+            if like_a_name && (1..=128).contains(&text.len()) && text.bytes().all(fine) {
                 ports.push(Ports::Named(text.to_owned()));
                 continue;
             }

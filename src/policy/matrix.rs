@@ -14,7 +14,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Direction, PolicySet,
+    Direction, Flow, PolicySet,
     engine::Engine,
     explain::View,
     ranges::Ranges,
@@ -62,8 +62,21 @@ pub struct Cell {
 pub struct Matrix {
     /// The parties.
     pub parties: Vec<Party>,
-    /// One cell for each pair.
+    /// One cell for each pair, for connections from an ephemeral port.
     pub cells: Vec<Cell>,
+    /// What is different for connections from other ports, if rules ask for those.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub from_source_ports: Vec<SourceCell>,
+}
+
+/// What one party may open towards another from certain ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SourceCell {
+    /// The ports: `68` or `1-1023`.
+    pub source_ports: String,
+    /// The rest.
+    #[serde(flatten)]
+    pub cell: Cell,
 }
 
 /// What a change does to one pair of parties.
@@ -81,6 +94,9 @@ pub struct Change {
     pub allows: Services,
     /// What was allowed and would be cut.
     pub cuts: Services,
+    /// The ports that the connections come from, `68` or `1-1023`, where it is not the same as from an ephemeral one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_ports: Option<String>,
 }
 
 /// A party of one family, while it is being found.
@@ -111,50 +127,110 @@ impl View<'_> {
                 }
             }
         }
-        let mut cells: BTreeMap<(&str, &str, Services), BTreeSet<Family>> = BTreeMap::new();
+        let views: Vec<(Option<String>, View<'_>)> =
+            std::iter::once((None, self.with_source_port(self.source_port)))
+                .chain(
+                    source_ports(&[self.set])
+                        .into_iter()
+                        .map(|(ports, port)| (Some(ports), self.with_source_port(port))),
+                )
+                .collect();
+        let mut cells: BTreeMap<(&Option<String>, &str, &str, Services), BTreeSet<Family>> = BTreeMap::new();
         for (from, to, source, destination, _) in pairs(&groups) {
-            let allowed = self.reach(source, destination);
-            cells.entry((&from.name, &to.name, allowed)).or_default().insert(from.family);
+            let usual = self.reach(source, destination);
+            for (ports, view) in &views {
+                let allowed = view.reach(source, destination);
+                if ports.is_none() || allowed != usual {
+                    cells.entry((ports, &from.name, &to.name, allowed)).or_default().insert(from.family);
+                }
+            }
         }
-        let cells = cells
-            .into_iter()
-            .map(|((from, to, allowed), families)| Cell {
-                from: from.to_owned(),
-                to: to.to_owned(),
-                families: families.into_iter().collect(),
-                allowed,
-            })
-            .collect();
-        Ok(Matrix { parties: parties.into_values().collect(), cells })
+        let (mut all, mut from_source_ports) = (Vec::new(), Vec::new());
+        for ((ports, from, to, allowed), families) in cells {
+            let families = families.into_iter().collect();
+            let cell = Cell { from: from.to_owned(), to: to.to_owned(), families, allowed };
+            match ports {
+                None => all.push(cell),
+                Some(ports) => from_source_ports.push(SourceCell { source_ports: ports.clone(), cell }),
+            }
+        }
+        Ok(Matrix { parties: parties.into_values().collect(), cells: all, from_source_ports })
+    }
+
+    /// The same for connections from another port.
+    fn with_source_port(&self, source_port: u16) -> Self {
+        let mut view = View::new(self.engine, self.set, self.host);
+        view.source_port = source_port;
+        view
     }
 
     /// What other policies would allow and cut.
     pub fn diff(&self, new: &PolicySet) -> Result<Vec<Change>, TooMany> {
         let groups = groups(self.engine, &[self.set, new])?;
         let after = View::new(self.engine, new, self.host);
+        let both = |port| (self.with_source_port(port), after.with_source_port(port));
+        let others: Vec<_> = source_ports(&[self.set, new]).into_iter().map(|(p, n)| (p, both(n))).collect();
         let mut changes: BTreeMap<_, Change> = BTreeMap::new();
         for (from, to, source, destination, pairs) in pairs(&groups) {
-            let (old, new) = (self.reach(source, destination), after.reach(source, destination));
-            if old == new {
-                continue;
+            let changed = |(old, new): (&View<'_>, &View<'_>)| {
+                let (old, new) = (old.reach(source, destination), new.reach(source, destination));
+                (new.minus(&old), old.minus(&new))
+            };
+            let usual = changed((self, &after));
+            let mut found = vec![(None, usual.clone())];
+            for (ports, (old, new)) in &others {
+                found.push((Some(ports.clone()), changed((old, new))));
             }
-            let (allows, cuts) = (new.minus(&old), old.minus(&new));
-            let change =
-                changes.entry((&from.name, &to.name, allows.clone(), cuts.clone())).or_insert(Change {
+            for (ports, (allows, cuts)) in found {
+                // From other ports only what is not the same as from an ephemeral one.
+                let allows = if ports.is_some() { allows.minus(&usual.0) } else { allows };
+                let cuts = if ports.is_some() { cuts.minus(&usual.1) } else { cuts };
+                if allows.is_empty() && cuts.is_empty() {
+                    continue;
+                }
+                let key = (ports.clone(), &from.name, &to.name, allows.clone(), cuts.clone());
+                let change = changes.entry(key).or_insert(Change {
                     from: from.name.clone(),
                     to: to.name.clone(),
                     families: Vec::new(),
                     pairs: 0,
                     allows,
                     cuts,
+                    source_ports: ports,
                 });
-            change.pairs += pairs;
-            if !change.families.contains(&from.family) {
-                change.families.push(from.family);
+                change.pairs += pairs;
+                if !change.families.contains(&from.family) {
+                    change.families.push(from.family);
+                }
             }
         }
         Ok(changes.into_values().collect())
     }
+}
+
+/// The ranges of source ports that rules of any of the sets tell apart from ephemeral ports and from one another, each
+/// with a port of it. Of very many the first ones.
+fn source_ports(sets: &[&PolicySet]) -> Vec<(String, u16)> {
+    const MOST: usize = 64;
+    let mut starts = BTreeSet::from([0u32]);
+    for policy in sets.iter().flat_map(|set| &set.policies) {
+        let rules = Direction::ALL.iter().filter_map(|d| policy.rules(*d)).flatten();
+        for (low, high) in rules.filter_map(|r| r.source_ports.as_ref()).flatten() {
+            starts.extend([u32::from(*low), u32::from(*high) + 1]);
+        }
+    }
+    if starts.len() == 1 {
+        return Vec::new();
+    }
+    let ends = starts.iter().skip(1).copied().chain([u32::from(u16::MAX) + 1]);
+    let ranges = starts.iter().copied().zip(ends).filter(|(low, end)| low < end);
+    let ephemeral = u32::from(Flow::EPHEMERAL);
+    let ranges = ranges.filter(|(low, end)| !(*low..*end).contains(&ephemeral));
+    let named = ranges.map(|(low, end)| {
+        let text = if low + 1 == end { low.to_string() } else { format!("{low}-{}", end - 1) };
+        (text, low as u16)
+    });
+    named.take(MOST).collect()
 }
 
 /// How many examples a party shows.

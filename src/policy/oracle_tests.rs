@@ -1,7 +1,11 @@
 //! The compiled form against the direct interpreter: random policies, endpoints, identities, connections, orders of
 //! events and changes.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use proptest::prelude::*;
 
@@ -498,7 +502,8 @@ proptest! {
         let reader = engine.reader();
         let old = View::new(&reader, engine.policies(), &host);
         let new = View::new(&engine, &other, &host);
-        let changes = old.diff(&other).unwrap();
+        let (changes, by_port): (Vec<_>, Vec<_>) =
+            old.diff(&other).unwrap().into_iter().partition(|c| c.source_ports.is_none());
         let cells = old.matrix().unwrap().cells;
         let known: Vec<IpAddr> = ADDRESSES.iter().map(|a| addr(a)).filter(|a| {
             engine.identity_of(Prefix::host(*a)).is_some()
@@ -521,6 +526,31 @@ proptest! {
         let world = |name: &str| name.starts_with("world");
         let told: usize = changes.iter().filter(|c| !world(&c.from) && !world(&c.to)).map(|c| c.pairs).sum();
         prop_assert_eq!(told, differing, "{:#?}", changes);
+        // From other ports: what is different there and not from an ephemeral one, all of it and nothing else.
+        let view = |set, port| {
+            let mut view = View::new(&engine, set, &host);
+            view.source_port = port;
+            view
+        };
+        let ports: BTreeSet<u16> = by_port.iter().filter_map(|c| low_port(c.source_ports.as_ref()?)).collect();
+        for port in ports.into_iter().chain([0, 1, 53, 79, 80, 81, 1023, 65535]) {
+            let (before, after) = (view(engine.policies(), port), view(&other, port));
+            let mut differing = 0;
+            for source in &known {
+                for destination in known.iter().filter(|d| *d != source && d.is_ipv4() == source.is_ipv4()) {
+                    let change = |(a, b): (&View<'_>, &View<'_>)| {
+                        let (a, b) = (a.reach(*source, *destination), b.reach(*source, *destination));
+                        (b.minus(&a), a.minus(&b))
+                    };
+                    let (usual, here) = (change((&old, &new)), change((&before, &after)));
+                    let more = (here.0.minus(&usual.0), here.1.minus(&usual.1));
+                    differing += usize::from(!(more.0.is_empty() && more.1.is_empty()));
+                }
+            }
+            let of_port = by_port.iter().filter(|c| covers_port(c.source_ports.as_deref(), port));
+            let told: usize = of_port.filter(|c| !world(&c.from) && !world(&c.to)).map(|c| c.pairs).sum();
+            prop_assert_eq!(told, differing, "from port {}: {:#?}", port, by_port);
+        }
         prop_assert_eq!(old.diff(engine.policies()).unwrap(), []);
     }
 
@@ -553,6 +583,16 @@ proptest! {
             }
         }
     }
+}
+
+fn low_port(text: &str) -> Option<u16> {
+    text.split('-').next()?.parse().ok()
+}
+
+fn covers_port(text: Option<&str>, port: u16) -> bool {
+    let Some(text) = text else { return false };
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    (low.parse().unwrap()..=high.parse::<u16>().unwrap()).contains(&port)
 }
 
 #[test]

@@ -60,6 +60,20 @@ fn list(value: &Value) -> String {
         "",
     );
     let _ = write!(text, "\n{cells}");
+    let others = print::table(
+        &value["from_source_ports"],
+        &[
+            ("FROM", |c| print::field(c, "from")),
+            ("FROM PORT", |c| print::field(c, "source_ports")),
+            ("TO", |c| print::field(c, "to")),
+            ("FAMILY", |c| print::field(c, "families")),
+            ("ALLOWED", |c| print::field(c, "allowed")),
+        ],
+        "",
+    );
+    if value["from_source_ports"].as_array().is_some_and(|list| !list.is_empty()) {
+        let _ = write!(text, "\nThe above is for connections from an ephemeral port. From others:\n{others}");
+    }
     text
 }
 
@@ -151,7 +165,10 @@ pub(super) fn diff(
         }
     };
     global.print(&value, changes);
-    let same = value["changes"].as_array().is_none_or(Vec::is_empty);
+    // What host policies do is told by their names only.
+    let is_host = |line: &Value| line.as_str().is_some_and(|l| l.starts_with(PolicySet::HOST_POLICY));
+    let same = value["changes"].as_array().is_none_or(Vec::is_empty)
+        && !value["policies"].as_array().is_some_and(|list| list.iter().any(is_host));
     Ok(if same { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
 }
 
@@ -165,6 +182,9 @@ fn changes(value: &Value) -> String {
         text.push_str(
             "no connection is allowed or cut that was not before, between the endpoints that are known\n",
         );
+        if text.contains(PolicySet::HOST_POLICY) {
+            text.push_str("what host policies do to connections with the host is not looked at\n");
+        }
         return text;
     }
     if !text.is_empty() {
@@ -173,9 +193,13 @@ fn changes(value: &Value) -> String {
     let mut table = Vec::new();
     for (mark, key) in [("allows", "allows"), ("cuts", "cuts")] {
         for row in rows.iter().filter(|row| row[key] != "nothing") {
+            let from = row["source_ports"].as_str();
             table.push(vec![
                 mark.to_owned(),
-                print::field(row, "from"),
+                from.map_or_else(
+                    || print::field(row, "from"),
+                    |ports| format!("{} from port {ports}", print::field(row, "from")),
+                ),
                 print::field(row, "to"),
                 print::field(row, key),
                 print::field(row, "families"),

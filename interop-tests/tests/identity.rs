@@ -299,6 +299,34 @@ fn containers_reach_no_routing_protocol_anywhere() {
                 ensure!(web.connect(address, *port).is_err(), "web reaches {address} port {port}");
             }
         }
+        // BFD, by packets that nobody need answer. What is open comes later by the same way: DNS at a host, anything at the
+        // switch and beyond.
+        let mut mouth = web.raw(17)?;
+        let mut ears = [rack.hosts[0].raw(17)?, rack.hosts[1].raw(17)?, rack.tor.raw(17)?];
+        let mut number = 0u8;
+        for (index, (address, _)) in places.iter().enumerate() {
+            let ears = &mut ears[index / 2];
+            for port in [3784u16, 3785, 4784] {
+                number += 1;
+                let packet = |port: u16, mark: &[u8]| {
+                    let head = [4000 + u16::from(number), port, 12, 0].map(u16::to_be_bytes).concat();
+                    [&head[..], mark].concat()
+                };
+                let (bfd, open) = ([0xbf, 0xd0, 0x5e, number], [0x0d, 0x05, 0x5e, number]);
+                mouth.send(address, &packet(port, &bfd))?;
+                mouth.send(address, &packet(53, &open))?;
+                ensure!(ears.hears(&open, 10_000)?, "web does not reach {address} udp/53");
+                ensure!(!ears.hears(&bfd, 0)?, "web reaches {address} udp/{port}");
+            }
+        }
+        // By the gateway's link-local address, which only its own containers see.
+        let route = web.run("ip -6 route show default")?;
+        let gateway = route.split_whitespace().nth(2).context("a gateway")?;
+        for port in [179, 9179] {
+            let connect = format!("exec 3<>/dev/tcp/{gateway}%eth0/{port}");
+            let outcome = web.command("timeout").args(["2", "bash", "-c", &connect]).output()?;
+            ensure!(!outcome.exit.success(), "web reaches {gateway} port {port}");
+        }
         // The hosts themselves do: somebody listens there.
         for address in ["192.0.2.3", "2001:db8:0:2::2"] {
             let scrape = format!(

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::Parser;
-use interop_tests::tool::{cni_call, connect, echo, feed, first_answer, floor, flow, hold, inject, probe};
+use interop_tests::tool::{
+    cni_call, connect, echo, feed, first_answer, floor, flow, hold, inject, probe, raw,
+};
 
 /// Helpers that the interop-tests library runs inside its machines.
 #[derive(Parser)]
@@ -27,6 +29,8 @@ enum Tool {
     Floor,
     /// One BGP connection driven by lines on stdin.
     Inject,
+    /// Packets of one IP protocol by hand, driven by lines on stdin.
+    Raw { protocol: u8 },
     /// A BGP session that announces many /32s.
     Feed { local: Ipv4Addr, to: Ipv4Addr, asn: u32, routes: u32 },
     /// Makes a lab in which a process sleeps for SECONDS, and waits to be killed.
@@ -44,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         Tool::CniCall => cni_call::run(),
         Tool::Floor => floor::run(),
         Tool::Inject => inject::run(),
+        Tool::Raw { protocol } => raw::run(protocol),
         Tool::Feed { local, to, asn, routes } => feed::run(local, to, asn, routes),
         Tool::Hold { seconds } => hold::run(&seconds),
     }

@@ -10,6 +10,7 @@ pub mod flow;
 pub mod hold;
 pub mod inject;
 pub mod probe;
+pub mod raw;
 
 use std::io::Read;
 use std::sync::Arc;

@@ -1,5 +1,9 @@
 //! Policies across hosts: labels that travel in full, and the tools that tell what policies do.
 
+mod forged;
+mod meddling;
+mod protocols;
+
 use anyhow::{Context, Result, ensure};
 use interop_tests::{Agent, Lab, PATIENCE, Rack, Switch, check, eventually, labelled, reach, unreachable};
 use serde_json::Value;
@@ -229,59 +233,6 @@ fn restarts_with_changed_policies_lose_and_leak_nothing() {
             process.check()?;
             ensure!(!process.log().contains("bytes from"), "{}", process.log());
         }
-        Ok(())
-    });
-}
-
-/// Somebody else clears the tables or changes ours: the agent puts it back, and connections do not notice.
-#[test]
-fn meddling_with_the_table_is_undone() {
-    Lab::run("policy-meddling", |lab| {
-        let rack = Rack::new(lab, Switch::Slash32)?;
-        let (_switch, [host, _other]) = rack.start()?;
-        let db = rack.hosts[0].container("db", &labelled("role", "db")?)?;
-        let web = rack.hosts[0].container("web", &labelled("role", "web")?)?;
-        let job = rack.hosts[1].container("job", &labelled("role", "job")?)?;
-        let _echo = db.echo()?;
-        reach(&job, &db)?;
-        host.write_policy("db.toml", &db_policy(false))?;
-        unreachable(&job, &db)?;
-        let (flow, probe) = (web.flow(&db.ipv6()?, 7)?, web.probe(&db.ipv4()?, 200)?);
-        // Counters are not listed, and the stamp of the generation stays; the order in which sets were made is nothing.
-        let table = || -> Result<Vec<String>> {
-            let text = rack.hosts[0].run("nft -s -n list table inet slash32")?;
-            let mut words: Vec<_> = text.split([' ', ',', '\n', '\t']).map(str::to_owned).collect();
-            words.sort();
-            Ok(words)
-        };
-        let before = table()?;
-        let deeds = [
-            "flush ruleset",
-            "delete table inet slash32",
-            "flush table inet slash32",
-            "flush chain inet slash32 guard",
-            "delete set inet slash32 src6; flush ruleset",
-            "insert rule inet slash32 forward accept",
-            "flush map inet slash32 ep_in",
-            "add table inet slash32 { flags dormant; }",
-        ];
-        for (index, meddling) in deeds.into_iter().enumerate() {
-            let done = rack.hosts[0].run(&format!("nft {meddling}"));
-            // A set in use cannot be deleted; then nothing of the line was done.
-            ensure!(done.is_ok() || meddling.starts_with("delete set"), "{meddling}: {done:?}");
-            eventually(&format!("the table is back after `{meddling}`"), PATIENCE, || {
-                let now = table()?;
-                check(now == before, now.join(" "))
-            })?;
-            // To be refused takes a while.
-            if index % 3 == 0 {
-                ensure!(job.connect(&db.ipv4()?, 7).is_err(), "job connects after `{meddling}`");
-            }
-            web.connect(&db.ipv4()?, 7)?;
-        }
-        let (flow, probe) = (flow.stop()?, probe.stop()?);
-        ensure!(flow.error.is_none(), "{flow:?}");
-        ensure!(probe.lost() == 0, "{probe:?}");
         Ok(())
     });
 }

@@ -196,7 +196,8 @@ fn lost(world: &World, host: usize, now: &Table) -> Result<(), String> {
     let (calm, options) = (&world.calm, &world.options);
     for (prefix, gateways) in &calm.baseline[host] {
         let endpoint = endpoint_of(*prefix);
-        if calm.endpoints.contains_key(&endpoint) {
+        // What has moved to the host itself, perhaps while its agent was away, needs no way through the fabric.
+        if calm.endpoints.contains_key(&endpoint) || world.nodes[host].endpoints.contains_key(&endpoint) {
             continue;
         }
         let origins: Vec<usize> =

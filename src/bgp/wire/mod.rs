@@ -43,7 +43,7 @@ pub use layout::{AttributeFault, AttributeRef, RawAttributes, UpdateLayout};
 pub use message::*;
 pub use nlri::{decode_nlri, encode_nlri};
 pub use pack::{EncodedAttributes, UpdatePacker, encode_end_of_rib, pack_announce, pack_withdraw};
-pub use rib_entry::{RibAttributes, decode_rib_attributes};
+pub use rib_entry::{RibAttributes, decode_own_rib_attributes, decode_rib_attributes};
 
 /// What `parser` makes of the start of `input`, and the rest; `None` when it does not fit.
 fn parse<'a, P>(mut parser: P, input: &'a [u8]) -> Option<(&'a [u8], P::Output)>

@@ -3,9 +3,9 @@
 use super::{
     Action, AttributeRef, DecodeContext, Disposition, PathAttributes, PeerKind, RawAttributes, Reason,
     WireError, WireNextHop,
-    code::attribute as attr,
+    code::{attribute as attr, flag},
     error::Errors,
-    update::{Decoder, Parts, merge_as4, mp_next_hop},
+    update::{Decoder, Parts, expected_flags, merge_as4, mp_next_hop},
 };
 
 /// What [`decode_rib_attributes`] makes of a block of attributes.
@@ -28,6 +28,16 @@ pub struct RibAttributes {
 ///
 /// A dump shows what a speaker keeps, so attributes of internal sessions are as good as those of external ones.
 pub fn decode_rib_attributes(four_octet: bool, block: &[u8]) -> RibAttributes {
+    read(four_octet, block, false)
+}
+
+/// The same for a route of the collector's own, which no peer has sent: nothing need be there, and flags of 0x00, which BIRD
+/// writes where its filters have set an attribute, say nothing.
+pub fn decode_own_rib_attributes(four_octet: bool, block: &[u8]) -> RibAttributes {
+    read(four_octet, block, true)
+}
+
+fn read(four_octet: bool, block: &[u8], own: bool) -> RibAttributes {
     let ctx = DecodeContext { peer: PeerKind::Internal, four_octet, ..DecodeContext::default() };
     let mut errors = Errors::default();
     let mut decoder = Decoder { ctx, errors: &mut errors, parts: Parts::default() };
@@ -41,7 +51,12 @@ pub fn decode_rib_attributes(four_octet: bool, block: &[u8]) -> RibAttributes {
                     decoder.errors.push(Action::Withdraw, reason, Some(a.code), a.offset, 0..0);
                 }
             }
-            Ok(a) => decoder.attribute(&a),
+            Ok(mut a) => {
+                if own && a.flags & (flag::OPTIONAL | flag::TRANSITIVE) == 0 {
+                    a.flags |= expected_flags(a.code).unwrap_or_default();
+                }
+                decoder.attribute(&a);
+            }
             Err(fault) => decoder.errors.push(Action::Withdraw, fault.reason, fault.code, fault.offset, 0..0),
         }
     }
@@ -54,7 +69,7 @@ pub fn decode_rib_attributes(four_octet: bool, block: &[u8]) -> RibAttributes {
         (attr::AS_PATH, parts.has(attr::AS_PATH)),
         (attr::NEXT_HOP, parts.next_hop.is_some() || next_hop.is_some()),
     ] {
-        if !there {
+        if !there && !own {
             errors.push(Action::Withdraw, Reason::MissingAttribute(code), Some(code), 0, 0..0);
         }
     }

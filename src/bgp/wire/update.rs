@@ -346,7 +346,7 @@ impl Decoder<'_> {
 }
 
 /// The Optional and Transitive bits that a known attribute must have.
-const fn expected_flags(code: u8) -> Option<u8> {
+pub(super) const fn expected_flags(code: u8) -> Option<u8> {
     Some(match code {
         attr::ORIGIN | attr::AS_PATH | attr::NEXT_HOP | attr::LOCAL_PREF | attr::ATOMIC_AGGREGATE => {
             flag::TRANSITIVE

@@ -14,7 +14,7 @@ use crate::{
         mrt::{ForeignRib, MessageRecord, MrtEntry, MrtReader, MrtRecord, PeerIndex, RibEntry, RibRecord},
         wire::{
             Action, AttributesView, Description, Disposition, ErrorView, PeerKind, Reason, WireError,
-            WireNextHop, decode_rib_attributes, describe,
+            WireNextHop, decode_own_rib_attributes, decode_rib_attributes, describe,
         },
     },
     model::{Family, Prefix},
@@ -221,17 +221,16 @@ fn rib_line(
     entry: &RibEntry,
     peers: Option<&PeerIndex>,
 ) -> RibLine {
-    let mut decoded = decode_rib_attributes(rib.four_octet, &entry.attributes);
     let by_index = |peers: &PeerIndex| {
         peers.peers.get(usize::from(entry.peer_index)).map(|peer| (peer.address, peer.asn))
     };
     let peer = entry.peer.or_else(|| peers.and_then(by_index));
-    if peer.is_some_and(|(_, asn)| asn == 0) {
-        // The collector's own route, as BIRD dumps it: no peer has AS 0, and nobody has sent attributes that could miss.
-        decoded.errors.retain(|error| !matches!(error.reason, Reason::MissingAttribute(_)));
-        let actions = decoded.errors.iter().map(|error| Disposition::from(error.action));
-        decoded.disposition = actions.max().unwrap_or_default();
-    }
+    // No peer has AS 0: it stands for the collector itself, in the dumps of BIRD.
+    let mut decoded = if peer.is_some_and(|(_, asn)| asn == 0) {
+        decode_own_rib_attributes(rib.four_octet, &entry.attributes)
+    } else {
+        decode_rib_attributes(rib.four_octet, &entry.attributes)
+    };
     let mut errors: Vec<ErrorView> = decoded.errors.iter().map(ErrorView::from).collect();
     for error in &mut errors {
         error.offset += entry.offset;

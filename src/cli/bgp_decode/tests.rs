@@ -342,6 +342,14 @@ fn mrt_records_have_their_place() {
     assert_eq!(reason(4), "there is no peer 8 among the 8 of the peer index table");
     assert!(reason(5).contains("record 7, at octet "), "{}", reason(5));
 
+    // The collector's own, as BIRD writes what its filters have set; from a peer it is an error of the dump.
+    for (asn, disposition, med) in [("0000", "ok", 5.into()), ("fde9", "withdraw", Value::Null)] {
+        let peers = record(13, 1, &format!("0a000001 0000 0001 00 0a000001 c0000201 {asn}"));
+        let rib = record(13, 2, "00000001 08 0a 0001 0000 00000000 000e 00040400000005 00050400000064");
+        let got = &objects(&[], &[peers, rib].concat())[0];
+        assert_eq!((&got["disposition"], &got["attributes"]["med"]), (&disposition.into(), &med));
+    }
+
     let Cli { json: _, args } = clap::Parser::try_parse_from(["decode", "-"]).unwrap();
     let mut out = Output { json: true, out: Vec::new(), failed: false, notes: Vec::new() };
     decode_input(&args, &record(64, 3, "00").repeat(2)[..], &mut out).unwrap();

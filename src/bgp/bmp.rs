@@ -34,7 +34,9 @@ pub enum Table {
     AdjRibInPre,
     /// The same after it.
     AdjRibInPost,
-    /// What we send, after export policy (RFC 8671).
+    /// What we might send, before export policy (RFC 8671).
+    AdjRibOutPre,
+    /// What we send, after it.
     AdjRibOutPost,
     /// What we chose (RFC 9069). The peer is ourselves.
     LocRib,
@@ -95,6 +97,14 @@ pub enum Statistic {
     TreatedAsWithdraw(u32),
     /// Type 12: prefixes that were.
     PrefixesTreatedAsWithdraw(u32),
+    /// Type 14: routes in Adj-RIB-Out before export policy (RFC 8671 section 6.2).
+    AdjRibOutPre(u64),
+    /// Type 15: those after it.
+    AdjRibOutPost(u64),
+    /// Type 16: routes in Adj-RIB-Out before export policy of one family.
+    AdjRibOutPreFamily(Family, u64),
+    /// Type 17: those after it.
+    AdjRibOutPostFamily(Family, u64),
 }
 
 /// Appends the first message of a stream: system name and description.
@@ -184,6 +194,10 @@ pub fn statistics(out: &mut BytesMut, peer: &PeerHeader, statistics: &[Statistic
                 Statistic::LocRibFamily(family, n) => family_tlv(out, 10, family, n),
                 Statistic::TreatedAsWithdraw(n) => tlv(out, 11, &n.to_be_bytes()),
                 Statistic::PrefixesTreatedAsWithdraw(n) => tlv(out, 12, &n.to_be_bytes()),
+                Statistic::AdjRibOutPre(n) => tlv(out, 14, &n.to_be_bytes()),
+                Statistic::AdjRibOutPost(n) => tlv(out, 15, &n.to_be_bytes()),
+                Statistic::AdjRibOutPreFamily(family, n) => family_tlv(out, 16, family, n),
+                Statistic::AdjRibOutPostFamily(family, n) => family_tlv(out, 17, family, n),
             }
         }
     });
@@ -195,7 +209,8 @@ fn peer_header(out: &mut BytesMut, peer: &PeerHeader) {
     let table = match peer.table {
         Table::AdjRibInPre | Table::LocRib => 0x00,
         Table::AdjRibInPost => 0x40,
-        // RFC 8671: the O flag, with L for post-policy.
+        // RFC 8671 section 5.1: the O flag, with L for post-policy.
+        Table::AdjRibOutPre => 0x10,
         Table::AdjRibOutPost => 0x50,
     };
     let width = if peer.two_octet { 0x20 } else { 0 };
@@ -307,6 +322,21 @@ mod tests {
                 }),
                 format!("03 00000048 01 {peer} 00000002 0000 0004 00000001 0007 0008 0000000000000002"),
             ),
+            (
+                hex_of(|o| {
+                    let list = [
+                        Statistic::AdjRibOutPre(1),
+                        Statistic::AdjRibOutPost(2),
+                        Statistic::AdjRibOutPreFamily(Family::Ipv4, 3),
+                        Statistic::AdjRibOutPostFamily(Family::Ipv6, 4),
+                    ];
+                    statistics(o, &header(), &list);
+                }),
+                format!(
+                    "03 0000006a 01 {peer} 00000004 000e 0008 0000000000000001 000f 0008 0000000000000002 \
+                     0010 000b 0001 01 0000000000000003 0011 000b 0002 01 0000000000000004"
+                ),
+            ),
         ];
         for (got, expected) in cases {
             assert_eq!(got, expected.replace(' ', ""));
@@ -324,6 +354,7 @@ mod tests {
         };
         assert_eq!(flags(Table::AdjRibInPre, "::1", false), (0, 0x80));
         assert_eq!(flags(Table::AdjRibInPost, "10.0.0.1", true), (0, 0x60));
+        assert_eq!(flags(Table::AdjRibOutPre, "10.0.0.1", true), (0, 0x30));
         assert_eq!(flags(Table::AdjRibOutPost, "10.0.0.1", false), (0, 0x50));
         assert_eq!(flags(Table::LocRib, "0.0.0.0", false), (3, 0));
     }

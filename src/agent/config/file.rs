@@ -102,6 +102,8 @@ pub(super) struct Bmp {
     pub(super) pre_policy: Option<bool>,
     pub(super) post_policy: Option<bool>,
     pub(super) loc_rib: Option<bool>,
+    pub(super) out_pre_policy: Option<bool>,
+    pub(super) out_post_policy: Option<bool>,
     pub(super) statistics_seconds: Option<u32>,
     pub(super) reconnect: Option<u16>,
     pub(super) buffer_mb: Option<u32>,

@@ -77,6 +77,8 @@ fn collector(
     collector.pre_policy = bmp.pre_policy.unwrap_or(collector.pre_policy);
     collector.post_policy = bmp.post_policy.unwrap_or(collector.post_policy);
     collector.loc_rib = bmp.loc_rib.unwrap_or(collector.loc_rib);
+    collector.out_pre_policy = bmp.out_pre_policy.unwrap_or(collector.out_pre_policy);
+    collector.out_post_policy = bmp.out_post_policy.unwrap_or(collector.out_post_policy);
     if let Some(seconds) = bmp.statistics_seconds {
         collector.statistics = Duration::from_secs(seconds.into());
     }

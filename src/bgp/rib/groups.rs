@@ -9,6 +9,7 @@ use super::{
     export::ExportKey,
     group::Group,
     member::Member,
+    monitor::Change,
     store::{Effect, Store},
     table::NodeId,
 };
@@ -161,6 +162,9 @@ impl Rib {
         }
         if let Some(entry) = self.store.peers.get_mut(&peer) {
             entry.group = Some(new);
+        }
+        if let Some(journal) = &mut self.store.journal {
+            journal.push(Change::Regrouped(peer));
         }
     }
 

@@ -36,6 +36,22 @@ pub enum View {
     PostPolicy(PeerId),
     /// Best paths.
     LocRib,
+    /// What a peer might be sent, before our export rules: the best path of each prefix that may go there.
+    OutPre(PeerId),
+    /// What a peer is sent.
+    OutPost(PeerId),
+}
+
+impl View {
+    /// The peer that it is about.
+    pub const fn peer(self) -> Option<PeerId> {
+        match self {
+            Self::LocRib => None,
+            Self::PrePolicy(peer) | Self::PostPolicy(peer) | Self::OutPre(peer) | Self::OutPost(peer) => {
+                Some(peer)
+            }
+        }
+    }
 }
 
 /// Something has changed.
@@ -54,6 +70,8 @@ pub enum Change {
     },
     /// The best path of a prefix.
     Best(Prefix),
+    /// What a peer may be sent, or how it looks: all of it counts anew.
+    Regrouped(PeerId),
 }
 
 /// A route of a dump.
@@ -98,11 +116,14 @@ impl Rib {
     /// Appends the UPDATE that tells what a view has for a prefix now: an announcement, or a withdrawal.
     pub fn tell(&mut self, view: View, prefix: Prefix, path_id: u32, out: &mut BytesMut) {
         self.settle();
+        if let View::OutPre(peer) | View::OutPost(peer) = view {
+            return self.tell_out(view, peer, prefix, path_id, out);
+        }
         let family = prefix.family();
         let ctx = self.view_context(view);
         let table = &self.store.tables[family];
         let path = table.find(prefix).and_then(|node| match view {
-            View::LocRib => table.best(node).map(|id| table.paths[id]),
+            View::LocRib | View::OutPre(_) | View::OutPost(_) => table.best(node).map(|id| table.paths[id]),
             View::PrePolicy(peer) | View::PostPolicy(peer) => {
                 self.store.path_of(family, node, peer, path_id).map(|id| table.paths[id])
             }
@@ -129,6 +150,9 @@ impl Rib {
         out: &mut BytesMut,
     ) -> bool {
         self.settle();
+        if let View::OutPre(peer) | View::OutPost(peer) = view {
+            return self.dump_out(view, peer, family, cursor, budget, false, out);
+        }
         let ctx = self.view_context(view);
         let until = out.len() + budget;
         let mut found: Vec<(AttrId, Nlri)> = Vec::new();
@@ -143,7 +167,9 @@ impl Rib {
                     (self.shown(view, path), Nlri { prefix: table.prefix(node), path_id })
                 };
                 match view {
-                    View::LocRib => found.extend(table.best(node).map(|id| nlri(table.paths[id], 0))),
+                    View::LocRib | View::OutPre(_) | View::OutPost(_) => {
+                        found.extend(table.best(node).map(|id| nlri(table.paths[id], 0)));
+                    }
                     View::PrePolicy(peer) | View::PostPolicy(peer) => found.extend(
                         table
                             .paths_of(node)
@@ -226,10 +252,7 @@ impl Rib {
 
     /// A view is encoded as the peer's own UPDATEs are (RFC 7854 section 4.6); Loc-RIB as RFC 9069 section 5.3 says.
     fn view_context(&self, view: View) -> EncodeContext {
-        let peer = match view {
-            View::LocRib => None,
-            View::PrePolicy(peer) | View::PostPolicy(peer) => self.store.peers.get(&peer),
-        };
+        let peer = view.peer().and_then(|peer| self.store.peers.get(&peer));
         let Some(params) = peer.map(|peer| &peer.params) else {
             return EncodeContext { max_message: MAX_EXTENDED_MESSAGE, ..EncodeContext::default() };
         };

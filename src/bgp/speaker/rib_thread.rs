@@ -223,6 +223,7 @@ impl Owner {
             self.monitors.flush(&mut self.rib, Instant::now());
             self.events();
             self.output();
+            self.monitors.flush(&mut self.rib, Instant::now());
             self.settle();
             self.next_hops();
             self.best();
@@ -365,6 +366,9 @@ impl Owner {
                 let chunks = self.rib.poll_output(peer, room.min(FETCH));
                 if chunks.is_empty() {
                     break;
+                }
+                if !self.monitors.is_idle() {
+                    self.monitors.sent(peer, &chunks, &self.rib);
                 }
                 member.outbox.push(chunks);
             }

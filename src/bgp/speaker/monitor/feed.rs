@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
 use super::{collector::CollectorCommand, status::CollectorShared};
@@ -16,11 +17,11 @@ use crate::{
         PeerId,
         bmp::{self, PeerDown, PeerHeader, Statistic, Table},
         config::BmpCollector,
-        rib::{Change, FamilyStats, Rejection, Rib, View},
+        rib::{Change, FamilyStats, OutCounts, Rejection, Rib, View},
         session::{Failure, Opens},
         speaker::{outbox::Outbox, socket::canonical, status::SharedStatus},
         wire::{
-            Capability, EncodeContext, HEADER_LEN, Message, Notification, Open, Update, encode,
+            Capability, EncodeContext, HEADER_LEN, Message, Notification, Open, Update, code, encode,
             encode_end_of_rib,
         },
     },
@@ -93,6 +94,8 @@ struct Dump {
     view: View,
     family: Family,
     cursor: u32,
+    /// What is not in it is withdrawn.
+    again: bool,
 }
 
 /// What a collector that reads slowly is still to be told: not messages but what they would be about. Each is told once,
@@ -119,7 +122,7 @@ impl Backlog {
 
     /// Nothing about the neighbour's tables is to be told any more.
     fn forget(&mut self, peer: PeerId) {
-        let theirs = |view: &View| matches!(view, View::PrePolicy(p) | View::PostPolicy(p) if *p == peer);
+        let theirs = |view: &View| view.peer() == Some(peer);
         self.changes.retain(|(view, ..)| !theirs(view));
         self.ends.retain(|(view, _)| !theirs(view));
         self.refresh.remove(&peer);
@@ -146,6 +149,16 @@ impl Feed {
             View::PrePolicy(_) => self.new.config.pre_policy,
             View::PostPolicy(_) => self.new.config.post_policy,
             View::LocRib => self.new.config.loc_rib,
+            View::OutPre(_) => self.new.config.out_pre_policy,
+            View::OutPost(_) => self.new.config.out_post_policy,
+        }
+    }
+
+    /// A table from the beginning, if it is wanted and not already to come.
+    fn want(&mut self, view: View, again: bool) {
+        if self.wants(view) {
+            self.dumps.retain(|dump| dump.view != view);
+            self.dumps.extend(Family::ALL.map(|family| Dump { view, family, cursor: 0, again }));
         }
     }
 
@@ -255,6 +268,8 @@ impl Monitors {
     pub(in crate::bgp::speaker) fn session_up(&mut self, id: PeerId, session: WatchedSession) {
         for feed in self.feeds.iter_mut().filter(|feed| session.concerns(&feed.new.config)) {
             put_peer_up(feed, &session);
+            // After export rules everything is passed on as it is sent.
+            feed.want(View::OutPre(id), false);
         }
         self.sessions.insert(id, session);
     }
@@ -265,8 +280,7 @@ impl Monitors {
         let header = session.header(Table::AdjRibInPre, SystemTime::now());
         for feed in self.feeds.iter_mut().filter(|feed| session.concerns(&feed.new.config)) {
             feed.backlog.forget(id);
-            feed.dumps
-                .retain(|dump| !matches!(dump.view, View::PrePolicy(p) | View::PostPolicy(p) if p == id));
+            feed.dumps.retain(|dump| dump.view.peer() != Some(id));
             put_peer_down(&mut feed.out, &header, why);
             feed.messages += 1;
         }
@@ -317,6 +331,25 @@ impl Monitors {
         }
     }
 
+    /// A peer is sent these messages.
+    pub(in crate::bgp::speaker) fn sent(&mut self, id: PeerId, messages: &[Bytes], rib: &Rib) {
+        let view = View::OutPost(id);
+        let Some(session) = self.sessions.get(&id) else { return };
+        let header = session.header(Table::AdjRibOutPost, SystemTime::now());
+        let mut parsed = None;
+        for feed in self.feeds.iter_mut().filter(|f| f.wants(view) && session.concerns(&f.new.config)) {
+            if !feed.is_behind() {
+                for bytes in messages {
+                    put_updates(feed, &header, bytes);
+                }
+                continue;
+            }
+            let sent = parsed.get_or_insert_with(|| rib.sent_prefixes(id, messages));
+            feed.backlog.changes.extend(sent.prefixes.iter().map(|(prefix, path)| (view, *prefix, *path)));
+            feed.backlog.ends.extend(sent.ends.iter().map(|family| (view, *family)));
+        }
+    }
+
     fn end_of_rib(&mut self, view: View, family: Family) {
         let View::PostPolicy(id) = view else { return };
         let Some(session) = self.sessions.get(&id) else { return };
@@ -345,20 +378,35 @@ impl Monitors {
         let (time, loc_rib) = (SystemTime::now(), loc_rib_header(rib));
         let mut update = BytesMut::new();
         for change in rib.poll_journal() {
-            let (prefix, path_id, views) = match change {
+            let mut views: SmallVec<[View; 2]> = SmallVec::new();
+            let (prefix, path_id) = match change {
                 Change::Path { peer, prefix, path_id, swept } => {
-                    let pre = swept.then_some(View::PrePolicy(peer));
-                    (prefix, path_id, [Some(View::PostPolicy(peer)), pre])
+                    views.push(View::PostPolicy(peer));
+                    views.extend(swept.then_some(View::PrePolicy(peer)));
+                    (prefix, path_id)
                 }
-                Change::Best(prefix) => (prefix, 0, [Some(View::LocRib), None]),
+                Change::Best(prefix) => {
+                    views.push(View::LocRib);
+                    if self.feeds.iter().any(|feed| feed.new.config.out_pre_policy) {
+                        views.extend(self.sessions.keys().map(|id| View::OutPre(*id)));
+                    }
+                    (prefix, 0)
+                }
+                Change::Regrouped(peer) => {
+                    let Some(session) = self.sessions.get(&peer) else { continue };
+                    for feed in self.feeds.iter_mut().filter(|feed| session.concerns(&feed.new.config)) {
+                        feed.want(View::OutPre(peer), true);
+                    }
+                    continue;
+                }
             };
-            for view in views.into_iter().flatten() {
+            for view in views {
                 if !self.feeds.iter().any(|feed| feed.wants(view)) {
                     continue;
                 }
-                let (header, session) = match view {
-                    View::LocRib => (PeerHeader { time, ..loc_rib }, None),
-                    View::PrePolicy(peer) | View::PostPolicy(peer) => {
+                let (header, session) = match view.peer() {
+                    None => (PeerHeader { time, ..loc_rib }, None),
+                    Some(peer) => {
                         let Some(session) = self.sessions.get(&peer) else { continue };
                         (session.header(table_of(view), time), Some(session))
                     }
@@ -418,13 +466,15 @@ impl Monitors {
 fn want_tables(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>) {
     let concerned = sessions.iter().filter(|(_, s)| s.concerns(&feed.new.config));
     let views: Vec<View> = concerned
-        .flat_map(|(id, _)| [View::PrePolicy(*id), View::PostPolicy(*id)])
+        .flat_map(|(id, _)| {
+            [View::PrePolicy(*id), View::PostPolicy(*id), View::OutPre(*id), View::OutPost(*id)]
+        })
         .chain([View::LocRib])
         .filter(|view| feed.wants(*view))
         .collect();
     feed.dumps = views
         .into_iter()
-        .flat_map(|view| Family::ALL.map(|family| Dump { view, family, cursor: 0 }))
+        .flat_map(|view| Family::ALL.map(|family| Dump { view, family, cursor: 0, again: false }))
         .collect();
 }
 
@@ -454,11 +504,9 @@ fn start_over(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>, rib:
 /// Tells some of what waits, as it is now.
 fn tell_backlog(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>, rib: &mut Rib) {
     let time = SystemTime::now();
-    let header = |view, rib: &Rib| match view {
-        View::LocRib => Some(PeerHeader { time, ..loc_rib_header(rib) }),
-        View::PrePolicy(id) | View::PostPolicy(id) => {
-            sessions.get(&id).map(|session| session.header(table_of(view), time))
-        }
+    let header = |view: View, rib: &Rib| match view.peer() {
+        None => Some(PeerHeader { time, ..loc_rib_header(rib) }),
+        Some(id) => sessions.get(&id).map(|session| session.header(table_of(view), time)),
     };
     let mut update = BytesMut::new();
     for _ in 0..STEP {
@@ -498,6 +546,8 @@ fn table_of(view: View) -> Table {
         View::PrePolicy(_) => Table::AdjRibInPre,
         View::PostPolicy(_) => Table::AdjRibInPost,
         View::LocRib => Table::LocRib,
+        View::OutPre(_) => Table::AdjRibOutPre,
+        View::OutPost(_) => Table::AdjRibOutPost,
     }
 }
 
@@ -515,10 +565,10 @@ fn loc_rib_header(rib: &Rib) -> PeerHeader {
 
 fn dump(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>, rib: &mut Rib) {
     let Some(dump) = feed.dumps.front_mut() else { return };
-    let header = match dump.view {
-        View::LocRib => loc_rib_header(rib),
+    let header = match dump.view.peer() {
+        None => loc_rib_header(rib),
         // Zero: when the routes came is not told (RFC 7854 section 4.2), as one message has many.
-        View::PrePolicy(id) | View::PostPolicy(id) => {
+        Some(id) => {
             let Some(session) = sessions.get(&id) else {
                 feed.dumps.pop_front();
                 return;
@@ -527,7 +577,11 @@ fn dump(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>, rib: &mut 
         }
     };
     let mut updates = BytesMut::new();
-    let done = rib.dump(dump.view, dump.family, &mut dump.cursor, PIECE, &mut updates);
+    let done = if dump.again {
+        rib.dump_again(dump.view, dump.family, &mut dump.cursor, PIECE, &mut updates)
+    } else {
+        rib.dump(dump.view, dump.family, &mut dump.cursor, PIECE, &mut updates)
+    };
     if done {
         encode_end_of_rib(dump.family, &mut updates);
         feed.dumps.pop_front();
@@ -535,14 +589,16 @@ fn dump(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>, rib: &mut 
     put_updates(feed, &header, &updates);
 }
 
-/// One route monitoring message for each UPDATE (RFC 7854 section 4.6).
+/// One route monitoring message for each UPDATE (RFC 7854 section 4.6); other messages are not told.
 fn put_updates(feed: &mut Feed, header: &PeerHeader, mut updates: &[u8]) {
     while let Some(&[high, low]) = updates.get(HEADER_LEN - 3..HEADER_LEN - 1) {
         let length = usize::from(u16::from_be_bytes([high, low])).clamp(HEADER_LEN, updates.len());
         let (update, rest) = updates.split_at(length);
-        bmp::route_monitoring(&mut feed.out, header, update);
-        feed.messages += 1;
         updates = rest;
+        if update.get(HEADER_LEN - 1) == Some(&code::message::UPDATE) {
+            bmp::route_monitoring(&mut feed.out, header, update);
+            feed.messages += 1;
+        }
     }
 }
 
@@ -623,7 +679,13 @@ fn put_all_statistics(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSessio
         let Some(families) = rib.received_stats(*id) else { continue };
         let withdrawn = session.status.read().counters.updates_withdrawn;
         let header = session.header(Table::AdjRibInPre, time);
-        bmp::statistics(&mut feed.out, &header, &peer_statistics(&families, withdrawn));
+        let mut list = peer_statistics(&families, withdrawn);
+        if feed.new.config.out_pre_policy || feed.new.config.out_post_policy {
+            list.extend(
+                rib.out_counts(*id).iter().flat_map(|counts| out_statistics(&feed.new.config, counts)),
+            );
+        }
+        bmp::statistics(&mut feed.out, &header, &list);
         feed.messages += 1;
     }
     if feed.new.config.loc_rib {
@@ -633,6 +695,20 @@ fn put_all_statistics(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSessio
         bmp::statistics(&mut feed.out, &PeerHeader { time, ..loc_rib_header(rib) }, &list);
         feed.messages += 1;
     }
+}
+
+/// RFC 8671 section 6.2.
+fn out_statistics(config: &BmpCollector, counts: &[OutCounts]) -> Vec<Statistic> {
+    let mut list = Vec::new();
+    if config.out_pre_policy {
+        list.push(Statistic::AdjRibOutPre(counts.iter().map(|c| c.pre).sum()));
+        list.extend(counts.iter().map(|c| Statistic::AdjRibOutPreFamily(c.family, c.pre)));
+    }
+    if config.out_post_policy {
+        list.push(Statistic::AdjRibOutPost(counts.iter().map(|c| c.post).sum()));
+        list.extend(counts.iter().map(|c| Statistic::AdjRibOutPostFamily(c.family, c.post)));
+    }
+    list
 }
 
 fn peer_statistics(families: &[(Family, FamilyStats)], withdrawn: u64) -> Vec<Statistic> {

@@ -18,7 +18,7 @@ pub struct CollectorStatus {
     pub state: &'static str,
     /// Seconds since it is connected; null when it is not.
     pub uptime_seconds: Option<u64>,
-    /// What is sent: `pre_policy`, `post_policy`, `loc_rib`.
+    /// What is sent: `pre_policy`, `post_policy`, `loc_rib`, `out_pre_policy`, `out_post_policy`.
     pub tables: Vec<&'static str>,
     /// How many times the connection was established.
     pub connects: u64,
@@ -70,8 +70,13 @@ pub(in crate::bgp::speaker) fn collector_status(
     config: &BmpCollector,
     shared: &CollectorShared,
 ) -> CollectorStatus {
-    let tables =
-        [(config.pre_policy, "pre_policy"), (config.post_policy, "post_policy"), (config.loc_rib, "loc_rib")];
+    let tables = [
+        (config.pre_policy, "pre_policy"),
+        (config.post_policy, "post_policy"),
+        (config.loc_rib, "loc_rib"),
+        (config.out_pre_policy, "out_pre_policy"),
+        (config.out_post_policy, "out_post_policy"),
+    ];
     shared.update(|state| CollectorStatus {
         collector: config.address.to_string(),
         state: match (state.connected, state.connecting) {

@@ -142,8 +142,13 @@ fn who(message: &BmpMessage) -> String {
     message.per_peer_header.as_ref().map_or_else(String::new, |header| {
         let table = match header.peer_flags {
             _ if header.peer_type == BmpPeerType::LocalRib => "loc",
-            PerPeerFlags::PeerFlags(flags) if flags.is_post_policy() => "post",
-            _ => "pre",
+            PerPeerFlags::PeerFlags(flags) => match (flags.is_adj_rib_out(), flags.is_post_policy()) {
+                (false, false) => "pre",
+                (false, true) => "post",
+                (true, false) => "outpre",
+                (true, true) => "outpost",
+            },
+            PerPeerFlags::LocalRibPeerFlags(_) => "pre",
         };
         format!("{table} {} AS{}", header.peer_ip, header.peer_asn.to_u32())
     })
@@ -317,6 +322,101 @@ fn a_collector_hears_of_sessions_and_routes_before_and_after_rules() {
         let end = stream.until("termination").await;
         assert_eq!(stream.until("closed").await, end + 1);
     });
+}
+
+/// RFC 8671: what a neighbour is sent, before and after export rules, with a collector that is there before the session and
+/// one that comes later.
+#[test]
+fn a_collector_hears_of_what_neighbours_are_sent() {
+    let lab = Lab::new(3, &[(1, 2), (2, 3)]);
+    let (early, late) = (Collector::on(&lab, 2), Collector::on(&lab, 2));
+    wait(async {
+        let mut one = config(1, 64512);
+        one.peers = vec![neighbour4(1, 2, 65000)];
+        let mut two = config(2, 65000);
+        two.transit = true;
+        two.peers = vec![neighbour4(2, 1, 64512), neighbour4(2, 3, 64513)];
+        two.peers[1].settings.export = export_rules(&json!([
+            { "prefix": ["10.2.0.0/16"], "action": "reject" },
+            { "prefix": ["10.3.0.0/16"], "action": "accept", "set_med": 7 },
+        ]));
+        let out = |collector: &Collector| BmpCollector {
+            pre_policy: false,
+            out_pre_policy: true,
+            out_post_policy: true,
+            statistics: Duration::from_millis(200),
+            peers: vec!["10.2.3.3".to_owned()],
+            ..collector.config()
+        };
+        two.bmp = vec![out(&early)];
+        let mut three = config(3, 64513);
+        three.peers = vec![neighbour4(3, 2, 65000)];
+        let (one, two_node) = (lab.start(1, one), lab.start(2, two.clone()));
+        let stream = early.accept();
+        let three = lab.start(3, three);
+        three.established().await;
+        originate(&one, &["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16", "2001:db8::/32"]).await;
+        three.until("what rules let out", |p| p.prefixes_accepted == 3).await;
+        // The sessions are told of once, as ever.
+        two.bmp.push(out(&late));
+        two_node.handle.reconfigure(two.clone()).await.unwrap();
+        let second = late.accept();
+        for stream in [&stream, &second] {
+            let up = stream.until("up pre 10.2.3.3 AS64513, OPENs of 65000 and 64513").await;
+            for line in [
+                "outpre 10.2.3.3 AS64513 +10.1.0.0/16",
+                "outpre 10.2.3.3 AS64513 +10.2.0.0/16",
+                "outpre 10.2.3.3 AS64513 +2001:db8::/32",
+                "outpost 10.2.3.3 AS64513 +10.1.0.0/16",
+                "outpost 10.2.3.3 AS64513 +2001:db8::/32",
+                "outpre 10.2.3.3 AS64513 end of IPv4",
+                "outpre 10.2.3.3 AS64513 end of IPv6",
+                "outpost 10.2.3.3 AS64513 end of IPv4",
+                "outpost 10.2.3.3 AS64513 end of IPv6",
+                "statistic pre 10.2.3.3 AS64513 RoutesInPrePolicyAdjRibOut 4",
+                "statistic pre 10.2.3.3 AS64513 RoutesInPostPolicyAdjRibOut 3",
+                "statistic pre 10.2.3.3 AS64513 RoutesInPerAfiSafiPrePolicyAdjRibOut(1) 3",
+                "statistic pre 10.2.3.3 AS64513 RoutesInPerAfiSafiPostPolicyAdjRibOut(2) 1",
+            ] {
+                assert!(stream.until(line).await > up, "{line}");
+            }
+            stream.until_last("outpre 10.2.3.3 AS64513 +10.3.0.0/16", " path 65000 64512 ").await;
+            stream.until_last("outpost 10.2.3.3 AS64513 +10.3.0.0/16", " med 7 ").await;
+            let wrong =
+                |l: &String| l.starts_with("outpost") && l.contains("10.2.0.0/16") || l.contains("AS64512");
+            assert!(!stream.lines().iter().any(wrong), "{:#?}", stream.lines());
+            stream.forget();
+        }
+        one.handle.withdraw(vec![prefix("10.1.0.0/16"), prefix("10.2.0.0/16")], WAIT).await.unwrap();
+        for stream in [&stream, &second] {
+            stream.until("outpre 10.2.3.3 AS64513 -10.1.0.0/16").await;
+            stream.until("outpre 10.2.3.3 AS64513 -10.2.0.0/16").await;
+            stream.until("outpost 10.2.3.3 AS64513 -10.1.0.0/16").await;
+            stream.forget();
+        }
+        // Other rules change what is after them; what may not go out at all is in neither.
+        two.peers[1].settings.export =
+            export_rules(&json!([{ "prefix": ["10.3.0.0/16"], "action": "reject" }]));
+        two_node.handle.reconfigure(two.clone()).await.unwrap();
+        for stream in [&stream, &second] {
+            stream.until("outpost 10.2.3.3 AS64513 -10.3.0.0/16").await;
+            stream.until("outpre 10.2.3.3 AS64513 +10.3.0.0/16").await;
+            stream.forget();
+        }
+        two.transit = false;
+        two_node.handle.reconfigure(two.clone()).await.unwrap();
+        for stream in [&stream, &second] {
+            stream.until("outpost 10.2.3.3 AS64513 -2001:db8::/32").await;
+            stream.until("outpre 10.2.3.3 AS64513 -2001:db8::/32").await;
+            stream.until("outpre 10.2.3.3 AS64513 -10.3.0.0/16").await;
+        }
+        let status = two_node.handle.collectors().await.unwrap().remove(0);
+        assert_eq!(status.tables, ["out_pre_policy", "out_post_policy"]);
+    });
+}
+
+fn export_rules<T: serde::de::DeserializeOwned>(rules: &serde_json::Value) -> Arc<[T]> {
+    serde_json::from_value::<Vec<T>>(rules.clone()).unwrap().into()
 }
 
 /// Host 2 again, with other rules: nothing of 10.3.0.0/16 is wanted.

@@ -30,7 +30,7 @@ use crate::{
         ipam::{BlockUse, IpamConfig, PoolConfig},
         types::{CniError, code},
     },
-    model::{Endpoint, Family, Identity, Labels, Prefix},
+    model::{Endpoint, EndpointId, Family, Identity, Labels, Prefix},
     routes::thread::{FibCommand, FibHandle, FibStopped},
 };
 
@@ -141,6 +141,11 @@ impl Core {
                 tracing::error!(%addr, %error, "an address that has moved to another host is not given up yet");
             }
         }
+    }
+
+    /// An interface with the name of a host end is gone.
+    pub(super) fn link_gone(&mut self, id: &EndpointId) {
+        self.handler.link_gone(&mut self.outside, id, Now::read());
     }
 
     /// A changed configuration.

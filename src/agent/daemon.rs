@@ -31,7 +31,7 @@ use crate::{
         rib::BestChange,
         speaker::{Shutdown, Speaker, SpeakerEvent, SpeakerEvents, SpeakerHandle},
     },
-    model::Prefix,
+    model::{EndpointId, Prefix},
     netlink::{NftEvent, NftWatch},
     routes::thread::{FibCommand, FibHandle, FibStopped, RouteChange},
 };
@@ -78,6 +78,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     if let Some(speaker) = &daemon.speaker {
         tell_costs(&fib, speaker.clone()).await?;
     }
+    tell_gone(&fib, service.core().clone()).await?;
     if let Some(events) = events {
         tokio::spawn(pump(events, service.clone(), fib, ended));
     }
@@ -222,6 +223,21 @@ async fn tell_costs(fib: &FibHandle, speaker: SpeakerHandle) -> Result<(), FibSt
             }
             let costs = news.iter().map(|reach| (reach.gateway, reach.ifindex, reach.cost)).collect();
             if speaker.set_next_hop_costs(costs).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Carries the names of interfaces that are gone to the core: those of containers whose namespace is gone.
+async fn tell_gone(fib: &FibHandle, core: Actor<Core>) -> Result<(), FibStopped> {
+    let (sender, mut names) = mpsc::unbounded_channel::<String>();
+    fib.send(FibCommand::TellGone(sender)).await?;
+    tokio::spawn(async move {
+        while let Some(name) = names.recv().await {
+            let ours = name.starts_with(EndpointId::PREFIX);
+            if ours && core.tell(move |core| core.link_gone(&EndpointId(name))).is_err() {
                 return;
             }
         }

@@ -20,7 +20,7 @@ use crate::{
     model::{Family, NextHopSet, Prefix},
     netlink::{
         Error, Socket,
-        watch::{Topic, Watch},
+        watch::{KernelEvent, Topic, Watch},
     },
 };
 
@@ -70,6 +70,8 @@ pub enum FibCommand {
     /// Where what leads to the watched next hops is told. Not bounded: nothing is told twice, and in a circle less and
     /// less often.
     TellReach(mpsc::UnboundedSender<Vec<Reach>>),
+    /// Where the names of interfaces that are gone are told.
+    TellGone(mpsc::UnboundedSender<String>),
     /// All wanted routes of the family are known.
     SweepStale(Option<Family>),
     /// Reads the kernel anew.
@@ -139,7 +141,7 @@ impl FibHandle {
         let thread = thread::Builder::new()
             .name("fib".into())
             .spawn(move || {
-                let worker = Worker { fib, watch, queue, fast, waiting: Vec::new(), reach: None };
+                let worker = Worker { fib, watch, queue, fast, waiting: Vec::new(), reach: None, gone: None };
                 runtime.block_on(worker.run());
             })
             .map_err(|source| Error::Os { call: "spawn thread", source })?;
@@ -234,6 +236,7 @@ struct Worker {
     fast: mpsc::UnboundedReceiver<FibCommand>,
     waiting: Vec<Waiting>,
     reach: Option<mpsc::UnboundedSender<Vec<Reach>>>,
+    gone: Option<mpsc::UnboundedSender<String>>,
 }
 
 impl Worker {
@@ -295,9 +298,15 @@ impl Worker {
         wakeup
     }
 
-    fn event(&mut self, event: Result<crate::netlink::watch::KernelEvent, Error>) {
+    fn event(&mut self, event: Result<KernelEvent, Error>) {
         match event {
-            Ok(event) => self.fib.handle_event(event, Instant::now()),
+            Ok(event) => {
+                if let (Some(gone), KernelEvent::LinkGone(link)) = (&self.gone, &event) {
+                    // Whoever listened may have ended first.
+                    let _ = gone.send(link.name.clone());
+                }
+                self.fib.handle_event(event, Instant::now());
+            }
             Err(error) => {
                 tracing::error!(%error, "cannot read the kernel's notifications");
                 self.fib.resync(Instant::now() + Duration::from_secs(1));
@@ -386,6 +395,7 @@ impl Worker {
                 }
             }
             FibCommand::TellReach(reach) => self.reach = Some(reach),
+            FibCommand::TellGone(gone) => self.gone = Some(gone),
             FibCommand::Protect(neighbours) => fib.protect(neighbours),
             FibCommand::SweepStale(family) => fib.sweep_stale(family),
             FibCommand::Resync => fib.resync(Instant::now()),

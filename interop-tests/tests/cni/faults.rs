@@ -7,7 +7,7 @@ use interop_tests::{
     Agent, CniError, Container, Lab, Machine, Network, PATIENCE, Rack, Switch, check, eventually, example,
 };
 
-use crate::kit::{refused, tidy};
+use crate::kit::{asking_for, refused, tidy};
 
 const RUN_DIR: &str = "/run/slash32";
 /// Its folders.
@@ -122,6 +122,30 @@ fn a_reboot_with_files_that_stay() {
         let again = host.container("d", &network)?;
         tidy(&agent, 1)?;
         again.remove()?;
+        tidy(&agent, 0)
+    });
+}
+
+#[test]
+fn a_container_that_is_gone_without_a_word() {
+    on_a_host("gone", |host, agent| {
+        let network = Network::slash32()?;
+        let gone = host.container("gone", &network)?;
+        let stays = host.container("stays", &network)?;
+        let address = gone.ipv4()?;
+        host.run("ip netns delete gone")?;
+        // The kernel tells: nobody waits for the next look at everything.
+        eventually("it is released", PATIENCE, || {
+            let endpoints = agent.endpoints()?;
+            check(endpoints.len() == 1, format!("{endpoints:?}"))
+        })?;
+        tidy(&agent, 1)?;
+        let next = host.container("next", &asking_for(&[&address])?)?;
+        ensure!(next.ipv4()? == address, "{}", next.result());
+        gone.detach()?;
+        next.check()?;
+        next.remove()?;
+        stays.remove()?;
         tidy(&agent, 0)
     });
 }

@@ -68,7 +68,14 @@ impl Handler {
         }
 
         let mut inside = self.attacher.enter(&ns);
-        let (grant, routes, dns) = self.addresses(&conf, &args, &id, &earlier, now)?;
+        let (grant, routes, dns) = match self.addresses(&conf, &args, &id, &earlier, now) {
+            // Perhaps somebody holds what is wanted who is gone.
+            Err(error) if matches!(error.code, code::ADDRESS_REFUSED | code::OUT_OF_ADDRESSES) => {
+                self.release_gone(host, now);
+                self.addresses(&conf, &args, &id, &earlier, now)?
+            }
+            other => other?,
+        };
         fault::point("add:leased");
         let replaced = grant.moved.iter().filter_map(|addr| self.numbers.get(addr)).max().copied();
         let attachment = Attachment {

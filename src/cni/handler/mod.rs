@@ -79,8 +79,8 @@ impl Now {
     }
 }
 
-/// How often [`Handler::tick`] looks for containers whose namespace is gone. The kernel tells at once, but nothing
-/// depends on hearing it at once.
+/// How often [`Handler::tick`] looks for containers whose namespace is gone. The kernel tells at once
+/// ([`Handler::link_gone`]), but it may be too busy to be heard.
 const LOOK: Duration = Duration::from_secs(15);
 
 /// Why the handler cannot start.

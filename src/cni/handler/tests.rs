@@ -579,6 +579,17 @@ fn a_namespace_that_dies_releases_its_address() {
         let later = Now { mono: Instant::now() + LOOK, wall: SystemTime::now() };
         world.handler.tick(&mut world.host, later);
         world.assert_clean();
+        // Whoever wants its address does not have to wait until somebody looks; only for the address to rest.
+        let taken = attachment.endpoint.ipv6.unwrap();
+        world.call(&with(request("ADD", "c2", &ns), "runtimeConfig", json!({"ips": [taken]}))).unwrap();
+        let other = container();
+        let add = with(request("ADD", "c3", &other), "runtimeConfig", json!({"ips": [taken]}));
+        assert_eq!(world.call(&add).unwrap_err().code, code::ADDRESS_REFUSED);
+        let gone = world.handler.attachments().next().unwrap().ifindex;
+        link::delete(&mut Socket::route().unwrap(), gone).unwrap();
+        assert!(world.call(&add).unwrap()["ips"].to_string().contains(&format!("{taken}/128")));
+        world.call(&request("DEL", "c3", &other)).unwrap();
+        world.assert_clean();
     });
 }
 

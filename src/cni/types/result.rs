@@ -212,6 +212,9 @@ impl AddResult {
     }
 }
 
+/// `RT_SCOPE_LINK` of linux/rtnetlink.h.
+const SCOPE_LINK: u8 = 253;
+
 impl Route {
     /// A route with nothing but its destination and gateway.
     pub const fn new(dst: (IpAddr, u8), gw: Option<IpAddr>) -> Self {
@@ -220,7 +223,7 @@ impl Route {
 
     /// Whether its scope says that there is no gateway on the way.
     pub fn is_near(&self) -> bool {
-        self.scope.is_some_and(|scope| scope >= libc::RT_SCOPE_LINK)
+        self.scope.is_some_and(|scope| scope >= SCOPE_LINK)
     }
 
     pub(super) fn read(node: &Node<'_>) -> Result<Self, CniError> {

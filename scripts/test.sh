@@ -35,8 +35,8 @@ fi
 step build cargo build --workspace --all-targets --locked
 export SLASH32_BIN=$PWD/target/debug/slash32
 # Always the whole workspace: a part of it would select other features and compile everything again.
-step unit cargo test --workspace --lib --bins --locked
-step integration cargo test --workspace --test '*' --locked
+step unit cargo test --workspace --lib --bins --locked --no-fail-fast
+step integration cargo test --workspace --test "*" --locked --no-fail-fast
 step documentation cargo test --workspace --doc --locked
 # The fast subset of the table in interop-tests/RESULTS.md. Images are built once and stay in podman's storage.
 step matrix target/debug/interop --fast

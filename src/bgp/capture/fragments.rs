@@ -102,3 +102,67 @@ impl Partial {
         (payload.len() == length).then_some(payload)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(offset: usize, more: bool, protocol: u8, data: &[u8]) -> Fragment<'_> {
+        let [source, destination] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
+        Fragment { key: Key { source, destination, id: 7, protocol: None }, protocol, offset, more, data }
+    }
+
+    /// The datagram after each of these pieces, which must be whole with the last one only.
+    fn joined(pieces: &[Fragment<'_>]) -> Option<Datagram> {
+        let mut fragments = Fragments::default();
+        let (last, others) = pieces.split_last()?;
+        assert!(others.iter().all(|piece| fragments.add(piece).is_none()), "whole too early: {pieces:?}");
+        fragments.add(last)
+    }
+
+    #[test]
+    fn overlapping_octets_count_once() {
+        let (head, tail) = ([1; 16], [2; 12]);
+        let whole = joined(&[piece(0, true, 6, &head), piece(8, false, 6, &tail)]).unwrap();
+        assert_eq!(whole.payload, [[1; 16].as_slice(), &[2; 4]].concat());
+        // In the other order too, and with a piece that is inside another.
+        let whole = joined(&[piece(8, false, 6, &tail), piece(0, true, 6, &head)]).unwrap();
+        assert_eq!(whole.payload.len(), 20);
+        let inside = piece(8, true, 6, &[3; 8]);
+        let whole = joined(&[piece(0, true, 6, &[1; 24]), inside, piece(24, false, 6, &[2; 1])]).unwrap();
+        assert_eq!(whole.payload, [[1; 24].as_slice(), &[2]].concat());
+    }
+
+    #[test]
+    fn a_datagram_with_a_hole_is_never_whole() {
+        assert_eq!(joined(&[piece(0, true, 6, &[1; 8]), piece(16, false, 6, &[2; 4])]), None);
+        assert_eq!(joined(&[piece(8, true, 6, &[1; 8]), piece(16, false, 6, &[2; 4])]), None);
+        // Nor one without an end, or with pieces that no sender makes.
+        assert_eq!(joined(&[piece(0, true, 6, &[1; 8]), piece(8, true, 6, &[2; 8])]), None);
+        assert_eq!(joined(&[piece(8, false, 6, &[2; 4]), piece(0, true, 6, &[1; 7])]), None);
+        assert_eq!(joined(&[piece(0, true, 6, &[1; 8]), piece(65_528, false, 6, &[2; 16])]), None);
+    }
+
+    #[test]
+    fn the_protocol_is_the_first_pieces() {
+        let whole = joined(&[piece(8, false, 17, &[2; 4]), piece(0, true, 6, &[1; 8])]).unwrap();
+        assert_eq!((whole.protocol, whole.payload.len()), (6, 12));
+    }
+
+    #[test]
+    fn old_pieces_make_room_for_new_ones() {
+        let mut fragments = Fragments::default();
+        for id in 0..2 * MAX_WAITING as u32 {
+            let mut one = piece(0, true, 6, &[1; 8]);
+            one.key.id = id;
+            assert_eq!(fragments.add(&one), None);
+            assert!(fragments.waiting.len() <= MAX_WAITING);
+        }
+        // The newest ones are those that are kept.
+        let mut last = piece(8, false, 6, &[2; 4]);
+        last.key.id = 2 * MAX_WAITING as u32 - 1;
+        assert!(fragments.add(&last).is_some());
+        last.key.id = 0;
+        assert!(fragments.add(&last).is_none());
+    }
+}

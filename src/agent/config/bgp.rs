@@ -40,6 +40,11 @@ pub(super) fn speaker(
     surroundings: &Surroundings,
     errors: &mut Errors<'_>,
 ) -> Option<SpeakerConfig> {
+    let Some(asn) = table.asn else {
+        let help = "add `asn = 64512` or another one for private use (RFC 6996), or your own";
+        errors.at_with_help(&["bgp".into()], "`[bgp] asn`, the AS number of this host, is missing", help);
+        return None;
+    };
     let Some(router_id) = table.router_id.or_else(|| RouterId::new(surroundings.router_id?).ok()) else {
         errors.at_with_help(
             &["bgp".into()],
@@ -69,7 +74,7 @@ pub(super) fn speaker(
             "cluster_id has no meaning without `route_reflector = true`",
         );
     }
-    let mut config = SpeakerConfig::new(table.asn, router_id);
+    let mut config = SpeakerConfig::new(asn, router_id);
     config.graceful_restart.enabled = table.graceful_restart.unwrap_or(true);
     if let Some(seconds) = table.restart_time {
         config.graceful_restart.restart_time = Duration::from_secs(seconds.into());
@@ -96,7 +101,7 @@ pub(super) fn speaker(
     config.next_hop_check = table.next_hop_check;
 
     let context = Context {
-        asn: table.asn,
+        asn,
         base,
         route_reflector: table.route_reflector,
         graceful_restart: config.graceful_restart,

@@ -44,8 +44,9 @@ pub(super) struct Agent {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Bgp {
-    #[serde(deserialize_with = "asn")]
-    pub(super) asn: Asn,
+    /// Asked for where the error can say whose number is missing: peers have one too.
+    #[serde(default, deserialize_with = "optional_asn")]
+    pub(super) asn: Option<Asn>,
     pub(super) router_id: Option<RouterId>,
     pub(super) listen: Option<Vec<SocketAddr>>,
     #[serde(default)]
@@ -356,10 +357,16 @@ enum AsnText {
 
 impl AsnText {
     fn parse<E: de::Error>(self) -> Result<Asn, E> {
-        match self {
+        let asn = match self {
             Self::Number(n) => Asn::new(n).map_err(E::custom),
             Self::Text(t) => t.parse().map_err(E::custom),
+        }?;
+        if asn == Asn::TRANS {
+            return Err(E::custom(
+                "AS 23456 is nobody's own: it stands for numbers that do not fit two octets (RFC 6793)",
+            ));
         }
+        Ok(asn)
     }
 }
 

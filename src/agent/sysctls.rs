@@ -6,24 +6,17 @@ use crate::{
 };
 
 /// What must be set on the host for packets to flow between containers and the network.
-const REQUIRED: [(&str, &str); 2] = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
-
-/// The settings that are not as containers with addresses of these families need them, for CHECK and STATUS.
-pub(super) fn missing_for(families: &[Family]) -> Vec<String> {
-    let concerns = |text: &String| {
-        families.contains(if text.starts_with("net.ipv4") { &Family::Ipv4 } else { &Family::Ipv6 })
-    };
-    missing().into_iter().filter(concerns).collect()
-}
+const REQUIRED: [(Family, &str, &str); 2] =
+    [(Family::Ipv4, "net/ipv4/ip_forward", "1"), (Family::Ipv6, "net/ipv6/conf/all/forwarding", "1")];
 
 /// Switches forwarding on where it is off. An interface that took its default route from router advertisements keeps
 /// taking them: with forwarding on the kernel ignores them unless `accept_ra` is 2 (Documentation/networking/ip-sysctl).
 pub(super) fn apply() -> Result<(), netlink::Error> {
-    for (name, wanted) in REQUIRED {
+    for (family, name, wanted) in REQUIRED {
         if sysctl::read(name)?.trim() == wanted {
             continue;
         }
-        if name.contains("ipv6") {
+        if family == Family::Ipv6 {
             keep_router_advertisements();
         }
         sysctl::write(name, wanted)?;
@@ -32,12 +25,18 @@ pub(super) fn apply() -> Result<(), netlink::Error> {
     Ok(())
 }
 
-/// The settings that are not as required now, for `doctor`.
+/// The settings that are not as required now, for `doctor` and `status`.
 pub(super) fn missing() -> Vec<String> {
+    missing_for(&Family::ALL)
+}
+
+/// Those that containers with addresses of these families need, for CHECK and STATUS.
+pub(super) fn missing_for(families: &[Family]) -> Vec<String> {
     REQUIRED
         .iter()
-        .filter(|(name, wanted)| sysctl::read(name).map_or(true, |value| value.trim() != *wanted))
-        .map(|(name, wanted)| format!("{} should be {wanted}", name.replace('/', ".")))
+        .filter(|(family, ..)| families.contains(family))
+        .filter(|(_, name, wanted)| sysctl::read(name).map_or(true, |value| value.trim() != *wanted))
+        .map(|(_, name, wanted)| format!("{} should be {wanted}", name.replace('/', ".")))
         .collect()
 }
 

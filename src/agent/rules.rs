@@ -73,7 +73,7 @@ fn judge(
             Action::Table(other) if other != TABLE_LOCAL => {
                 let takes = |route: &Prefix| {
                     rule.suppressed.is_none_or(|len| route.len() > len)
-                        && (rule.from.is_some() || pools.iter().any(|pool| overlap(*pool, *route)))
+                        && (rule.from.is_some() || pools.iter().any(|pool| pool.overlaps(*route)))
                 };
                 if let Some(route) = routes(other).into_iter().find(takes) {
                     found.push(format!(
@@ -95,13 +95,9 @@ fn concerns(rule: &Rule, pools: &[Prefix]) -> bool {
         let whole = |of: Option<Prefix>| of.is_some_and(|of| pools.iter().all(|pool| of.covers(*pool)));
         return !(whole(rule.from) || whole(rule.to));
     }
-    let hits = |of: Option<Prefix>| of.is_none_or(|of| pools.iter().any(|pool| overlap(*pool, of)));
+    let hits = |of: Option<Prefix>| of.is_none_or(|of| pools.iter().any(|pool| pool.overlaps(of)));
     // The host's own packets to containers are not looked at: operators send them where they like.
     !rule.narrow && rule.iif.as_deref() != Some("lo") && hits(rule.from) && hits(rule.to)
-}
-
-fn overlap(a: Prefix, b: Prefix) -> bool {
-    a.covers(b) || b.covers(a)
 }
 
 #[cfg(test)]

@@ -38,10 +38,10 @@ fn judge<'a>(
         return Vec::new();
     }
     let on_network = |link: &Link, peer: IpAddr| {
-        addresses.iter().filter(|a| a.ifindex == link.index).any(|a| {
-            Prefix::parse_lenient(&format!("{}/{}", a.addr, a.prefix_len))
-                .is_ok_and(|p| p.contains_addr(peer))
-        })
+        addresses
+            .iter()
+            .filter(|a| a.ifindex == link.index)
+            .any(|a| Prefix::new(a.addr, a.prefix_len).is_ok_and(|p| p.contains_addr(peer)))
     };
     peers
         .filter_map(|peer| {

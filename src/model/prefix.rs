@@ -236,6 +236,11 @@ impl Prefix {
         }
     }
 
+    /// Whether some address is inside both; false across families.
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.covers(other) || other.covers(self)
+    }
+
     /// Parses `ADDRESS/LEN`, clearing bits below the length; a bare address is its host prefix.
     pub fn parse_lenient(text: &str) -> Result<Self, PrefixError> {
         let syntax = || PrefixError::Syntax(text.to_owned());

@@ -43,7 +43,7 @@ pub(super) fn pools(tables: Vec<file::Pool>, errors: &mut Errors<'_>) -> Vec<Poo
                 errors.at(&place("exclude"), format!("{exclude} is not inside the pool {cidr}"));
             }
         }
-        if let Some(other) = pools.iter().find(|p| p.cidr.covers(cidr) || cidr.covers(p.cidr)) {
+        if let Some(other) = pools.iter().find(|p| p.cidr.overlaps(cidr)) {
             errors.at(&place("cidr"), format!("pool {cidr} overlaps the pool {}", other.cidr));
         }
         pools.push(Pool {

@@ -49,11 +49,11 @@ pub(super) struct Facts {
     pub(super) nexthop_objects: bool,
     /// Whether the kernel has TCP-AO, if a neighbour's configuration asks for it.
     pub(super) tcp_ao: Option<bool>,
-    /// Configured pools that give this host no addresses.
     /// `slash32 drain` is in force.
     pub(super) draining: bool,
     /// How many pools are configured.
     pub(super) pools: usize,
+    /// Configured pools that give this host no addresses.
     pub(super) pools_without_block: Vec<String>,
 }
 

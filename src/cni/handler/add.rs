@@ -11,10 +11,10 @@ use crate::{
         attach::{AttachError, Inside},
         attachment::Attachment,
         fault,
-        ipam::{self, Grant, IpamError, Wish},
+        ipam::{Grant, IpamError, Wish},
         types::{AddResult, CniArgs, CniError, Dns, Mac, NetConf, Route, code, names},
     },
-    model::{Endpoint, EndpointId, EndpointKey},
+    model::{Endpoint, EndpointId, EndpointKey, Prefix},
     netlink::ns::{Netns, NetnsId},
 };
 
@@ -264,7 +264,7 @@ impl Handler {
         let addrs: Vec<_> = grant.addresses().collect();
         for addr in &addrs {
             let refused = |why: &str| CniError::new(code::ADDRESS_REFUSED, format!("{addr} {why}"));
-            if !ipam::is_usable(*addr) {
+            if Prefix::host(*addr).is_martian() {
                 return Err(refused("cannot be a container's address"));
             }
             if self.attacher.is_own(*addr) {

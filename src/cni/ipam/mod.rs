@@ -464,24 +464,3 @@ impl Pool {
         Self { config: config.clone(), blocks }
     }
 }
-
-/// Whether a container can have an address at all: not what stands for nobody, for many, for oneself, or for a link only.
-pub fn is_usable(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(a) => {
-            !a.is_multicast()
-                && !a.is_loopback()
-                && !a.is_link_local()
-                && !a.is_broadcast()
-                && a.octets()[0] != 0
-        }
-        IpAddr::V6(a) => {
-            let mapped = a.to_ipv4_mapped().is_some();
-            !a.is_multicast()
-                && !a.is_loopback()
-                && !a.is_unicast_link_local()
-                && !a.is_unspecified()
-                && !mapped
-        }
-    }
-}

@@ -103,10 +103,11 @@ fn decode_input<W: Write>(
     mut input: impl Read,
     out: &mut Output<W>,
 ) -> anyhow::Result<()> {
-    let mut head = [0; 2];
-    let got = read_up_to(&mut input, &mut head)?;
-    let whole = io::Cursor::new(head).take(got as u64).chain(input);
-    if head == GZIP {
+    let mut head = Vec::new();
+    input.by_ref().take(2).read_to_end(&mut head)?;
+    let gzip = head == GZIP;
+    let whole = io::Cursor::new(head).chain(input);
+    if gzip {
         // Files are often written in pieces, each compressed by itself.
         decode_plain(args, MultiGzDecoder::new(BufReader::new(whole)), out)
     } else {
@@ -135,20 +136,6 @@ fn decode_plain<W: Write>(
 
 /// How a file compressed by gzip begins (RFC 1952 section 2.3.1).
 const GZIP: [u8; 2] = [0x1F, 0x8B];
-
-/// Fills `buffer`, or as much of it as there is.
-fn read_up_to(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut got = 0;
-    while got < buffer.len() {
-        match input.read(&mut buffer[got..]) {
-            Ok(0) => break,
-            Ok(n) => got += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(got)
-}
 
 struct Output<W: Write> {
     json: bool,

@@ -468,17 +468,23 @@ mod tests {
         socket.execute(&mut batch).unwrap();
     }
 
+    /// A link that is up, with 192.0.2.0/31; 192.0.2.1 is behind it.
+    fn uplink() -> Socket {
+        let mut socket = Socket::route().unwrap();
+        link::create_veth(&mut socket, "va", "vb", None).unwrap();
+        for name in ["va", "vb"] {
+            let index = link::by_name(&mut socket, name).unwrap().index;
+            link::set_up(&mut socket, index).unwrap();
+        }
+        let dev = link::by_name(&mut socket, "va").unwrap().index;
+        addr::add(&mut socket, dev, "192.0.2.0".parse().unwrap(), 31).unwrap();
+        socket
+    }
+
     #[test]
     fn the_thread_writes_repairs_and_ends() {
         testing::private(|| {
-            let mut socket = Socket::route().unwrap();
-            link::create_veth(&mut socket, "va", "vb", None).unwrap();
-            for name in ["va", "vb"] {
-                let index = link::by_name(&mut socket, name).unwrap().index;
-                link::set_up(&mut socket, index).unwrap();
-            }
-            let dev = link::by_name(&mut socket, "va").unwrap().index;
-            addr::add(&mut socket, dev, "192.0.2.0".parse().unwrap(), 31).unwrap();
+            let mut socket = uplink();
             let (fib, thread) = FibHandle::start(FibConfig::default()).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let hops: Arc<NextHopSet> =
@@ -516,14 +522,7 @@ mod tests {
     #[test]
     fn links_in_use_are_looked_at() {
         testing::private(|| {
-            let mut socket = Socket::route().unwrap();
-            link::create_veth(&mut socket, "va", "vb", None).unwrap();
-            for name in ["va", "vb"] {
-                let index = link::by_name(&mut socket, name).unwrap().index;
-                link::set_up(&mut socket, index).unwrap();
-            }
-            let dev = link::by_name(&mut socket, "va").unwrap().index;
-            addr::add(&mut socket, dev, "192.0.2.0".parse().unwrap(), 31).unwrap();
+            uplink();
             let (fib, thread) = FibHandle::start(FibConfig::default()).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             // Quiet: all that the kernel tells of the link has come.
@@ -548,14 +547,7 @@ mod tests {
     fn news_does_not_wait_for_routes() {
         const ROUTES: u32 = 40_000;
         testing::private(|| {
-            let mut socket = Socket::route().unwrap();
-            link::create_veth(&mut socket, "va", "vb", None).unwrap();
-            for name in ["va", "vb"] {
-                let index = link::by_name(&mut socket, name).unwrap().index;
-                link::set_up(&mut socket, index).unwrap();
-            }
-            let dev = link::by_name(&mut socket, "va").unwrap().index;
-            addr::add(&mut socket, dev, "192.0.2.0".parse().unwrap(), 31).unwrap();
+            let mut socket = uplink();
             let (fib, thread) = FibHandle::start(FibConfig::default()).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let hops: Arc<NextHopSet> =

@@ -21,8 +21,8 @@ use crate::{
     bgp::{
         config::{NextHopMode, Role},
         wire::{
-            AsPath, Community, EncodeContext, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, PathAttributes, PeerKind,
-            PerFamily, WireNextHop,
+            AsPath, Community, DecodeContext, EncodeContext, MAX_EXTENDED_MESSAGE, MAX_MESSAGE,
+            PathAttributes, PeerKind, PerFamily, WireNextHop,
         },
     },
     model::{Asn, Family, Prefix},
@@ -111,6 +111,12 @@ impl ExportKey {
             add_path,
             max_message: if self.extended_message { MAX_EXTENDED_MESSAGE } else { MAX_MESSAGE },
         }
+    }
+
+    /// How to read what was encoded for the group.
+    pub(super) fn decode_context(&self) -> DecodeContext {
+        let EncodeContext { four_octet, add_path, .. } = self.encode_context();
+        DecodeContext { four_octet, add_path, extended_message: true, ..DecodeContext::default() }
     }
 
     pub(super) fn add_path(&self, family: Family) -> Option<AddPathSend> {

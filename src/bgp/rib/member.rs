@@ -21,7 +21,7 @@ use super::{
 use crate::{
     bgp::{
         PeerId,
-        wire::{self, DecodeContext, Message, Nlri, PerFamily, RouteRefresh},
+        wire::{self, DecodeContext, Message, PerFamily, RouteRefresh, Update},
     },
     model::Family,
 };
@@ -255,9 +255,7 @@ impl Group {
     pub(super) fn leave_log(&mut self, store: &mut Store, peer: PeerId) {
         let Some(place) = self.members.get(&peer).and_then(Member::place) else { return };
         let mut lanes = Box::<PerFamily<Lane>>::default();
-        let mut ctx = DecodeContext { extended_message: true, ..DecodeContext::default() };
-        let encode_context = self.key.encode_context();
-        (ctx.four_octet, ctx.add_path) = (encode_context.four_octet, encode_context.add_path);
+        let ctx = self.key.decode_context();
         for family in Family::ALL {
             let lane = &mut lanes[family];
             lane.passed = true;
@@ -268,13 +266,15 @@ impl Group {
             }
         }
         for piece in self.log_from(place).filter(|piece| piece.is_for(peer)) {
-            for_each_nlri(ctx, &piece.bytes, |nlri| {
-                let family = nlri.prefix.family();
-                let table = &mut store.tables[family];
-                let node = table.find_or_insert(nlri.prefix);
-                table.list_if_empty(node);
-                lanes[family].pending.insert(node);
-                lanes[family].learn(ctx.add_path[family], node, nlri.path_id);
+            for_each_update(ctx, &piece.bytes, |update| {
+                for nlri in update.prefixes() {
+                    let family = nlri.prefix.family();
+                    let table = &mut store.tables[family];
+                    let node = table.find_or_insert(nlri.prefix);
+                    table.list_if_empty(node);
+                    lanes[family].pending.insert(node);
+                    lanes[family].learn(ctx.add_path[family], node, nlri.path_id);
+                }
             });
         }
         if let Some(member) = self.members.get_mut(&peer) {
@@ -392,18 +392,13 @@ impl Output {
     }
 }
 
-/// Every prefix in messages that we have encoded ourselves.
-fn for_each_nlri(ctx: DecodeContext, mut bytes: &[u8], mut each: impl FnMut(Nlri)) {
+/// Every UPDATE in messages that we have encoded ourselves.
+pub(super) fn for_each_update(ctx: DecodeContext, mut bytes: &[u8], mut each: impl FnMut(&Update)) {
     while let Ok(Some(length)) = wire::frame_length(bytes, true)
         && let Some((message, rest)) = bytes.split_at_checked(length)
     {
         if let Ok((Message::Update(update), _)) = wire::decode(&ctx, message).into_result() {
-            for reach in &update.reach {
-                reach.nlri.iter().copied().for_each(&mut each);
-            }
-            for unreach in &update.unreach {
-                unreach.nlri.iter().copied().for_each(&mut each);
-            }
+            each(&update);
         }
         bytes = rest;
     }

@@ -11,12 +11,13 @@ use super::{
     Rib, View,
     encode::{self, Announce, Audience, Delta},
     group::Group,
+    member::for_each_update,
     table::NodeId,
 };
 use crate::{
     bgp::{
         PeerId,
-        wire::{self, DecodeContext, Message, Nlri, pack_withdraw},
+        wire::{Nlri, pack_withdraw},
     },
     model::{Family, Prefix},
 };
@@ -79,26 +80,12 @@ impl Rib {
     pub fn sent_prefixes(&self, peer: PeerId, messages: &[Bytes]) -> SentPrefixes {
         let mut sent = SentPrefixes::default();
         let Some(group) = self.group_of(peer) else { return sent };
-        let encoded = group.key.encode_context();
-        let ctx = DecodeContext {
-            four_octet: encoded.four_octet,
-            add_path: encoded.add_path,
-            extended_message: true,
-            ..DecodeContext::default()
-        };
-        for mut bytes in messages.iter().map(|bytes| &bytes[..]) {
-            while let Ok(Some(length)) = wire::frame_length(bytes, true)
-                && let Some((message, rest)) = bytes.split_at_checked(length)
-            {
-                bytes = rest;
-                let Ok((Message::Update(update), _)) = wire::decode(&ctx, message).into_result() else {
-                    continue;
-                };
+        let ctx = group.key.decode_context();
+        for bytes in messages {
+            for_each_update(ctx, bytes, |update| {
                 sent.ends.extend(update.end_of_rib());
-                let announced = update.reach.iter().flat_map(|reach| &reach.nlri);
-                let withdrawn = update.unreach.iter().flat_map(|unreach| &unreach.nlri);
-                sent.prefixes.extend(announced.chain(withdrawn).map(|nlri| (nlri.prefix, nlri.path_id)));
-            }
+                sent.prefixes.extend(update.prefixes().map(|nlri| (nlri.prefix, nlri.path_id)));
+            });
         }
         sent
     }

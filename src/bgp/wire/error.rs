@@ -85,6 +85,11 @@ impl WireError {
         Self { action, code, subcode, attribute, reason, offset, data: Bytes::new() }
     }
 
+    /// Whether it is an error of the first attribute with this type code, which a second one leaves as it is.
+    pub(super) fn is_of_first(&self, code: u8) -> bool {
+        self.attribute == Some(code) && self.reason != Reason::DuplicateAttribute
+    }
+
     /// The NOTIFICATION to send when the action is [`Action::Reset`].
     pub fn notification(&self) -> Notification {
         Notification { code: self.code, subcode: self.subcode, data: self.data.clone() }
@@ -354,7 +359,7 @@ pub(super) struct Errors {
 impl Errors {
     /// Whether the first attribute with this type code is in error.
     pub(super) fn has(&self, code: u8) -> bool {
-        (self.list.iter()).any(|(e, _)| e.attribute == Some(code) && e.reason != Reason::DuplicateAttribute)
+        self.list.iter().any(|(e, _)| e.is_of_first(code))
     }
 
     /// How many errors there are.

@@ -169,6 +169,12 @@ pub struct Update {
 }
 
 impl Update {
+    /// Every prefix that is announced, then every one that is withdrawn.
+    pub fn prefixes(&self) -> impl Iterator<Item = &Nlri> {
+        let announced = self.reach.iter().flat_map(|reach| &reach.nlri);
+        announced.chain(self.unreach.iter().flat_map(|unreach| &unreach.nlri))
+    }
+
     /// The family this UPDATE is the End-of-RIB marker of (RFC 4724 section 2), if it is one.
     ///
     /// An IPv4 marker is an UPDATE with nothing in it; an IPv6 one has an empty MP_UNREACH_NLRI and nothing else.

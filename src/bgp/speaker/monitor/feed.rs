@@ -73,8 +73,10 @@ impl WatchedSession {
 
     /// Whether a collector wants to hear of it.
     fn concerns(&self, config: &BmpCollector) -> bool {
-        let address = canonical(self.peer).ip().to_string();
-        config.peers.is_empty() || config.peers.iter().any(|name| *name == self.name || *name == address)
+        config.peers.is_empty() || {
+            let address = canonical(self.peer).ip().to_string();
+            config.peers.iter().any(|name| *name == self.name || *name == address)
+        }
     }
 }
 
@@ -154,20 +156,16 @@ impl Feed {
         }
     }
 
-    /// A table from the beginning, if it is wanted and not already to come.
+    /// A table from the beginning, if it is wanted.
     fn want(&mut self, view: View, again: bool) {
-        if self.wants(view) {
-            self.dumps.retain(|dump| dump.view != view);
-            self.dumps.extend(Family::ALL.map(|family| Dump { view, family, cursor: 0, again }));
-        }
+        self.dumps.retain(|dump| dump.view != view);
+        self.add_dumps(view, again);
     }
 
-    /// Tells of a change now, or later if the collector is behind. `update` is what there is to tell.
-    fn change(&mut self, header: &PeerHeader, key: (View, Prefix, u32), update: &[u8]) {
-        if self.is_behind() {
-            self.backlog.changes.insert(key);
-        } else {
-            put_updates(self, header, update);
+    /// The same of a table that is not to come yet.
+    fn add_dumps(&mut self, view: View, again: bool) {
+        if self.wants(view) {
+            self.dumps.extend(Family::ALL.map(|family| Dump { view, family, cursor: 0, again }));
         }
     }
 
@@ -318,9 +316,7 @@ impl Monitors {
                 continue;
             }
             let view = View::PrePolicy(id);
-            let announced = update.reach.iter().flat_map(|reach| &reach.nlri);
-            let withdrawn = update.unreach.iter().flat_map(|unreach| &unreach.nlri);
-            let changes = announced.chain(withdrawn).map(|nlri| (view, nlri.prefix, nlri.path_id));
+            let changes = update.prefixes().map(|nlri| (view, nlri.prefix, nlri.path_id));
             feed.backlog.changes.extend(changes);
             feed.backlog.refresh.insert(id);
             feed.backlog.ends.extend(end_of_rib.map(|family| (view, family)));
@@ -411,12 +407,21 @@ impl Monitors {
                         (session.header(table_of(view), time), Some(session))
                     }
                 };
-                update.clear();
-                rib.tell(view, prefix, path_id, &mut update);
+                // Encoded when somebody is to get it now.
+                let mut told = false;
                 for feed in &mut self.feeds {
-                    if feed.wants(view) && session.is_none_or(|s| s.concerns(&feed.new.config)) {
-                        feed.change(&header, (view, prefix, path_id), &update);
+                    if !feed.wants(view) || session.is_some_and(|s| !s.concerns(&feed.new.config)) {
+                        continue;
                     }
+                    if feed.is_behind() {
+                        feed.backlog.changes.insert((view, prefix, path_id));
+                        continue;
+                    }
+                    if !std::mem::replace(&mut told, true) {
+                        update.clear();
+                        rib.tell(view, prefix, path_id, &mut update);
+                    }
+                    put_updates(feed, &header, &update);
                 }
             }
         }
@@ -470,12 +475,11 @@ fn want_tables(feed: &mut Feed, sessions: &BTreeMap<PeerId, WatchedSession>) {
             [View::PrePolicy(*id), View::PostPolicy(*id), View::OutPre(*id), View::OutPost(*id)]
         })
         .chain([View::LocRib])
-        .filter(|view| feed.wants(*view))
         .collect();
-    feed.dumps = views
-        .into_iter()
-        .flat_map(|view| Family::ALL.map(|family| Dump { view, family, cursor: 0, again: false }))
-        .collect();
+    feed.dumps.clear();
+    for view in views {
+        feed.add_dumps(view, false);
+    }
 }
 
 /// Too much has changed to remember it: the collector forgets all tables, as sessions end and begin for it, and gets them

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::attributes::{AggregatorView, AttributesView, path_items};
 use crate::{
     bgp::wire::{
-        AttributeRef, DecodeContext, Decoded, Disposition, Nlri, PerFamily, RawAttributes, Reason, Update,
+        AttributeRef, DecodeContext, Decoded, Disposition, Nlri, PerFamily, RawAttributes, Update,
         UpdateLayout, WireError, as_path, code, decode_nlri, error::Errors, parse, update,
     },
     model::{Family, Prefix},
@@ -114,17 +114,12 @@ pub(super) fn update_view(
     // Of a message with a wrong length nothing is used, but what can be read is shown.
     let unused = if update.is_none() { readable(ctx, message) } else { None };
     let errors = unused.as_ref().map_or(decoded.errors.as_slice(), |(_, errors)| errors);
-    // A second one leaves the first as it is.
-    let refused =
-        |code| errors.iter().any(|e| e.attribute == Some(code) && e.reason != Reason::DuplicateAttribute);
+    let refused = |code| errors.iter().any(|e| e.is_of_first(code));
     let mut attributes = update
         .or(unused.as_ref().map(|(update, _)| update))
         .map(|u| AttributesView::from(&u.attributes))
-        .unwrap_or_default();
-    // No path is not an empty path.
-    if first(code::attribute::AS_PATH).is_none() || refused(code::attribute::AS_PATH) {
-        (attributes.as_path, attributes.as_path_segments) = (None, None);
-    }
+        .unwrap_or_default()
+        .with_path_if(first(code::attribute::AS_PATH).is_some() && !refused(code::attribute::AS_PATH));
     attributes.next_hop =
         first(code::attribute::NEXT_HOP).and_then(|a| <[u8; 4]>::try_from(a.value).ok()).map(Ipv4Addr::from);
     attributes.as4_path = first(code::attribute::AS4_PATH)

@@ -41,16 +41,8 @@ impl MaxPrefixState {
     /// The limit is another one while `count` are kept: what that means at once.
     pub(super) fn changed(&mut self, limit: Option<MaxPrefixes>, count: u32) -> Verdict {
         *self = Self::default();
-        let Some(limit) = limit else { return Verdict::Fine };
-        if count > limit.limit {
-            self.exceeded = true;
-            Verdict::Exceeded
-        } else if limit.is_near(count) {
-            self.warned = true;
-            Verdict::Warn
-        } else {
-            Verdict::Fine
-        }
+        // As if the last of them came now.
+        count.checked_sub(1).map_or(Verdict::Fine, |others| self.one_more(limit, others))
     }
 
     /// Whether there were too many, in the last session that there was.

@@ -88,12 +88,12 @@ impl<R: Read> Messages<R> {
 
     fn packet(&mut self, packet: &file::Packet) {
         self.counts.packets += 1;
-        if !packet::is_known(packet.link) {
-            self.counts.unknown_link += 1;
-            self.counts.link = Some(packet.link);
-        }
         match packet::inside(packet.link, &packet.data) {
             None => {}
+            Some(Inside::UnknownLink) => {
+                self.counts.unknown_link += 1;
+                self.counts.link = Some(packet.link);
+            }
             Some(Inside::Tcp(segment)) => self.segment(&segment, packet.time),
             Some(Inside::Fragment(fragment)) => self.fragment(&fragment, packet.time),
         }
@@ -105,7 +105,7 @@ impl<R: Read> Messages<R> {
         // What was sent in pieces may be a tunnel that holds pieces.
         while let Some(datagram) = whole.take() {
             match packet::inside_datagram(&datagram) {
-                None => {}
+                None | Some(Inside::UnknownLink) => {}
                 Some(Inside::Tcp(segment)) => self.segment(&segment, time),
                 Some(Inside::Fragment(inner)) => whole = self.fragments.add(&inner),
             }

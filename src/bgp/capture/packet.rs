@@ -46,26 +46,8 @@ pub(super) enum Inside<'a> {
     Tcp(Segment<'a>),
     /// A piece of a datagram.
     Fragment(Fragment<'a>),
-}
-
-/// Whether the link type is one of those that are read.
-pub(super) const fn is_known(link: u16) -> bool {
-    matches!(
-        link,
-        link::NULL
-            | link::ETHERNET
-            | link::PPP
-            | link::RAW_BSD
-            | link::RAW_OPENBSD
-            | link::PPP_HDLC
-            | link::RAW
-            | link::CISCO_HDLC
-            | link::LOOP
-            | link::LINUX_SLL
-            | link::IPV4
-            | link::IPV6
-            | link::LINUX_SLL2
-    )
+    /// Nobody knows: the link type is none of those that are read.
+    UnknownLink,
 }
 
 /// How many headers of IP and of tunnels are opened, one in another.
@@ -83,7 +65,7 @@ pub(super) fn inside(link: u16, packet: &[u8]) -> Option<Inside<'_>> {
         link::LINUX_SLL2 => by_ethertype(u16_at(packet, 0)?, packet.get(20..)?)?,
         link::NULL | link::LOOP => packet.get(4..)?,
         link::RAW | link::RAW_BSD | link::RAW_OPENBSD | link::IPV4 | link::IPV6 => packet,
-        _ => return None,
+        _ => return Some(Inside::UnknownLink),
     };
     ip(packet, MAX_DEPTH)
 }

@@ -170,9 +170,9 @@ impl Attacher {
         if let Some(wrong) = wrong {
             findings.push(Finding::HostEnd(format!("the host end {id} {wrong}")));
         }
-        let bandwidth = attachment.bandwidth.unwrap_or_default();
-        let limit = Limit::new(bandwidth.ingress_rate, bandwidth.ingress_burst, attachment.mtu);
-        if limit.is_some_and(|limit| !limit.is_in_force(&mut self.socket, attachment.ifindex)) {
+        if Limit::towards(attachment)
+            .is_some_and(|limit| !limit.is_in_force(&mut self.socket, attachment.ifindex))
+        {
             findings.push(Finding::RateLimit("the rate limit towards the container is not in force".into()));
         }
         // The kernel can only be asked what its rules lead to, and those lead to the main table.
@@ -219,9 +219,8 @@ impl Attacher {
             let (is, was) = (link.mtu, attachment.mtu);
             findings.push(Finding::Interface(format!("the container's {ifname} has MTU {is}, not {was}")));
         }
-        let bandwidth = attachment.bandwidth.unwrap_or_default();
-        let limit = Limit::new(bandwidth.egress_rate, bandwidth.egress_burst, attachment.mtu);
-        if limit.is_some_and(|limit| !limit.is_in_force(&mut socket, link.index)) {
+        if Limit::from_container(attachment).is_some_and(|limit| !limit.is_in_force(&mut socket, link.index))
+        {
             findings.push(Finding::RateLimit("the rate limit from the container is not in force".into()));
         }
         let addresses: HashSet<IpAddr> = addr::list(&mut socket)

@@ -344,8 +344,7 @@ impl Attacher {
         if attachment.endpoint.ipv6.is_some() {
             steps.gateway_address(index, attachment.gateway6());
         }
-        let bandwidth = attachment.bandwidth.unwrap_or_default();
-        if let Some(limit) = Limit::new(bandwidth.ingress_rate, bandwidth.ingress_burst, attachment.mtu) {
+        if let Some(limit) = Limit::towards(attachment) {
             steps.limit(index, limit);
         }
         // Asking also makes the kernel (from 6.8) note that there is no carrier yet. Otherwise IPv6 would take the link
@@ -436,8 +435,7 @@ impl Attacher {
             steps.device_route("add the gateway's route in the container", &key, index, false);
             push_family(&mut steps, attachment, true);
         }
-        let bandwidth = attachment.bandwidth.unwrap_or_default();
-        if let Some(limit) = Limit::new(bandwidth.egress_rate, bandwidth.egress_burst, attachment.mtu) {
+        if let Some(limit) = Limit::from_container(attachment) {
             steps.limit(index, limit);
         }
         if attachment.endpoint.ipv6.is_some() {

@@ -10,18 +10,11 @@ use std::{
     time::Duration,
 };
 
-use super::message::StepError;
+use super::{message::StepError, uplink};
 use crate::{
     cni::attachment::Attachment,
     netlink::{Error, Socket},
 };
-
-const RTM_GETROUTE: u16 = 26;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-/// Where `rtm_type` is in `struct rtmsg`, and `RTN_LOCAL` (linux/rtnetlink.h).
-const TYPE_AT: usize = 7;
-const RTN_LOCAL: u8 = 2;
 
 /// How often to look, and how long to wait between, at first; the task is seldom later than the first look.
 const LOOKS: u32 = 40;
@@ -54,16 +47,8 @@ pub(super) fn wait(attachment: &Attachment, host: &mut Socket, inside: &mut Sock
 
 /// Whether packets to an address of an interface are for this machine.
 fn is_local(socket: &mut Socket, address: Ipv6Addr, index: u32) -> Result<bool, Error> {
-    let asked = socket.request(RTM_GETROUTE, 0, |w| {
-        w.raw(&[libc::AF_INET6 as u8, 128, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
-            .attr_ip(RTA_DST, IpAddr::V6(address))
-            .attr_u32(RTA_OIF, index);
-    });
-    match asked {
-        Ok(report) => {
-            let kind = report.replies.first().and_then(|(_, _, route)| route.get(TYPE_AT).copied());
-            Ok(kind == Some(RTN_LOCAL))
-        }
+    match uplink::route_to(socket, IpAddr::V6(address), Some(index)) {
+        Ok(route) => Ok(route.as_deref().and_then(uplink::kind_of) == Some(libc::RTN_LOCAL)),
         // No route at all yet.
         Err(error) if matches!(error.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(false),
         Err(error) => Err(error),

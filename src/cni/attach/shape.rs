@@ -6,7 +6,10 @@
 
 use netlink_packet_core::NLM_F_ECHO;
 
-use crate::netlink::{Attrs, Socket, Writer};
+use crate::{
+    cni::attachment::Attachment,
+    netlink::{Attrs, Socket, Writer},
+};
 
 /// `RTM_GETQDISC` of linux/rtnetlink.h, and the size of `struct tcmsg`.
 const RTM_GETQDISC: u16 = 38;
@@ -44,6 +47,18 @@ impl Limit {
         let burst = if burst == 0 { rate / 50 } else { burst };
         let least = (u64::from(mtu) + 18) * 8;
         Some(Self { rate, burst: burst.max(least).min(u64::from(u32::MAX) * 8) })
+    }
+
+    /// Towards the container: at the root of the host end.
+    pub(super) fn towards(attachment: &Attachment) -> Option<Self> {
+        let bandwidth = attachment.bandwidth?;
+        Self::new(bandwidth.ingress_rate, bandwidth.ingress_burst, attachment.mtu)
+    }
+
+    /// From the container: at the root of its own interface.
+    pub(super) fn from_container(attachment: &Attachment) -> Option<Self> {
+        let bandwidth = attachment.bandwidth?;
+        Self::new(bandwidth.egress_rate, bandwidth.egress_burst, attachment.mtu)
     }
 
     /// Whether it is at the root of an interface; no also where the kernel does not say.

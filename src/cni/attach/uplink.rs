@@ -43,26 +43,39 @@ pub fn uplink_mtu(socket: &mut Socket) -> u32 {
         .map_or(FALLBACK, |mtu| mtu.clamp(1280, 65535))
 }
 
-/// The device the kernel would send a packet through.
-pub(super) fn device_towards(socket: &mut Socket, addr: IpAddr) -> Result<Option<u32>, Error> {
+/// What the kernel would do with a packet: the route it finds, `struct rtmsg` and attributes. `device` is the one that it
+/// must leave by, if any.
+pub(super) fn route_to(
+    socket: &mut Socket,
+    addr: IpAddr,
+    device: Option<u32>,
+) -> Result<Option<Vec<u8>>, Error> {
     let (family, bits) = if addr.is_ipv4() { (libc::AF_INET, 32) } else { (libc::AF_INET6, 128) };
     let report = socket.request(RTM_GETROUTE, 0, |w| {
         w.raw(&[family as u8, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).attr_ip(RTA_DST, addr);
+        if let Some(device) = device {
+            w.attr_u32(RTA_OIF, device);
+        }
     })?;
-    Ok(report
-        .replies
-        .first()
-        .and_then(|(_, _, payload)| Attrs::after(payload, 12).find_kind(RTA_OIF))
-        .and_then(crate::netlink::Attr::u32))
+    Ok(report.replies.into_iter().next().map(|(_, _, route)| route))
+}
+
+/// `rtm_type` of such a route, one of `RTN_*`.
+pub(super) fn kind_of(route: &[u8]) -> Option<u8> {
+    route.get(TYPE_AT).copied()
+}
+
+/// The device the kernel would send a packet through.
+pub(super) fn device_towards(socket: &mut Socket, addr: IpAddr) -> Result<Option<u32>, Error> {
+    let route = route_to(socket, addr, None)?;
+    Ok(route.and_then(|route| Attrs::after(&route, 12).find_kind(RTA_OIF)?.u32()))
 }
 
 /// Whether packets to an address are for this host itself, or for all on a link.
 pub(super) fn is_own(socket: &mut Socket, addr: IpAddr) -> bool {
-    let (family, bits) = if addr.is_ipv4() { (libc::AF_INET, 32) } else { (libc::AF_INET6, 128) };
-    let asked = socket.request(RTM_GETROUTE, 0, |w| {
-        w.raw(&[family as u8, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).attr_ip(RTA_DST, addr);
-    });
-    let Ok(report) = asked else { return false };
-    let kind = report.replies.first().and_then(|(_, _, route)| route.get(TYPE_AT).copied());
-    matches!(kind, Some(libc::RTN_LOCAL | libc::RTN_BROADCAST | libc::RTN_ANYCAST | libc::RTN_MULTICAST))
+    let Ok(Some(route)) = route_to(socket, addr, None) else { return false };
+    matches!(
+        kind_of(&route),
+        Some(libc::RTN_LOCAL | libc::RTN_BROADCAST | libc::RTN_ANYCAST | libc::RTN_MULTICAST)
+    )
 }

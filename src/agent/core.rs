@@ -360,8 +360,9 @@ impl Outside {
 impl Host for Outside {
     fn enforce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
         // Another IPAM plugin may not know who else is there. What it gives could take the place of a neighbour of ours.
-        let neighbour = attachment.endpoint.addresses().find(|addr| self.policies.is_neighbour(*addr));
-        if let (Some(addr), true) = (neighbour, attachment.delegate.is_some()) {
+        if attachment.delegate.is_some()
+            && let Some(addr) = attachment.endpoint.addresses().find(|addr| self.policies.is_neighbour(*addr))
+        {
             return Err(CniError::new(code::ADDRESS_REFUSED, format!("{addr} is a BGP neighbour's address")));
         }
         self.policies.enforce(attachment).map_err(|error| match error {

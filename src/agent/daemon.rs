@@ -31,8 +31,9 @@ use crate::{
         rib::BestChange,
         speaker::{Shutdown, Speaker, SpeakerEvent, SpeakerEvents, SpeakerHandle},
     },
+    cni::attach::RETIRED,
     model::{EndpointId, Prefix},
-    netlink::{NftEvent, NftWatch},
+    netlink::{NftEvent, NftWatch, link::Link},
     routes::thread::{FibCommand, FibHandle, FibStopped, RouteChange},
 };
 
@@ -230,14 +231,15 @@ async fn tell_costs(fib: &FibHandle, speaker: SpeakerHandle) -> Result<(), FibSt
     Ok(())
 }
 
-/// Carries the names of interfaces that are gone to the core: those of containers whose namespace is gone.
+/// Carries the names of interfaces that are gone to the core: those of containers whose namespace is gone. What a DEL has
+/// retired is known to be about to go.
 async fn tell_gone(fib: &FibHandle, core: Actor<Core>) -> Result<(), FibStopped> {
-    let (sender, mut names) = mpsc::unbounded_channel::<String>();
+    let (sender, mut links) = mpsc::unbounded_channel::<Link>();
     fib.send(FibCommand::TellGone(sender)).await?;
     tokio::spawn(async move {
-        while let Some(name) = names.recv().await {
-            let ours = name.starts_with(EndpointId::PREFIX);
-            if ours && core.tell(move |core| core.link_gone(&EndpointId(name))).is_err() {
+        while let Some(link) = links.recv().await {
+            let ours = link.name.starts_with(EndpointId::PREFIX) && link.group != RETIRED;
+            if ours && core.tell(move |core| core.link_gone(&EndpointId(link.name))).is_err() {
                 return;
             }
         }

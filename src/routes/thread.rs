@@ -20,6 +20,7 @@ use crate::{
     model::{Family, NextHopSet, Prefix},
     netlink::{
         Error, Socket,
+        link::Link,
         watch::{KernelEvent, Topic, Watch},
     },
 };
@@ -70,8 +71,8 @@ pub enum FibCommand {
     /// Where what leads to the watched next hops is told. Not bounded: nothing is told twice, and in a circle less and
     /// less often.
     TellReach(mpsc::UnboundedSender<Vec<Reach>>),
-    /// Where the names of interfaces that are gone are told.
-    TellGone(mpsc::UnboundedSender<String>),
+    /// Where interfaces that are gone are told.
+    TellGone(mpsc::UnboundedSender<Link>),
     /// All wanted routes of the family are known.
     SweepStale(Option<Family>),
     /// Reads the kernel anew.
@@ -236,7 +237,7 @@ struct Worker {
     fast: mpsc::UnboundedReceiver<FibCommand>,
     waiting: Vec<Waiting>,
     reach: Option<mpsc::UnboundedSender<Vec<Reach>>>,
-    gone: Option<mpsc::UnboundedSender<String>>,
+    gone: Option<mpsc::UnboundedSender<Link>>,
 }
 
 impl Worker {
@@ -303,7 +304,7 @@ impl Worker {
             Ok(event) => {
                 if let (Some(gone), KernelEvent::LinkGone(link)) = (&self.gone, &event) {
                     // Whoever listened may have ended first.
-                    let _ = gone.send(link.name.clone());
+                    let _ = gone.send(link.clone());
                 }
                 self.fib.handle_event(event, Instant::now());
             }

@@ -34,11 +34,7 @@ pub(super) fn run(global: &Global, command: &ConfigCommand) -> ExitCode {
         if valid {
             return format!("{} is valid", file.display());
         }
-        errors.iter().map(ToString::to_string).chain(unread.clone()).collect::<Vec<_>>().join("\n")
+        errors.iter().map(ToString::to_string).chain(unread.iter().cloned()).collect::<Vec<_>>().join("\n")
     });
-    match (valid, unread.is_some()) {
-        (true, _) => ExitCode::SUCCESS,
-        (_, true) => ExitCode::FAILURE,
-        (_, false) => ExitCode::from(DIFFERENT),
-    }
+    if unread.is_some() { ExitCode::FAILURE } else { ExitCode::from(if valid { 0 } else { DIFFERENT }) }
 }

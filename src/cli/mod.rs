@@ -126,6 +126,9 @@ pub fn main() -> ExitCode {
     match run(&cli.global, command) {
         Ok(code) => code,
         Err(error) => {
+            if cli.global.json {
+                print::json(&print::failure(&error));
+            }
             eprintln!("slash32: {error:#}");
             ExitCode::FAILURE
         }

@@ -33,6 +33,27 @@ pub(super) fn diagnostics(errors: &[Diagnostic]) -> Vec<Value> {
         .collect()
 }
 
+/// Files that cannot be used, with the reasons.
+#[derive(Debug)]
+pub(super) struct Unusable(pub(super) Vec<Diagnostic>);
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+impl std::error::Error for Unusable {}
+
+/// Why a command failed, as JSON; with the places in files if it is those.
+pub(super) fn failure(error: &anyhow::Error) -> Value {
+    let mut value = json!({ "error": format!("{error:#}") });
+    if let Some(Unusable(errors)) = error.downcast_ref() {
+        value["errors"] = diagnostics(errors).into();
+    }
+    value
+}
+
 /// A column: its heading, and what a row shows in it.
 pub(super) type Column<'a> = (&'a str, fn(&Value) -> String);
 
@@ -121,6 +142,15 @@ mod tests {
         let text = table(&rows, &[("PEER", |r| field(r, "peer")), ("N", |r| field(r, "n"))], "none");
         assert_eq!(text, "PEER          N\n192.0.2.1     5\n::1        1200\nx             -\n");
         assert_eq!(table(&json!([]), &[], "no peers"), "no peers\n");
+    }
+
+    #[test]
+    fn failures_are_documents_too() {
+        let error = Diagnostic::new("a.toml", "x = 1", 4..5, "no");
+        let value = failure(&anyhow::Error::from(Unusable(vec![error])));
+        assert_eq!(value["errors"][0]["column"], 5);
+        assert!(value["error"].as_str().unwrap().starts_with("a.toml:1:5: no"), "{value}");
+        assert_eq!(failure(&anyhow::anyhow!("gone")), json!({ "error": "gone" }));
     }
 
     #[test]

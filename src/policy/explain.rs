@@ -196,6 +196,27 @@ impl<'a> View<'a> {
         answer
     }
 
+    /// The same for people: what an endpoint says to itself never leaves it, unless it comes back by a port mapping, which
+    /// is what [`Self::explain`] is about then.
+    pub fn tell(&self, flow: &Flow) -> Explanation {
+        let mut answer = self.explain(flow);
+        if self.is_itself(flow.source, flow.destination) {
+            let mapped = if answer.allowed { "allowed" } else { "refused" };
+            answer.reason = format!(
+                "what an endpoint says to itself does not leave it; by a port mapping of the host it is {mapped}: {}",
+                answer.reason
+            );
+            answer.allowed = true;
+        }
+        answer
+    }
+
+    /// Whether both are addresses of one endpoint of this host.
+    pub(super) fn is_itself(&self, source: IpAddr, destination: IpAddr) -> bool {
+        let owner = |addr| self.known(addr).local.map(|(id, _)| id);
+        owner(source).is_some() && owner(source) == owner(destination)
+    }
+
     pub(super) fn config(&self) -> &'a EngineConfig {
         self.engine.config()
     }

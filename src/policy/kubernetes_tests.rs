@@ -541,6 +541,19 @@ fn mistakes_in_objects_have_their_place() {
              \x20 egress: [{{action: Deny, to: [{peer}]}}]\n"
         )
     };
+    let cluster_rule = |rule: &str| cluster_peer("{namespaces: {}}").replace("]}]", &format!("], {rule}}}]"));
+    let admin = |subject: &str, peer: &str| {
+        format!(
+            "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {{name: n}}\nspec:\n\
+             \x20 priority: 1\n  subject: {subject}\n  egress: [{{action: Deny, to: [{peer}]}}]\n"
+        )
+    };
+    let block = |selector: &str| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{name: n}}\nspec:\n  selector: {selector}\n"
+        )
+    };
+    let beta = |text: String| text.replace("v1alpha2", "v1beta1");
     let calico = |rule: &str| {
         format!(
             "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{name: n}}\nspec:\n\
@@ -600,6 +613,24 @@ fn mistakes_in_objects_have_their_place() {
         ),
         (cluster_peer("{nodes: {matchLabels: {a: b}}}"), "8:40", "use `networks` with the hosts' addresses"),
         (cluster_peer("{domainNames: [example.org]}"), "8:46", "use `networks`"),
+        (beta(cluster_peer("{networks: [10.0.0.1/8]}")), "8:44", "did you mean 10.0.0.0/8"),
+        (cluster_peer("{networks: [10.0.0.1/8]}"), "", ""),
+        (admin("{namespaces: {}}", "{networks: [10.0.0.1/8]}"), "", ""),
+        (cluster_rule("protocols: []"), "8:62", "leave it out for all"),
+        (cluster_peer("{namespaces: {sameLabels: [a]}}"), "8:46", "unknown key `sameLabels`"),
+        (admin("{namespaces: {}}", "{namespaces: {sameLabels: [a]}}"), "", ""),
+        (cluster_peer("{pods: {namespaces: {}, podSelector: {}}}"), "8:40", "unknown key `namespaces`"),
+        (cluster_peer("{pods: {podSelector: {}}}"), "", ""),
+        (cluster_peer("{pods: {namespaceSelector: {}}}"), "8:39", "needs `podSelector`"),
+        (admin("{namespaces: {}}", "{pods: {podSelector: {}}}"), "7:39", "needs `namespaceSelector`"),
+        (admin("{pods: {podSelector: {}}}", "{namespaces: {}}"), "6:19", "needs `namespaceSelector`"),
+        (admin("{namespaces: {}}", "{pods: {namespaceSelector: {}}}"), "7:39", "needs `podSelector`"),
+        (np("{podSelector: {}, ingress: [{ports: [{port: 8e1}]}]}"), "4:51", "write 80"),
+        (calico("protocol: TCP, destination: {ports: [8e1]}"), "5:85", "write 80"),
+        (block("|\n    app == 'x' &&\n    foo ==== 'b'\n"), "7:11", "in quotes"),
+        (block(">-\n    app == 'x' &&\n\n    foo == 'b' &&& x\n"), "8:18", "label key"),
+        (block("\"app == \\\"x\\\" && foo ==== 'b'\""), "5:36", "in quotes"),
+        (block("'app == @x@ && foo ==== @b@'").replace('@', "''"), "5:36", "in quotes"),
         (calico("source: {services: {name: a}}"), "5:67", "select the endpoints behind it"),
         (calico("source: {domains: [a.example]}"), "5:66", "names of domains are not resolved"),
         (calico("protocol: TCP, source: {ports: [http]}"), "5:71", "names are of ports that are served"),

@@ -21,17 +21,28 @@ use super::{
     reach::Services,
     selector::{HashedSelector, Selector},
 };
-use crate::model::{Family, Identity, LabelHash, Labels, Prefix};
+use crate::model::{EndpointId, Family, Identity, LabelHash, Labels, Prefix};
 
 /// More parties than this make a matrix that nobody reads and that takes minutes.
 const MOST_PARTIES: usize = 500;
 
+/// More lots of source ports than this, likewise: each is a matrix of its own.
+const MOST_LOTS: usize = 64;
+
 /// Why there is no matrix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the policies tell {0} groups of endpoints apart, which is too many for a matrix of all of them (at most {MOST_PARTIES})"
-)]
-pub struct TooMany(usize);
+pub enum TooMany {
+    /// Groups of endpoints.
+    #[error(
+        "the policies tell {0} groups of endpoints apart, which is too many for a matrix of all of them (at most {MOST_PARTIES})"
+    )]
+    Parties(usize),
+    /// Lots of source ports.
+    #[error(
+        "the policies tell {0} lots of source ports apart, which is too many for a matrix with all of them (at most {MOST_LOTS})"
+    )]
+    SourcePorts(usize),
+}
 
 /// Addresses that policies do not tell apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -72,7 +83,7 @@ pub struct Matrix {
 /// What one party may open towards another from certain ports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SourceCell {
-    /// The ports: `68` or `1-1023`.
+    /// The ports: `68` or `1-1023, 2000`.
     pub source_ports: String,
     /// The rest.
     #[serde(flatten)]
@@ -99,13 +110,19 @@ pub struct Change {
     pub source_ports: Option<String>,
 }
 
+/// An address, and the endpoint of this host that has it.
+type Sample = (IpAddr, Option<EndpointId>);
+
 /// A party of one family, while it is being found.
 struct Group {
     name: String,
     family: Family,
-    /// Two addresses, if there are two: a party may also talk to itself.
-    samples: Vec<IpAddr>,
+    /// Two addresses of different endpoints, if there are two: a party may also talk to itself, an endpoint does without
+    /// policies.
+    samples: Vec<Sample>,
     count: usize,
+    /// How many of the addresses each local endpoint has.
+    owned: BTreeMap<EndpointId, usize>,
     examples: BTreeSet<String>,
 }
 
@@ -130,7 +147,7 @@ impl View<'_> {
         let views: Vec<(Option<String>, View<'_>)> =
             std::iter::once((None, self.with_source_port(self.source_port)))
                 .chain(
-                    source_ports(&[self.set])
+                    source_ports(&[self.set])?
                         .into_iter()
                         .map(|(ports, port)| (Some(ports), self.with_source_port(port))),
                 )
@@ -169,7 +186,7 @@ impl View<'_> {
         let groups = groups(self.engine, &[self.set, new])?;
         let after = View::new(self.engine, new, self.host);
         let both = |port| (self.with_source_port(port), after.with_source_port(port));
-        let others: Vec<_> = source_ports(&[self.set, new]).into_iter().map(|(p, n)| (p, both(n))).collect();
+        let others: Vec<_> = source_ports(&[self.set, new])?.into_iter().map(|(p, n)| (p, both(n))).collect();
         let mut changes: BTreeMap<_, Change> = BTreeMap::new();
         for (from, to, source, destination, pairs) in pairs(&groups) {
             let changed = |(old, new): (&View<'_>, &View<'_>)| {
@@ -208,29 +225,49 @@ impl View<'_> {
     }
 }
 
-/// The ranges of source ports that rules of any of the sets tell apart from ephemeral ports and from one another, each
-/// with a port of it. Of very many the first ones.
-fn source_ports(sets: &[&PolicySet]) -> Vec<(String, u16)> {
-    const MOST: usize = 64;
-    let mut starts = BTreeSet::from([0u32]);
+/// The source ports that rules of any of the sets tell apart from ephemeral ports and from one another: each lot as text
+/// and one port of it. Ports that the same rules take are one lot, in however many ranges they are.
+fn source_ports(sets: &[&PolicySet]) -> Result<Vec<(String, u16)>, TooMany> {
+    let mut lists: BTreeSet<&[(u16, u16)]> = BTreeSet::new();
     for policy in sets.iter().flat_map(|set| &set.policies) {
         let rules = Direction::ALL.iter().filter_map(|d| policy.rules(*d)).flatten();
-        for (low, high) in rules.filter_map(|r| r.source_ports.as_ref()).flatten() {
-            starts.extend([u32::from(*low), u32::from(*high) + 1]);
+        lists.extend(rules.filter_map(|r| r.source_ports.as_deref()));
+    }
+    // Who takes the port, changed from each edge to the next.
+    let mut edges: BTreeMap<u32, Vec<usize>> = BTreeMap::from([(0, Vec::new())]);
+    for (index, list) in lists.iter().enumerate() {
+        for (low, high) in *list {
+            edges.entry(u32::from(*low)).or_default().push(index);
+            edges.entry(u32::from(*high) + 1).or_default().push(index);
         }
     }
-    if starts.len() == 1 {
-        return Vec::new();
+    let ends: Vec<u32> = edges.keys().skip(1).copied().chain([u32::from(u16::MAX) + 1]).collect();
+    let mut lots: BTreeMap<BTreeSet<usize>, Vec<(u16, u16)>> = BTreeMap::new();
+    let mut takers: BTreeSet<usize> = BTreeSet::new();
+    for ((low, changes), end) in edges.into_iter().zip(ends) {
+        for index in changes {
+            if !takers.remove(&index) {
+                takers.insert(index);
+            }
+        }
+        if low < end {
+            lots.entry(takers.clone()).or_default().push((low as u16, (end - 1) as u16));
+        }
     }
-    let ends = starts.iter().skip(1).copied().chain([u32::from(u16::MAX) + 1]);
-    let ranges = starts.iter().copied().zip(ends).filter(|(low, end)| low < end);
-    let ephemeral = u32::from(Flow::EPHEMERAL);
-    let ranges = ranges.filter(|(low, end)| !(*low..*end).contains(&ephemeral));
-    let named = ranges.map(|(low, end)| {
-        let text = if low + 1 == end { low.to_string() } else { format!("{low}-{}", end - 1) };
-        (text, low as u16)
+    let is_ephemeral =
+        |ranges: &[(u16, u16)]| ranges.iter().any(|(low, high)| (*low..=*high).contains(&Flow::EPHEMERAL));
+    let mut lots: Vec<_> = lots.into_values().filter(|ranges| !is_ephemeral(ranges)).collect();
+    if lots.len() > MOST_LOTS {
+        return Err(TooMany::SourcePorts(lots.len()));
+    }
+    lots.sort();
+    let named = lots.into_iter().map(|ranges| {
+        let show = |(low, high): &(u16, u16)| {
+            if low == high { low.to_string() } else { format!("{low}-{high}") }
+        };
+        (ranges.iter().map(show).collect::<Vec<_>>().join(", "), ranges[0].0)
     });
-    named.take(MOST).collect()
+    Ok(named.collect())
 }
 
 /// How many examples a party shows.
@@ -243,11 +280,16 @@ fn pairs(groups: &[Group]) -> impl Iterator<Item = (&Group, &Group, IpAddr, IpAd
             if from.family != to.family || (from.is_world() && to.is_world()) {
                 return None;
             }
-            if i != j {
-                return Some((from, to, from.samples[0], to.samples[0], from.count * to.count));
-            }
-            let [a, b] = from.samples[..] else { return None };
-            Some((from, to, a, b, from.count * (from.count - 1)))
+            let ends = from.samples.iter().flat_map(|a| to.samples.iter().map(move |b| (a, b)));
+            let mut apart = ends.filter(|((a, of_a), (b, of_b))| a != b && (of_a.is_none() || of_a != of_b));
+            let ((source, _), (destination, _)) = apart.next()?;
+            let own = if i == j {
+                let itself: usize = from.owned.values().map(|n| n * (n - 1)).sum();
+                from.count + itself
+            } else {
+                from.owned.iter().filter_map(|(id, n)| to.owned.get(id).map(|m| n * m)).sum()
+            };
+            Some((from, to, *source, *destination, from.count * to.count - own))
         })
     })
 }
@@ -338,18 +380,25 @@ fn groups(engine: &Engine, sets: &[&PolicySet]) -> Result<Vec<Group>, TooMany> {
             family,
             samples: Vec::new(),
             count: 0,
+            owned: BTreeMap::new(),
             examples: BTreeSet::new(),
         });
         group.count += 1;
-        if group.samples.len() < 2 {
-            group.samples.push(addr);
+        let owner = known.local.map(|(id, _)| id);
+        if let Some(id) = owner {
+            *group.owned.entry(id.clone()).or_default() += 1;
+        }
+        if group.samples.len() < 2
+            && group.samples.iter().all(|(_, other)| owner.is_none() || other.as_ref() != owner)
+        {
+            group.samples.push((addr, owner.cloned()));
         }
         if group.examples.len() < EXAMPLES {
             group.examples.insert(example);
         }
     }
     if found.len() > MOST_PARTIES {
-        return Err(TooMany(found.len()));
+        return Err(TooMany::Parties(found.len()));
     }
     Ok(found.into_values().collect())
 }

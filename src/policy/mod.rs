@@ -9,6 +9,7 @@
 //! explain, reach     a direct interpreter of PolicySet: one connection step by step, all services between two addresses
 //! matrix             who may talk to whom, what a change would allow and cut: reach over what policies tell apart
 //! expectations       files of `policy test`
+//! notes              what is written and does nothing
 //! ```
 //!
 //! All but `nft` and `enforcer` is without I/O.
@@ -21,6 +22,7 @@ pub mod ir;
 pub mod language;
 pub mod matrix;
 pub mod nft;
+pub mod notes;
 pub mod ranges;
 pub mod reach;
 pub mod selector;

@@ -15,6 +15,7 @@ use super::{
     engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig},
     explain::View,
     ir::{Connection, HookPoint, Packet, Ruleset},
+    language,
     ranges::Ranges,
     selector::Selector,
 };
@@ -532,7 +533,7 @@ proptest! {
             view.source_port = port;
             view
         };
-        let ports: BTreeSet<u16> = by_port.iter().filter_map(|c| low_port(c.source_ports.as_ref()?)).collect();
+        let ports: BTreeSet<u16> = by_port.iter().flat_map(|c| low_ports(c.source_ports.as_deref().unwrap_or_default())).collect();
         for port in ports.into_iter().chain([0, 1, 53, 79, 80, 81, 1023, 65535]) {
             let (before, after) = (view(engine.policies(), port), view(&other, port));
             let mut differing = 0;
@@ -585,14 +586,83 @@ proptest! {
     }
 }
 
-fn low_port(text: &str) -> Option<u16> {
-    text.split('-').next()?.parse().ok()
+/// The ranges of a text such as `68, 1000-1023`.
+fn ranges_of(text: &str) -> Vec<(u16, u16)> {
+    let range = |part: &str| {
+        let (low, high) = part.split_once('-').unwrap_or((part, part));
+        (low.parse().unwrap(), high.parse().unwrap())
+    };
+    text.split(", ").filter(|part| !part.is_empty()).map(range).collect()
+}
+
+fn low_ports(text: &str) -> Vec<u16> {
+    ranges_of(text).into_iter().map(|(low, _)| low).collect()
 }
 
 fn covers_port(text: Option<&str>, port: u16) -> bool {
-    let Some(text) = text else { return false };
-    let (low, high) = text.split_once('-').unwrap_or((text, text));
-    (low.parse().unwrap()..=high.parse::<u16>().unwrap()).contains(&port)
+    ranges_of(text.unwrap_or_default()).iter().any(|(low, high)| (*low..=*high).contains(&port))
+}
+
+/// However many ranges of source ports: what the same rules take is asked for once.
+#[test]
+fn many_source_ports_are_few_questions() {
+    let set = |ports: &str| {
+        let text = format!("[[policy]]\nname='p'\nselect='all()'\ningress=[{ports}]\n");
+        language::parse(&[("a.toml", &text)]).unwrap()
+    };
+    let rule = |ports: String| format!("{{action='allow', protocol='udp', source_ports=[{ports}]}}");
+    let mut engine = Engine::new(config(true, true));
+    for i in 0..2 {
+        Event::Local(i, Labels::new()).apply(&mut engine);
+    }
+    let host = |_: IpAddr| false;
+    let many = set(&rule((0..300).map(|n| (n * 2).to_string()).collect::<Vec<_>>().join(",")));
+    let matrix = View::new(&engine, &many, &host).matrix().unwrap();
+    let [one] = &matrix.from_source_ports.iter().filter(|c| c.cell.from == c.cell.to).collect::<Vec<_>>()[..]
+    else {
+        panic!("{:#?}", matrix.from_source_ports)
+    };
+    assert!(one.source_ports.starts_with("0, 2, 4, ") && one.source_ports.ends_with(", 598"), "{one:?}");
+    assert_eq!(one.cell.allowed.to_string(), "udp");
+    // The last range of all counts as the first does.
+    let fewer = set(&rule((0..299).map(|n| (n * 2).to_string()).collect::<Vec<_>>().join(",")));
+    let changes = View::new(&engine, &many, &host).diff(&fewer).unwrap();
+    assert!(
+        !changes.is_empty() && changes.iter().all(|c| c.source_ports.as_deref() == Some("598")),
+        "{changes:#?}"
+    );
+    // What is really too much is told, not left out.
+    let each: Vec<String> = (0..70).map(|n| rule(n.to_string())).collect();
+    let error = View::new(&engine, &set(&each.join(",")), &host).matrix().unwrap_err();
+    assert!(error.to_string().contains("70 lots of source ports"), "{error}");
+}
+
+/// What an endpoint says to itself does not leave it: a party of one endpoint has nothing to say to itself.
+#[test]
+fn an_endpoint_is_no_peer_of_its_own() {
+    let mut engine = Engine::new(config(true, true));
+    let set = language::parse(&[("a.toml", "[[policy]]\nname='p'\nselect='all()'\ningress=[]\n")]).unwrap();
+    engine.set_policies(Arc::new(set));
+    let local = |i: u8, addresses: &[&str]| LocalEndpoint {
+        id: interface(i),
+        addresses: addresses.iter().map(|a| addr(a)).collect(),
+        labels: Labels::new(),
+    };
+    engine.upsert_local(local(1, &["10.32.0.1", "10.32.0.2", "10.32.0.3"]));
+    let host = |_: IpAddr| false;
+    let view = View::new(&engine, engine.policies(), &host);
+    let nobody = PolicySet::default();
+    assert!(view.matrix().unwrap().cells.iter().all(|c| c.from != c.to));
+    assert!(view.diff(&nobody).unwrap().iter().all(|c| c.from != c.to));
+    let told = view.tell(&Flow::new(addr("10.32.0.1"), addr("10.32.0.2"), Protocol::TCP, 80));
+    assert!(told.allowed && told.reason.contains("by a port mapping of the host it is refused"), "{told:?}");
+    engine.upsert_local(local(2, &["10.32.0.4"]));
+    let view = View::new(&engine, engine.policies(), &host);
+    let cells = view.matrix().unwrap().cells;
+    assert!(cells.iter().any(|c| c.from == c.to && c.allowed.is_empty()), "{cells:#?}");
+    let changes = view.diff(&nobody).unwrap();
+    let own: Vec<_> = changes.iter().filter(|c| c.from == c.to).map(|c| c.pairs).collect();
+    assert_eq!(own, [6], "three addresses of the one with the one of the other, both ways");
 }
 
 #[test]

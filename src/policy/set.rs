@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
-use super::{language::BUILT_IN_TIERS, ranges::Ranges, selector::Selector};
+use super::{ranges::Ranges, selector::Selector};
 
 /// The direction of traffic as an endpoint sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -53,20 +53,6 @@ pub struct Tier {
     pub order: i64,
     /// What becomes of traffic that no rule matched, if a policy of the tier selects the endpoint in that direction.
     pub default: TierDefault,
-}
-
-impl Tier {
-    /// What to know of a built-in tier that was written anew, and so means something else to policies of Kubernetes.
-    fn unusual(&self) -> Option<String> {
-        let (name, order, default) = BUILT_IN_TIERS.into_iter().find(|(name, ..)| *name == self.name)?;
-        let is_usual = (self.order, self.default) == (order, default);
-        (!is_usual).then(|| {
-            format!(
-                "tier {name} is not the built-in one (order {order}, default {}), which policies of Kubernetes rely on",
-                default.as_str()
-            )
-        })
-    }
 }
 
 /// The end of a tier.
@@ -442,52 +428,6 @@ impl PolicySet {
     /// A policy's name with its tier's, unique in the set.
     pub fn full_name(&self, policy: &Policy) -> String {
         format!("{}/{}", self.tier_of(policy).map_or("?", |t| &t.name), policy.name)
-    }
-
-    /// What is allowed to be written and does nothing: names of ports that nobody defines, as Kubernetes has them match
-    /// nothing, and selectors of namespaces that match none.
-    pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        for policy in &self.policies {
-            let rules = Direction::ALL.iter().filter_map(|d| policy.rules(*d)).flatten();
-            for rule in rules {
-                for service in &rule.services {
-                    if let Ports::Named(name) = &service.ports
-                        && !self.named_ports.iter().any(|p| p.name == *name)
-                    {
-                        notes.push(format!(
-                            "{}: no [[named_port]] defines `{name}`, so it matches nothing",
-                            rule.origin
-                        ));
-                    }
-                }
-                if rule.peers.iter().any(|p| p.selector == Some(Selector::Nothing)) {
-                    notes.push(format!(
-                        "{}: a selector of this rule matches nobody; if it asks for labels of namespaces, they come from \
-                         `Namespace` objects or [[namespace]]",
-                        rule.origin
-                    ));
-                }
-            }
-            let tier = self.tier_of(policy).filter(|tier| tier.default == TierDefault::Pass);
-            for direction in Direction::ALL {
-                if let (Some(tier), Some([])) = (tier, policy.rules(direction)) {
-                    notes.push(format!(
-                        "{}: {} has no rules, and what no rule of tier {} matches passes on: it does nothing",
-                        policy.origin,
-                        direction.as_str(),
-                        tier.name
-                    ));
-                }
-            }
-            if policy.select == Selector::Nothing {
-                notes.push(format!("{}: policy {} selects nobody", policy.origin, self.full_name(policy)));
-            }
-        }
-        notes.extend(self.tiers.iter().filter_map(Tier::unusual));
-        notes.sort();
-        notes.dedup();
-        notes
     }
 
     /// The policies that came, went or changed in another set, by name.

@@ -101,7 +101,7 @@ impl Policies {
             "tiers": set.tiers.iter().map(|t| json!({
                 "name": t.name, "order": (t.order != i64::MAX).then_some(t.order), "default": t.default,
             })).collect::<Vec<_>>(),
-            "notes": set.notes(),
+            "notes": set.notes_in_short(),
             "errors": self.problems(),
         }))
     }

@@ -10,47 +10,59 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{DIFFERENT, Global, print},
+    cli::{
+        DIFFERENT, Global,
+        print::{self, Unusable},
+    },
     model::Diagnostic,
     policy::{
         PolicySet,
         engine::Engine,
         language::{self, Options, expect::TestFile},
+        notes::limited,
     },
 };
 
-/// Several errors with their places.
-pub(super) fn joined(errors: &[Diagnostic]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-}
-
 /// The policy files of a folder, or one file.
-pub(super) fn files(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
+pub(super) fn files(path: &Path) -> Result<Vec<(String, String)>, Unusable> {
+    if !path.exists() {
+        return Err(Unusable(vec![Diagnostic::new(path, "", 0..0, ABSENT)]));
+    }
     if path.is_dir() {
-        return language::read_dir(path).map_err(|errors| anyhow::anyhow!(joined(&errors)));
+        return language::read_dir(path).map_err(Unusable);
     }
     let name = path.display().to_string();
     // What does not end in .yaml or .yml is read as TOML.
-    let text = language::read_file(path)?;
+    let text = language::read_file(path).map_err(|error| Unusable(vec![error]))?;
     Ok(vec![(name, text)])
 }
+
+const ABSENT: &str = "there is no such file or folder";
 
 /// Reads a file of expectations and puts its endpoints and policies into an engine.
 pub(super) fn load(path: &Path) -> anyhow::Result<(TestFile, Engine)> {
     let name = path.display().to_string();
-    let text = language::read_file(path)?;
-    let test = TestFile::parse(&name, &text).map_err(|errors| anyhow::anyhow!(joined(&errors)))?;
+    let text = language::read_file(path).map_err(|error| Unusable(vec![error]))?;
+    let test = TestFile::parse(&name, &text).map_err(Unusable)?;
     let base = path.parent().unwrap_or(Path::new("."));
     let mut policies = Vec::new();
-    for place in &test.policies {
-        let place = base.join(place);
-        for unread in language::unread(&place) {
+    for (written, absent) in &test.policies {
+        let place = base.join(written);
+        if !place.exists() {
+            return Err(Unusable(vec![absent.clone()]).into());
+        }
+        for unread in unread(&place) {
             eprintln!("note: {unread}");
         }
         policies.extend(files(&place)?);
     }
-    let engine = test.engine(&name, &policies).map_err(|errors| anyhow::anyhow!(joined(&errors)))?;
+    let engine = test.engine(&name, &policies).map_err(Unusable)?;
     Ok((test, engine))
+}
+
+/// What of a folder is not read; of very much the beginning.
+fn unread(folder: &Path) -> Vec<String> {
+    limited(language::unread(folder), "files that are not read")
 }
 
 pub(super) fn test(global: &Global, paths: &[PathBuf], junit: Option<&Path>) -> anyhow::Result<ExitCode> {
@@ -85,21 +97,30 @@ pub(super) fn test(global: &Global, paths: &[PathBuf], junit: Option<&Path>) -> 
 }
 
 pub(super) fn check(global: &Global, paths: &[PathBuf], expand: Vec<String>) -> anyhow::Result<ExitCode> {
-    let mut all = Vec::new();
+    let (mut all, mut unusable) = (Vec::new(), Vec::new());
     for path in paths {
-        anyhow::ensure!(path.exists(), "{}: there is no such file or folder", path.display());
-        all.extend(files(path)?);
+        match files(path) {
+            Ok(files) => all.extend(files),
+            Err(Unusable(errors)) => unusable.extend(errors),
+        }
+    }
+    if !unusable.is_empty() {
+        if !global.json {
+            return Err(Unusable(unusable).into());
+        }
+        print::json(&json!({ "valid": false, "files": all.len(), "errors": print::diagnostics(&unusable) }));
+        return Ok(ExitCode::FAILURE);
     }
     let named: Vec<_> = all.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let options = Options { expand: expand.into_iter().collect() };
     let (value, text, valid) = match language::parse_with(&named, &options) {
         Ok(set) => {
-            let unread = paths.iter().filter(|p| p.is_dir()).flat_map(|p| language::unread(p));
-            let notes: Vec<String> = unread.chain(set.notes()).collect();
+            let folders = || paths.iter().filter(|p| p.is_dir());
+            let notes: Vec<String> = folders().flat_map(|p| language::unread(p)).chain(set.notes()).collect();
             let mut text = summary(&set, all.len());
-            for note in &notes {
+            for note in folders().flat_map(|p| unread(p)).chain(set.notes_in_short()) {
                 text.push_str("\nnote: ");
-                text.push_str(note);
+                text.push_str(&note);
             }
             (
                 json!({ "valid": true, "files": all.len(), "policies": set.policies.len(), "notes": notes, "errors": [] }),
@@ -109,7 +130,8 @@ pub(super) fn check(global: &Global, paths: &[PathBuf], expand: Vec<String>) -> 
         }
         Err(errors) => {
             let list = print::diagnostics(&errors);
-            (json!({ "valid": false, "files": all.len(), "errors": list }), joined(&errors), false)
+            let value = json!({ "valid": false, "files": all.len(), "errors": list });
+            (value, Unusable(errors).to_string(), false)
         }
     };
     global.print(&value, |_| text);

@@ -4,10 +4,13 @@ use std::{fmt::Write, net::IpAddr, path::Path, process::ExitCode};
 
 use serde_json::{Value, json};
 
-use super::offline::{files, joined, load};
+use super::offline::{files, load};
 use crate::{
     api::Request,
-    cli::{DIFFERENT, Global, print},
+    cli::{
+        DIFFERENT, Global,
+        print::{self, Unusable},
+    },
     policy::{Flow, PolicySet, explain::View, language},
 };
 
@@ -139,9 +142,6 @@ pub(super) fn diff(
     second: Option<&Path>,
     endpoints: Option<&Path>,
 ) -> anyhow::Result<ExitCode> {
-    for path in [Some(first), second].into_iter().flatten() {
-        anyhow::ensure!(path.exists(), "{}: there is no such file or folder", path.display());
-    }
     let value = match (second, endpoints) {
         (None, Some(_)) => anyhow::bail!("with --endpoints, name two folders: the old and the new one"),
         (None, None) => global.call(&Request::PolicyDiff { old: None, new: files(first)? })?,
@@ -156,7 +156,7 @@ pub(super) fn diff(
                     all.push((format!("{}.toml", path.display()), test.namespaces.clone()));
                 }
                 let all: Vec<_> = all.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-                language::parse_with(&all, &test.options).map_err(|errors| anyhow::anyhow!(joined(&errors)))
+                language::parse_with(&all, &test.options).map_err(|errors| Unusable(errors).into())
             };
             let (before, after) = (parse(first)?, parse(new)?);
             let host = |_: IpAddr| false;

@@ -97,7 +97,7 @@ fn the_example_holds() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/policy");
     let text = fs::read_to_string(folder.join("shop-test.toml")).unwrap();
     let test = TestFile::parse("shop-test.toml", &text).unwrap();
-    let files = language::read_dir(&folder.join(&test.policies[0])).unwrap();
+    let files = language::read_dir(&folder.join(&test.policies[0].0)).unwrap();
     let report = test.run(&test.engine("shop-test.toml", &files).unwrap());
     assert!(report.holds(), "{}", report.text());
     assert!(report.checks > 20);
@@ -139,6 +139,30 @@ fn failures_say_what_and_why() {
     insta::assert_snapshot!(report.junit("t.toml"));
 }
 
+/// What an endpoint says to itself does not leave it.
+#[test]
+fn an_endpoint_reaches_itself() {
+    let row = "[[expect]]\nfrom = \"web\"\nto = \"web\"\nallow = \"*\"\n";
+    let text = FILE.replacen("[[expect]]", &format!("{row}[[expect]]"), 1);
+    let test = TestFile::parse("t.toml", &text).unwrap();
+    let engine = test.engine("t.toml", &[]).unwrap();
+    let report = test.run(&engine);
+    assert_eq!(report.rows[0].failures, []);
+    let test = TestFile::parse("t.toml", &text.replacen("allow = \"*\"", "deny = \"tcp/22\"", 1)).unwrap();
+    let [failure, _] = &test.run(&engine).rows[0].failures[..] else { panic!("one of each family") };
+    assert!(failure.because.starts_with("what an endpoint says to itself"), "{failure:?}");
+}
+
+/// Policies that are not there are told where they are written.
+#[test]
+fn absent_policies_have_their_place() {
+    let text = "policies = [\"a\",\n  \"b\"]\n[[endpoint]]\nname = \"x\"\n[[expect]]\nfrom = \"x\"\nto = \"world\"\nallow = \"*\"\n";
+    let test = TestFile::parse("t.toml", text).unwrap();
+    let (written, absent) = &test.policies[1];
+    assert_eq!(written, "b");
+    assert!(absent.to_string().starts_with("t.toml:2:3: there is no file or folder `b`"), "{absent}");
+}
+
 #[test]
 fn mistakes_have_their_places() {
     for (text, at, part) in [
@@ -158,6 +182,30 @@ fn mistakes_have_their_places() {
             "lists are empty",
         ),
         ("[[endpoint]]\nname = \"a\"\naddresses = \"10.0.0\"", "3:13", "not an address"),
+        ("[[endpoint]]\nname = \"world\"", "2:8", "choose another name"),
+        ("[[endpoint]]\nname = \"self\"", "2:8", "choose another name"),
+        ("[[endpoint]]\nname = \"10.0.0.1\"", "2:8", "choose another name"),
+        (
+            "[[endpoint]]\nname = \"a\"\naddresses = \"10.0.0.1\"\n[[endpoint]]\nname = \"b\"\naddresses = [\"10.0.0.2\", \"10.0.0.1\"]",
+            "6:26",
+            "an address of endpoint `a` already",
+        ),
+        (
+            "[[endpoint]]\nname = \"a\"\naddresses = [\"::1\", \"::1\"]",
+            "3:21",
+            "an address of endpoint `a` already",
+        ),
+        (
+            "[[endpoint]]\nname = \"a\"\nnamespace = \"q\"\nlabels = { namespace = \"r\" }",
+            "3:13",
+            "the namespace is `r`",
+        ),
+        ("pools = [\"10.0.0.0/32\"]\n[[endpoint]]\nname = \"a\"", "1:1", "no address left for endpoint `a`"),
+        (
+            "[[expect]]\nfrom = \"world\"\nto = \"10.0.0.1\"\nallow = \"*\"",
+            "1:1",
+            "neither end is an endpoint",
+        ),
         (
             "[[endpoint]]\nname = \"a\"\n[[expect]]\nfrom = \"a\"\nto = \"a\"\nallow = \"tcp\"\ndeny = \"tcp/1\"",
             "3:1",

@@ -1,9 +1,11 @@
 //! Files of expectations for `slash32 policy test`: endpoints that do not exist, and who of them may talk to whom.
 
-use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr, ops::Range};
 
 use super::{
-    Options, name,
+    Options,
+    kubernetes::NAMESPACE,
+    name,
     tree::{self, Data, Node},
     walk::{Source, Table},
 };
@@ -20,8 +22,8 @@ use crate::{
 /// A file of expectations.
 #[derive(Clone, Debug, Default)]
 pub struct TestFile {
-    /// Files and folders of policies, as written: relative to the file.
-    pub policies: Vec<String>,
+    /// Files and folders of policies, as written: relative to the file; and what to say of one that is not there.
+    pub policies: Vec<(String, Diagnostic)>,
     /// Policies written into the file itself: (name, text).
     pub inline: Vec<(String, String)>,
     /// `[[namespace]]` tables of the file, as a policy file of their own; empty if there are none.
@@ -79,6 +81,9 @@ pub enum Side {
     World,
 }
 
+/// Ends of expectations and of rules that are no endpoint's name.
+const RESERVED: [&str; 3] = ["host", "self", "world"];
+
 /// The pools of a file that gives none.
 const POOLS: [&str; 2] = ["100.64.0.0/10", "fd64::/48"];
 
@@ -97,7 +102,13 @@ impl TestFile {
 
     fn read(&mut self, source: &mut Source<'_>, mut top: Table<'_>) {
         let span = top.span.clone();
-        self.policies = strings(source, top.take("policies"), "a file or folder of policies");
+        for item in top.take("policies").map(|v| source.list(v)).unwrap_or_default() {
+            let Some(text) = source.string(item, "a file or folder of policies") else { continue };
+            let absent = format!("there is no file or folder `{text}`");
+            let help = "paths are relative to this file";
+            let absent = Diagnostic::new(source.name, source.text, item.span(), absent).with_help(help);
+            self.policies.push((text.to_owned(), absent));
+        }
         let expand = strings(source, top.take("expand"), "a label's key");
         self.options.expand = expand.into_iter().collect();
         let words = [("allow", true), ("deny", false)];
@@ -124,7 +135,7 @@ impl TestFile {
         for node in super::tables(source, &mut top, "endpoint") {
             self.endpoint(source, node, &mut names);
         }
-        self.give_addresses(&pools);
+        self.give_addresses(source, &pools, span.start..span.start);
         for node in super::tables(source, &mut top, "expect") {
             self.expect(source, node, &names);
         }
@@ -155,18 +166,41 @@ impl TestFile {
         let Some(mut table) = source.table(node, "[[endpoint]]") else { return };
         let called = table.need(source, "name");
         let endpoint_name = called.and_then(|v| name(source, v));
+        if let (Some(node), Some(text)) = (called, &endpoint_name)
+            && (RESERVED.contains(&text.as_str()) || text.parse::<IpAddr>().is_ok())
+        {
+            source
+                .error(node.span(), format!("`{text}` means something else as an end: choose another name"));
+        }
         let mut labels = table.take("labels").map(|v| source.labels(v)).unwrap_or_default();
         if let Some(node) = table.take("namespace")
             && let Some(text) = source.string(node, "namespace")
-            && let Err(error) = labels.insert(super::kubernetes::NAMESPACE, text)
         {
-            source.error(node.span(), error.to_string());
+            if let Some(other) = labels.get(NAMESPACE).filter(|other| *other != text) {
+                source.error(node.span(), format!("the labels say that the namespace is `{other}`"));
+            }
+            if let Err(error) = labels.insert(NAMESPACE, text) {
+                source.error(node.span(), error.to_string());
+            }
         }
         let mut addresses = Vec::new();
         for node in table.take("addresses").map(|v| source.list(v)).unwrap_or_default() {
             let Some(text) = source.string(node, "an address") else { continue };
             match text.parse() {
-                Ok(addr) => addresses.push(addr),
+                Ok(addr) => {
+                    let others = self.endpoints.iter().filter(|e| e.addresses.contains(&addr));
+                    let other = others.map(|e| Some(e.name.as_str())).next();
+                    match other.or_else(|| addresses.contains(&addr).then_some(endpoint_name.as_deref())) {
+                        Some(owner) => source.error(
+                            node.span(),
+                            format!(
+                                "{addr} is an address of endpoint `{}` already",
+                                owner.unwrap_or_default()
+                            ),
+                        ),
+                        None => addresses.push(addr),
+                    }
+                }
                 Err(_) => source.error(node.span(), format!("`{text}` is not an address")),
             }
         }
@@ -180,8 +214,9 @@ impl TestFile {
         self.endpoints.push(TestEndpoint { name: endpoint_name, id, labels, addresses });
     }
 
-    /// Gives endpoints without addresses one of the first pool of each family.
-    fn give_addresses(&mut self, pools: &[Prefix]) {
+    /// Gives endpoints without addresses one of the first pool of each family. `place`: for the error that there are not
+    /// enough of them.
+    fn give_addresses(&mut self, source: &mut Source<'_>, pools: &[Prefix], place: Range<usize>) {
         let taken: Vec<IpAddr> = self.endpoints.iter().flat_map(|e| e.addresses.clone()).collect();
         let mut next = [1u128, 1];
         for endpoint in self.endpoints.iter_mut().filter(|e| e.addresses.is_empty()) {
@@ -193,6 +228,15 @@ impl TestFile {
                         IpAddr::V6(a) => IpAddr::V6(a.to_bits().wrapping_add(*number).into()),
                     };
                     *number += 1;
+                    if !pool.contains_addr(addr) {
+                        let message = format!("{pool} has no address left for endpoint `{}`", endpoint.name);
+                        source.error_with_help(
+                            place,
+                            message,
+                            "give it `addresses`, or the file larger `pools`",
+                        );
+                        return;
+                    }
                     if !taken.contains(&addr) {
                         endpoint.addresses.push(addr);
                         break;
@@ -224,6 +268,18 @@ impl TestFile {
         if source.errors.len() == before {
             if allow.is_empty() && deny.is_empty() {
                 source.error(span.clone(), "the row expects nothing: its lists are empty");
+            }
+            let nobody = |side: &Side| match side {
+                Side::World => true,
+                Side::Address(addr) => !self.endpoints.iter().any(|e| e.addresses.contains(addr)),
+                Side::Endpoint(_) | Side::Host => false,
+            };
+            if from.iter().any(nobody) && to.iter().any(nobody) {
+                source.error_with_help(
+                    span.clone(),
+                    "neither end is an endpoint: no policy has anything to say",
+                    "name an [[endpoint]] in `from` or in `to`",
+                );
             }
             let both = allow.intersection(&deny);
             if !both.is_empty() {

@@ -278,6 +278,19 @@ impl Source<'_> {
         None
     }
 
+    /// The same without bits beyond the length.
+    fn masked_cidr(&mut self, node: &Node) -> Option<Prefix> {
+        self.cidr(node)?;
+        match self.string(node, "a CIDR")?.parse::<Prefix>() {
+            Ok(prefix) => Some(prefix),
+            Err(error) => {
+                let help = "policy.networking.k8s.io/v1beta1 refuses bits beyond the length";
+                self.error_with_help(node.span(), error.to_string(), help);
+                None
+            }
+        }
+    }
+
     pub(super) fn rule_from(
         &self,
         node: &Node,
@@ -430,7 +443,7 @@ impl Builder {
         let tier = match kind {
             ClusterKind::Admin => Some("admin"),
             ClusterKind::Baseline => Some("baseline"),
-            ClusterKind::Cluster => table
+            ClusterKind::Cluster { .. } => table
                 .need(source, "tier")
                 .and_then(|v| source.word(v, "tier", &[("Admin", "admin"), ("Baseline", "baseline")])),
         };
@@ -438,7 +451,7 @@ impl Builder {
             ClusterKind::Baseline => Some(0),
             _ => table.need(source, "priority").and_then(|v| source.integer(v, 0..=1000, "priority")),
         };
-        let subject = table.need(source, "subject").and_then(|v| self.subject(source, v));
+        let subject = table.need(source, "subject").and_then(|v| self.subject(source, v, kind));
         let mut rules = |table: &mut Table<'_>, key, direction| {
             let node = table.take(key)?;
             let items = source.items(node);
@@ -458,11 +471,9 @@ impl Builder {
                 return;
             }
             // Objects of different kinds may have the same name; the later one says which it is.
-            let others = ClusterKind::ALL.into_iter().filter(|other| *other != kind);
-            let same_name =
-                others.filter(|k| self.names.contains_key(&(k.name(), meta.name.clone()))).count();
-            let taken =
-                same_name > 0 && self.names.contains_key(&("policy", format!("{tier}/{}", meta.name)));
+            let mut others = ClusterKind::NAMES.into_iter().filter(|other| *other != kind.name());
+            let taken = others.any(|other| self.names.contains_key(&(other, meta.name.clone())))
+                && self.names.contains_key(&("policy", format!("{tier}/{}", meta.name)));
             let name = if taken { format!("{}:{}", kind.name(), meta.name) } else { meta.name.clone() };
             self.add_kubernetes(source, &meta, span, |builder, origin| Policy {
                 name,
@@ -478,14 +489,14 @@ impl Builder {
     }
 
     /// `namespaces` or `pods`, exactly one.
-    fn subject(&self, source: &mut Source<'_>, node: &Node) -> Option<Selector> {
+    fn subject(&self, source: &mut Source<'_>, node: &Node, kind: ClusterKind) -> Option<Selector> {
         let mut table = source.table(node, "a subject")?;
         let (namespaces, pods) = (table.take("namespaces"), table.take("pods"));
         let span = table.span.clone();
         table.finish(source);
         match (namespaces, pods) {
             (Some(node), None) => Some(self.known.namespaces(&source.label_selector(node)?)),
-            (None, Some(node)) => self.namespaced_pods(source, node),
+            (None, Some(node)) => self.namespaced_pods(source, node, kind),
             _ => {
                 source.error(span, "give exactly one of `namespaces` and `pods`");
                 None
@@ -493,11 +504,20 @@ impl Builder {
         }
     }
 
-    fn namespaced_pods(&self, source: &mut Source<'_>, node: &Node) -> Option<Selector> {
+    /// Pods by both of their selectors. That of namespaces may be left out since v1alpha2.
+    fn namespaced_pods(&self, source: &mut Source<'_>, node: &Node, kind: ClusterKind) -> Option<Selector> {
         let mut table = source.table(node, "`pods`")?;
         let namespaces = match table.take("namespaceSelector") {
             Some(node) => source.label_selector(node)?,
-            None => Selector::All,
+            None if kind.is_cluster() => Selector::All,
+            None => {
+                source.error_with_help(
+                    table.span.clone(),
+                    "`pods` needs `namespaceSelector`",
+                    "`namespaceSelector: {}` selects all namespaces",
+                );
+                return None;
+            }
         };
         let pods = table.need(source, "podSelector").and_then(|v| source.label_selector(v));
         table.finish(source);
@@ -516,21 +536,28 @@ impl Builder {
         let actions: &[(&str, Action)] = match kind {
             ClusterKind::Admin => &[("Allow", Action::Allow), ("Deny", Action::Deny), ("Pass", Action::Pass)],
             ClusterKind::Baseline => &[("Allow", Action::Allow), ("Deny", Action::Deny)],
-            ClusterKind::Cluster => {
+            ClusterKind::Cluster { .. } => {
                 &[("Accept", Action::Allow), ("Deny", Action::Deny), ("Pass", Action::Pass)]
             }
         };
         let action = table.need(source, "action").and_then(|v| source.word(v, "action", actions));
         let side = if direction == Direction::Ingress { "from" } else { "to" };
         let peers = table.need(source, side);
-        let key = if kind == ClusterKind::Cluster { "protocols" } else { "ports" };
+        let key = if kind.is_cluster() { "protocols" } else { "ports" };
         let services = table.take(key);
         let span = table.span.clone();
         table.finish(source);
         let before = source.errors.len();
+        if let Some(node) = services.filter(|node| kind.is_cluster() && source.items(node).is_empty()) {
+            source.error_with_help(
+                node.span(),
+                "`protocols` must not be empty",
+                "leave it out for all protocols and ports",
+            );
+        }
         let mut all = Vec::new();
         for item in source.items(peers?) {
-            all.extend(self.cluster_peer(source, item, direction));
+            all.extend(self.cluster_peer(source, item, direction, kind));
         }
         if all.is_empty() && source.errors.len() == before {
             source.error(span, format!("`{side}` must not be empty"));
@@ -538,7 +565,7 @@ impl Builder {
         let mut list = Vec::new();
         for item in services.map(|s| source.items(s)).unwrap_or_default() {
             list.extend(match kind {
-                ClusterKind::Cluster => cluster_protocol(source, item),
+                ClusterKind::Cluster { .. } => cluster_protocol(source, item),
                 _ => admin_port(source, item),
             });
         }
@@ -556,7 +583,13 @@ impl Builder {
     }
 
     /// The ways in which a peer can be the other side; none after an error.
-    fn cluster_peer(&self, source: &mut Source<'_>, node: &Node, direction: Direction) -> Vec<Peer> {
+    fn cluster_peer(
+        &self,
+        source: &mut Source<'_>,
+        node: &Node,
+        direction: Direction,
+        kind: ClusterKind,
+    ) -> Vec<Peer> {
         let Some(mut table) = source.table(node, "a peer of a cluster-wide policy") else {
             return Vec::new();
         };
@@ -571,14 +604,16 @@ impl Builder {
         }
         table.finish(source);
         match (namespaces, pods, networks) {
-            (Some(node), None, None) => self.namespaces_peer(source, node).unwrap_or_default(),
-            (None, Some(node), None) => self.pods_peer(source, node).unwrap_or_default(),
+            (Some(node), None, None) => self.namespaces_peer(source, node, kind).unwrap_or_default(),
+            (None, Some(node), None) => self.pods_peer(source, node, kind).unwrap_or_default(),
             (None, None, Some(node)) => {
                 let items = source.items(node);
                 if items.is_empty() {
                     source.error(node.span(), "`networks` must not be empty");
                 }
-                let prefixes: Vec<Prefix> = items.into_iter().filter_map(|item| source.cidr(item)).collect();
+                let masked = kind == ClusterKind::Cluster { masked: true };
+                let prefix = |item| if masked { source.masked_cidr(item) } else { source.cidr(item) };
+                let prefixes: Vec<Prefix> = items.into_iter().filter_map(prefix).collect();
                 vec![Peer { ranges: Some(prefixes.into_iter().collect()), ..Peer::default() }]
             }
             _ => {
@@ -589,12 +624,12 @@ impl Builder {
     }
 
     /// `pods`, with the namespaces in the form of today or in the one of the first releases of v1alpha1.
-    fn pods_peer(&self, source: &mut Source<'_>, node: &Node) -> Option<Vec<Peer>> {
-        if node.get("namespaces").is_none() {
-            return self.namespaced_pods(source, node).map(|selector| vec![selected(selector)]);
+    fn pods_peer(&self, source: &mut Source<'_>, node: &Node, kind: ClusterKind) -> Option<Vec<Peer>> {
+        if node.get("namespaces").is_none() || kind.is_cluster() {
+            return self.namespaced_pods(source, node, kind).map(|selector| vec![selected(selector)]);
         }
         let mut table = source.table(node, "`pods`")?;
-        let namespaces = table.need(source, "namespaces").and_then(|v| self.namespaces_peer(source, v));
+        let namespaces = table.need(source, "namespaces").and_then(|v| self.namespaces_peer(source, v, kind));
         let pods = table.need(source, "podSelector").and_then(|v| source.label_selector(v));
         table.finish(source);
         let pods = pods?;
@@ -607,9 +642,9 @@ impl Builder {
 
     /// A selector of namespaces; or, as the first releases of v1alpha1 had it, one of `namespaceSelector`, `sameLabels`
     /// and `notSameLabels`.
-    fn namespaces_peer(&self, source: &mut Source<'_>, node: &Node) -> Option<Vec<Peer>> {
+    fn namespaces_peer(&self, source: &mut Source<'_>, node: &Node, kind: ClusterKind) -> Option<Vec<Peer>> {
         const KEYS: [&str; 3] = ["namespaceSelector", "sameLabels", "notSameLabels"];
-        if KEYS.iter().all(|key| node.get(key).is_none()) {
+        if kind.is_cluster() || KEYS.iter().all(|key| node.get(key).is_none()) {
             let selector = source.label_selector(node)?;
             return Some(vec![selected(self.known.namespaces(&selector))]);
         }
@@ -649,17 +684,26 @@ impl Builder {
 pub(super) enum ClusterKind {
     Admin,
     Baseline,
-    Cluster,
+    /// Whether CIDRs must have no bits beyond their length, as since v1beta1.
+    Cluster {
+        masked: bool,
+    },
 }
 
 impl ClusterKind {
-    const ALL: [Self; 3] = [Self::Admin, Self::Baseline, Self::Cluster];
+    const NAMES: [&str; 3] = ["AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"];
+
+    /// Whether it is the one kind that took the place of the two others.
+    const fn is_cluster(self) -> bool {
+        matches!(self, Self::Cluster { .. })
+    }
 
     const fn name(self) -> &'static str {
+        let [admin, baseline, cluster] = Self::NAMES;
         match self {
-            Self::Admin => "AdminNetworkPolicy",
-            Self::Baseline => "BaselineAdminNetworkPolicy",
-            Self::Cluster => "ClusterNetworkPolicy",
+            Self::Admin => admin,
+            Self::Baseline => baseline,
+            Self::Cluster { .. } => cluster,
         }
     }
 }

@@ -6,6 +6,7 @@
 mod calico;
 pub mod expect;
 mod kubernetes;
+mod place;
 mod rules;
 mod tree;
 mod walk;

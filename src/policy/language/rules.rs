@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Definitions,
+    Definitions, is_yaml, place,
     tree::{Data, Node},
     walk::{Source, Table},
 };
@@ -193,13 +193,13 @@ impl Source<'_> {
         false
     }
 
-    /// The place `at` bytes into a string value, if the string has no escapes; otherwise the whole value.
+    /// The place `at` bytes into a string value.
     pub(super) fn inside(&self, span: Range<usize>, text: &str, at: usize) -> Range<usize> {
         let raw = self.text.get(span.clone()).unwrap_or_default();
-        match raw.find(text) {
+        match place::inside(raw, text, at, is_yaml(self.name)) {
             Some(offset) => {
-                let start = span.start + offset + at;
-                start..(start + 1).min(span.end)
+                let start = span.start + offset;
+                start..(start + 1).min(span.end).max(start)
             }
             None => span,
         }
@@ -332,7 +332,7 @@ impl Source<'_> {
     }
 
     pub(super) fn protocol(&mut self, value: &Node) -> Option<Protocol> {
-        if matches!(value.data, Data::Integer(_)) {
+        if value.is_number() {
             return self.integer(value, 0..=255, "a protocol number").map(|n| Protocol(n as u8));
         }
         let text = self.string(value, "a protocol")?;
@@ -349,7 +349,7 @@ impl Source<'_> {
     }
 
     fn port(&mut self, value: &Node, known: &Definitions) -> Option<Ports> {
-        if matches!(value.data, Data::Integer(_)) {
+        if value.is_number() {
             let port = self.integer(value, 0..=65535, "a port")? as u16;
             return Some(Ports::Range(port, port));
         }

@@ -84,6 +84,9 @@ fn every_mistake_has_its_place() {
         ("[[policy]]\nname='p p'\nselect='all()'\ningress=[]\n".to_owned(), "2:6", "a name has"),
         ("[[policy]]\nname='p'\nselct='all()'\ningress=[]\n".to_owned(), "3:1", "unknown key `selct`"),
         ("[[tier]]\nname='t'\norder=1.5\n".to_owned(), "3:7", "whole number"),
+        ("[[tier]]\nname='t'\norder=1e3\n".to_owned(), "3:7", "write 1000"),
+        (rule("{action='deny',protocol='tcp',ports=8e1}"), "4:48", "write 80"),
+        (rule("{action='deny',from={selector=\"a == \\\"b\\\" && ?\"}}"), "4:57", "label key"),
         ("not toml".to_owned(), "1:5", "expected"),
         (rule("{}"), "4:12", "needs `action`"),
         (rule("{action='permit'}"), "4:20", "unknown action `permit`"),
@@ -181,6 +184,27 @@ fn labels_in_full_may_be_looked_into() {
     // What a policy applies to is on this host, and known in full.
     let select = "[[policy]]\nname='p'\nselect='app ends with \"-7\"'\ningress=[]\n";
     assert!(parse(&[("a.toml", select)]).is_ok());
+}
+
+#[test]
+fn very_many_notes_are_summed_up() {
+    let ports: Vec<String> = (0..50).map(|n| format!("  - {{ports: [{{port: p{n}}}]}}\n")).collect();
+    let head =
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: n}\nspec:\n  ingress:\n";
+    let set = parse(&[("a.yaml", &format!("{head}{}", ports.concat()))]).unwrap();
+    let all = set.notes();
+    assert_eq!(all.len(), 50);
+    let lines: Vec<&str> = all.iter().filter_map(|n| n.split(':').nth(1)).collect();
+    let wanted: Vec<String> = (6..56).map(|n: usize| n.to_string()).collect();
+    assert_eq!(lines, wanted, "in order of their lines as numbers");
+    let short = set.notes_in_short();
+    assert_eq!(short[..20], all[..20]);
+    assert_eq!(
+        short[20..],
+        ["and 30 more names of ports that nobody defines; `policy check --json` lists all"]
+    );
+    let few = super::super::notes::limited(vec!["x".into(); 20], "things");
+    assert_eq!(few.len(), 20);
 }
 
 #[test]

@@ -64,6 +64,11 @@ impl Node {
         }
     }
 
+    /// Whether it is a number, be it a fraction.
+    pub(super) fn is_number(&self) -> bool {
+        matches!(self.data, Data::Integer(_) | Data::Float(_))
+    }
+
     /// The value of a key, if this is a table that has it and says something there: YAML's null is as good as absent.
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
         let Data::Table(entries) = &self.data else { return None };

@@ -69,7 +69,14 @@ impl Source<'_> {
         what: &str,
     ) -> Option<i64> {
         let Data::Integer(parsed) = value.data else {
-            self.error(value.span(), format!("{what} must be a whole number, not {}", value.kind()));
+            // `8e1` is a whole number too, but not to other readers of the file.
+            let digits = match value.data {
+                Data::Float(number) if number.fract() == 0.0 && number.abs() < 1e15 => Some(number as i64),
+                _ => None,
+            };
+            let help = digits.map_or_else(String::new, |digits| format!("write {digits}"));
+            let message = format!("{what} must be a whole number, not {}", value.kind());
+            self.error_with_help(value.span(), message, help);
             return None;
         };
         let found = parsed.filter(|n| range.contains(n));

@@ -91,10 +91,12 @@ fn kind(source: &mut Source<'_>, object: &Node, typed: Typed<'_>) -> Option<Kind
         ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy") => {
             Some(Kind::Cluster(ClusterKind::Baseline))
         }
-        (
-            "policy.networking.k8s.io/v1alpha2" | "policy.networking.k8s.io/v1beta1",
-            "ClusterNetworkPolicy",
-        ) => Some(Kind::Cluster(ClusterKind::Cluster)),
+        ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => {
+            Some(Kind::Cluster(ClusterKind::Cluster { masked: false }))
+        }
+        ("policy.networking.k8s.io/v1beta1", "ClusterNetworkPolicy") => {
+            Some(Kind::Cluster(ClusterKind::Cluster { masked: true }))
+        }
         ("projectcalico.org/v3", kind) => CalicoKind::of(kind).map(Kind::Calico),
         _ => None,
     };

@@ -233,7 +233,7 @@ impl Source<'_> {
     fn calico_ports(&mut self, node: Option<&Node>) -> Vec<Ports> {
         let mut ports = Vec::new();
         for item in node.map(|n| self.items(n)).unwrap_or_default() {
-            if matches!(item.data, Data::Integer(_)) {
+            if item.is_number() {
                 let number = self.integer(item, 0..=65535, "a port");
                 ports.extend(number.map(|n| Ports::Range(n as u16, n as u16)));
                 continue;

@@ -25,7 +25,7 @@ pub(super) fn network_policy_port(source: &mut Source<'_>, node: &Node) -> Optio
             source.error(end.span(), "`endPort` needs `port`");
             return None;
         }
-        (Some(port), end) if matches!(port.data, Data::Integer(_)) => {
+        (Some(port), end) if port.is_number() => {
             let low = source.integer(port, 1..=65535, "port")?;
             let high = match end {
                 Some(end) => source.integer(end, low..=65535, "endPort")?,

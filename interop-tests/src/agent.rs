@@ -15,6 +15,17 @@ const CONFIG: &str = "/etc/slash32/slash32.toml";
 /// Where it looks for policies.
 const POLICY_DIR: &str = "/etc/slash32/policy.d";
 
+/// The configuration of a host without neighbours: a block of each family.
+pub const ONE_HOST: &str = "
+[[ipam.pool]]
+cidr = \"10.32.0.0/16\"
+block = \"10.32.4.0/24\"
+
+[[ipam.pool]]
+cidr = \"fd00:32::/48\"
+block = \"fd00:32:0:4::/64\"
+";
+
 /// A running agent, with its configuration, socket and state in the usual places of its machine.
 pub struct Agent {
     machine: Machine,

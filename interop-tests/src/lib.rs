@@ -49,7 +49,7 @@ mod timed;
 pub mod tool;
 mod twin;
 
-pub use agent::{Agent, EndpointRow, PeerRow, RouteRow};
+pub use agent::{Agent, EndpointRow, ONE_HOST, PeerRow, RouteRow};
 pub use capture::Capture;
 pub use cni::{CniError, Container, Network};
 pub use containerd::{Containerd, CtrContainer};

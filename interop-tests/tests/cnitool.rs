@@ -6,20 +6,10 @@
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
-use interop_tests::{Agent, Lab, Machine, PATIENCE, check, eventually};
+use interop_tests::{Agent, Lab, Machine, ONE_HOST, PATIENCE, check, eventually};
 use serde_json::{Value, json};
 
 const CNITOOL: &str = "github.com/containernetworking/cni/cnitool@v1.3.0";
-
-const CONFIG: &str = "
-[[ipam.pool]]
-cidr = \"10.32.0.0/16\"
-block = \"10.32.4.0/24\"
-
-[[ipam.pool]]
-cidr = \"fd00:32::/48\"
-block = \"fd00:32:0:4::/64\"
-";
 
 /// Builds it once, below `target/`.
 fn cnitool() -> Result<PathBuf> {
@@ -62,7 +52,7 @@ fn cnitool_drives_every_verb() {
         let host = lab.machine("host")?;
         // libcni keeps results here.
         host.own("/var/lib/cni")?;
-        let agent = Agent::start(&host, CONFIG)?;
+        let agent = Agent::start(&host, ONE_HOST)?;
         let living = |count: usize| {
             eventually(&format!("{count} endpoints"), PATIENCE, || {
                 let endpoints = agent.endpoints()?;

@@ -4,6 +4,7 @@
 //! takes about a millisecond, and none waits for the table of learned routes, which has a thread of its own.
 
 use std::{
+    collections::{BTreeMap, HashSet},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -26,7 +27,7 @@ use crate::{
     cni::{
         attach::AttachConfig,
         attachment::Attachment,
-        handler::{Handler, HandlerConfig, Host, Now, Problem, ProblemKind},
+        handler::{AttentionKind, Handler, HandlerConfig, Host, Now, Problem, ProblemKind, attention_lines},
         ipam::{BlockUse, IpamConfig, PoolConfig},
         types::{CniError, code},
     },
@@ -152,6 +153,7 @@ impl Core {
     pub(super) fn reconfigure(&mut self, config: &Config) {
         self.handler.reconfigure(handler_config(config));
         self.outside.policies.reconfigure(config);
+        self.handler.host_ports_changed(&mut self.outside);
         if self.outside.announcer.set_expand(&config.policy.expand) {
             self.outside.announcer.announce_again(self.handler.attachments());
         }
@@ -164,6 +166,11 @@ impl Core {
 
     /// The endpoints, with whatever is known of them.
     pub(super) fn endpoints(&self) -> Vec<Value> {
+        let mut attention: BTreeMap<EndpointId, Vec<Value>> = BTreeMap::new();
+        for item in self.handler.attention() {
+            let row = json!({ "kind": item.kind, "text": item.text, "hint": item.kind.hint() });
+            attention.entry(item.endpoint).or_default().push(row);
+        }
         self.handler
             .attachments()
             .map(|a| {
@@ -172,9 +179,24 @@ impl Core {
                     "id": e.id, "network": e.key.network, "container_id": e.key.container_id, "ifname": e.key.ifname,
                     "ipv4": e.ipv4, "ipv6": e.ipv6, "labels": e.labels, "netns": e.netns, "ifindex": a.ifindex,
                     "mac": a.mac.to_string(), "mtu": a.mtu, "port_mappings": a.port_mappings, "aliases": a.aliases,
+                    "attention": attention.remove(&e.id).unwrap_or_default(),
                 })
             })
             .collect()
+    }
+
+    /// What a person should know of endpoints, in words.
+    pub(super) fn attention(&self) -> Vec<String> {
+        attention_lines(&self.handler.attention())
+    }
+
+    /// How many endpoints a person should know of, by why.
+    pub(super) fn attention_counts(&self) -> [(&'static str, u64); AttentionKind::ALL.len()] {
+        let list = self.handler.attention();
+        AttentionKind::ALL.map(|kind| {
+            let of: HashSet<_> = list.iter().filter(|a| a.kind == kind).map(|a| &a.endpoint).collect();
+            (kind.name(), of.len() as u64)
+        })
     }
 
     /// How many endpoints have an IPv4 and how many an IPv6 address.
@@ -342,6 +364,7 @@ fn handler_config(config: &Config) -> HandlerConfig {
         },
         mtu: (config.mtu != 0).then_some(config.mtu),
         label_rules: config.label_rules.clone(),
+        look: Duration::from_secs(config.ipam_audit_seconds),
     }
 }
 
@@ -355,25 +378,42 @@ impl Outside {
         let failed = |error: FibStopped| CniError::new(code::ANNOUNCE_FAILED, error.to_string());
         self.fib.send_blocking(command).map_err(failed)
     }
+
+    /// Another IPAM plugin may not know who else is there. What it gives could take the place of a neighbour of ours.
+    fn not_a_neighbours(&self, attachment: &Attachment) -> Result<(), CniError> {
+        let mut addresses = attachment.endpoint.addresses();
+        match addresses.find(|addr| attachment.delegate.is_some() && self.policies.is_neighbour(*addr)) {
+            Some(addr) => {
+                Err(CniError::new(code::ADDRESS_REFUSED, format!("{addr} is a BGP neighbour's address")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn not_enforced(why: String) -> CniError {
+    CniError::new(code::POLICY_FAILED, "the endpoint's policy could not be put in force").details(why)
 }
 
 impl Host for Outside {
     fn enforce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
-        // Another IPAM plugin may not know who else is there. What it gives could take the place of a neighbour of ours.
-        if attachment.delegate.is_some()
-            && let Some(addr) = attachment.endpoint.addresses().find(|addr| self.policies.is_neighbour(*addr))
-        {
-            return Err(CniError::new(code::ADDRESS_REFUSED, format!("{addr} is a BGP neighbour's address")));
-        }
+        self.not_a_neighbours(attachment)?;
         self.policies.enforce(attachment).map_err(|error| match error {
             NotEnforced::HostPort(why) => CniError::new(code::HOST_PORT_REFUSED, why),
-            NotEnforced::Policy(why) => {
-                CniError::new(code::POLICY_FAILED, "the endpoint's policy could not be put in force")
-                    .details(why)
-            }
+            NotEnforced::Policy(why) => not_enforced(why),
         })?;
         self.flows.mapped(attachment);
         Ok(())
+    }
+
+    fn enforce_living(&mut self, attachment: &Attachment) -> Result<Vec<String>, CniError> {
+        self.not_a_neighbours(attachment)?;
+        let refused = self.policies.enforce_possible(attachment).map_err(not_enforced)?;
+        let mut mapped = attachment.clone();
+        let mut at = 0..;
+        mapped.port_mappings.retain(|_| at.next().is_none_or(|at| !refused.contains_key(&at)));
+        self.flows.mapped(&mapped);
+        Ok(refused.into_values().collect())
     }
 
     fn unenforce(&mut self, attachment: &Attachment) -> Result<(), CniError> {

@@ -37,6 +37,8 @@ pub(super) struct Facts {
     pub(super) pool_routes: (usize, usize),
     /// Findings of the address check.
     pub(super) leases: Vec<String>,
+    /// Endpoints that are not all they were, and what to do about each.
+    pub(super) attention: Vec<String>,
     /// Drop rules of others that packets of containers would meet, and what to do about each.
     pub(super) foreign_drops: Vec<(String, String)>,
     /// Whether there is to be a policy table.
@@ -82,6 +84,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     list.push(policy(facts));
     list.extend(foreign_drops(facts));
     list.push(leases(facts));
+    list.push(endpoints(facts));
     list.push(pools(facts));
     list.push(Check::new(
         "next-hop objects",
@@ -287,6 +290,12 @@ fn leases(facts: &Facts) -> Check {
     Check::new("addresses", ok, message, "`slash32 ipam check --fix` repairs it")
 }
 
+fn endpoints(facts: &Facts) -> Check {
+    let ok = facts.attention.is_empty();
+    let message = if ok { "all are as they were made".to_owned() } else { facts.attention.join("\n") };
+    Check::new("endpoints", ok, message, "`slash32 endpoints --json` has each, with what to do")
+}
+
 fn pools(facts: &Facts) -> Check {
     let without = facts.pools_without_block.len();
     // A host that is a switch has no containers.
@@ -343,6 +352,7 @@ mod tests {
             route_problems: vec!["1 learned route is over the limit".into()],
             pool_routes: (5, 1),
             leases: vec!["x".into()],
+            attention: vec!["y".into()],
             foreign_drops: vec![("ip filter FORWARD drops".into(), "do this".into())],
             policy: true,
             policy_error: Some("no nftables".into()),

@@ -1,12 +1,6 @@
-//! What the agent takes from the machine: host name, an address for the router id, its own privileges, and the lock
-//! that keeps two agents out of one run directory.
+//! What the agent takes from the machine: host name, an address for the router id, and its own privileges.
 
-use std::{
-    fs::{File, TryLockError},
-    io,
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Context;
 
@@ -47,40 +41,4 @@ pub(super) fn require_privileges() -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// Holds the run directory for this process; released by the kernel however we end.
-pub(super) fn lock(run_dir: &Path) -> anyhow::Result<File> {
-    std::fs::create_dir_all(run_dir)
-        .with_context(|| format!("cannot create the run directory {}", run_dir.display()))?;
-    let path = run_dir.join("agent.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => anyhow::bail!(
-            "another agent already runs with the run directory {}; stop it first. Two agents with run directories of their own \
-             would undo each other's routes and rules, unless each is in a network namespace of its own",
-            run_dir.display()
-        ),
-        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_agent_a_run_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let held = lock(dir.path()).unwrap();
-        let error = lock(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("another agent already runs"), "{error}");
-        drop(held);
-        lock(dir.path()).unwrap();
-    }
 }

@@ -76,6 +76,15 @@ pub(super) fn addresses(page: &mut Page, usage: &[BlockUse]) {
     }
 }
 
+/// How many endpoints need a person, by why.
+pub(super) fn attention(page: &mut Page, counts: &[(&str, u64)]) {
+    const NAME: &str = "slash32_endpoints_attention";
+    page.metric(NAME, "gauge", "Containers that `slash32 status` asks attention for, by reason.");
+    for (reason, count) in counts {
+        page.sample(NAME, &[("reason", reason)], *count);
+    }
+}
+
 /// What every neighbour counts.
 pub(super) fn peers(page: &mut Page, peers: &[Value]) {
     const COUNTERS: [(&str, &str, &str, &str); 11] = [

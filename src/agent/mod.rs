@@ -1,6 +1,7 @@
 //! The daemon: wiring, core state, reload, shutdown, metrics. Translates between the rooms below.
 
 mod actor;
+mod alone;
 mod announce;
 mod cni_stats;
 pub mod config;
@@ -48,9 +49,12 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     let config = Arc::new(load(&options)?);
     let log = logging::start(&config.log, options.log_json)?;
     host::require_privileges()?;
-    let _lock = host::lock(&config.run_dir)?;
+    let mut alone = alone::ensure(&config.run_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(daemon::run(options, config, log));
+    let result = runtime.block_on(async {
+        alone.attend()?;
+        daemon::run(options, config, log).await
+    });
     // Blocking work of a dying task must not hold us up.
     runtime.shutdown_timeout(Duration::from_secs(2));
     result.map(|()| ExitCode::SUCCESS)

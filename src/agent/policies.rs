@@ -3,7 +3,7 @@
 mod answers;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -13,7 +13,10 @@ use std::{
 use super::{config::Config, core::RemoteChange, identities, trace::Trace};
 use crate::{
     bgp::config::PeerAddress,
-    cni::{attachment::Attachment, types::L4},
+    cni::{
+        attachment::Attachment,
+        types::{L4, PortMapping},
+    },
     model::{Family, Prefix},
     policy::{
         Ports, Protocol, Service,
@@ -60,24 +63,32 @@ pub(super) struct Policies {
     trace: Option<Trace>,
 }
 
-/// The attachment's port mappings, one for each of its addresses that the host's address can lead to.
-fn port_maps(attachment: &Attachment) -> Vec<PortMap> {
+/// A port mapping of an attachment, for each of its addresses that the host's address can lead to; or why it leads to none.
+fn port_maps(attachment: &Attachment, mapping: &PortMapping) -> Result<Vec<PortMap>, String> {
     let protocol = |l4| match l4 {
         L4::Tcp => Protocol::TCP,
         L4::Udp => Protocol::UDP,
         L4::Sctp => Protocol::SCTP,
     };
-    let mut maps = Vec::new();
-    for mapping in &attachment.port_mappings {
-        let fits = |addr: &IpAddr| mapping.host_ip.is_none_or(|host| host.is_ipv4() == addr.is_ipv4());
-        maps.extend(attachment.endpoint.addresses().filter(fits).map(|addr| PortMap {
+    let fits = |addr: &IpAddr| mapping.host_ip.is_none_or(|host| host.is_ipv4() == addr.is_ipv4());
+    let maps: Vec<PortMap> = attachment
+        .endpoint
+        .addresses()
+        .filter(fits)
+        .map(|addr| PortMap {
             host: mapping.host_ip.filter(|ip| !ip.is_unspecified()),
             protocol: protocol(mapping.protocol),
             host_port: mapping.host_port,
             target: SocketAddr::new(addr, mapping.container_port),
-        }));
+        })
+        .collect();
+    match mapping.host_ip {
+        Some(host) if maps.is_empty() => Err(format!(
+            "host address {host} cannot lead to the container: it has no {} address",
+            Family::of(host)
+        )),
+        _ => Ok(maps),
     }
-    maps
 }
 
 /// What of the remote endpoints is in the run directory.
@@ -209,23 +220,46 @@ impl Policies {
     }
 
     pub(super) fn enforce(&mut self, attachment: &Attachment) -> Result<(), NotEnforced> {
-        let addresses = || attachment.endpoint.addresses();
-        for host in attachment.port_mappings.iter().filter_map(|m| m.host_ip) {
-            if addresses().all(|addr| addr.is_ipv4() != host.is_ipv4()) {
-                let family = Family::of(host);
-                let why =
-                    format!("host address {host} cannot lead to the container: it has no {family} address");
-                return Err(NotEnforced::HostPort(why));
-            }
+        let mut maps = Vec::new();
+        for mapping in &attachment.port_mappings {
+            maps.extend(port_maps(attachment, mapping).map_err(NotEnforced::HostPort)?);
         }
-        let mut local = LocalEndpoint::from(&attachment.endpoint);
-        local.addresses.extend(attachment.spoofed());
-        self.engine.upsert_local(local);
-        if let Err(error) = self.engine.set_port_maps(&attachment.endpoint.id, port_maps(attachment)) {
+        self.upsert(attachment);
+        if let Err(error) = self.engine.set_port_maps(&attachment.endpoint.id, maps) {
             self.engine.remove_local(&attachment.endpoint.id);
             return Err(NotEnforced::HostPort(error.to_string()));
         }
         self.flush().map_err(NotEnforced::Policy)
+    }
+
+    /// As [`Policies::enforce`], without the port mappings that are not possible. Those, by their place in the list, and
+    /// why.
+    pub(super) fn enforce_possible(
+        &mut self,
+        attachment: &Attachment,
+    ) -> Result<BTreeMap<usize, String>, String> {
+        let id = &attachment.endpoint.id;
+        let (mut maps, mut refused) = (Vec::new(), BTreeMap::new());
+        for (at, mapping) in attachment.port_mappings.iter().enumerate() {
+            let possible = port_maps(attachment, mapping).and_then(|list| {
+                let each = list.iter().map(|map| self.engine.port_map_possible(id, map));
+                each.collect::<Result<(), _>>().map_err(|error| error.to_string()).map(|()| list)
+            });
+            match possible {
+                Ok(list) => maps.extend(list),
+                Err(why) => _ = refused.insert(at, why),
+            }
+        }
+        self.upsert(attachment);
+        self.engine.set_port_maps(id, maps).map_err(|error| error.to_string())?;
+        self.flush()?;
+        Ok(refused)
+    }
+
+    fn upsert(&mut self, attachment: &Attachment) {
+        let mut local = LocalEndpoint::from(&attachment.endpoint);
+        local.addresses.extend(attachment.spoofed());
+        self.engine.upsert_local(local);
     }
 
     /// Whether an address is that of a configured BGP neighbour, or of the infrastructure, and outside of the pools.

@@ -371,10 +371,10 @@ impl Service {
         let config = self.config();
         let peers = self.peers().await?;
         let established = peers.iter().filter(|p| p["state"] == "Established").count();
-        let (endpoints, policies, mut problems) = self
+        let (endpoints, policies, mut problems, attention) = self
             .inner
             .core
-            .ask(|c| (c.endpoint_count(), c.policies().count(), c.policies().problems()))
+            .ask(|c| (c.endpoint_count(), c.policies().count(), c.policies().problems(), c.attention()))
             .await?;
         let fib = self.inner.fib.summary().await?;
         // What is wrong with policies is told by those who read them.
@@ -384,6 +384,7 @@ impl Service {
             problems
                 .push(format!("the last reload failed, and the former configuration is in force: {reason}"));
         }
+        problems.extend(attention);
         problems.extend(fib.problems());
         problems.extend(sysctls::missing());
         problems.extend(Self::surroundings(&config)?);
@@ -445,13 +446,14 @@ impl Service {
 
     async fn facts(&self) -> Result<doctor::Facts, Failure> {
         let config = self.config();
-        let (endpoints, leases, drops, policy_error, mut file_errors) = self
+        let (endpoints, leases, attention, drops, policy_error, mut file_errors) = self
             .inner
             .core
             .ask(|c| {
                 (
                     c.endpoints_by_family(),
                     c.lease_problems(),
+                    c.attention(),
                     c.foreign_drops(),
                     c.policies().failed(),
                     c.policies().file_errors().to_vec(),
@@ -477,6 +479,7 @@ impl Service {
             route_differences: differences,
             pool_routes,
             leases,
+            attention,
             foreign_drops: drops,
             policy: config.policy.enabled,
             policy_error,
@@ -528,9 +531,11 @@ impl Service {
         if let Ok(fib) = self.inner.fib.summary().await {
             metrics::routes(&mut page, &fib);
         }
-        if let Ok((stats, usage)) = self.inner.core.ask(|c| (c.cni_stats().clone(), c.ipam_usage())).await {
+        let facts = self.inner.core.ask(|c| (c.cni_stats().clone(), c.ipam_usage(), c.attention_counts()));
+        if let Ok((stats, usage, attention)) = facts.await {
             stats.write(&mut page);
             metrics::addresses(&mut page, &usage);
+            metrics::attention(&mut page, &attention);
         }
         if let Ok((endpoints, policies, file_errors, failed)) = self
             .inner

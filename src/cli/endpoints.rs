@@ -1,6 +1,7 @@
 //! `slash32 endpoints [label]`.
 
 use clap::{Args, Subcommand};
+use serde_json::Value;
 
 use super::{Global, print};
 use crate::{api::Request, model::Labels};
@@ -25,20 +26,7 @@ enum EndpointsCommand {
 
 pub(super) fn run(global: &Global, args: EndpointsArgs) -> anyhow::Result<()> {
     match args.command {
-        None => global.show(&Request::Endpoints, |endpoints| {
-            print::table(
-                endpoints,
-                &[
-                    ("ID", |e| print::field(e, "id")),
-                    ("CONTAINER", |e| print::field(e, "container_id").chars().take(24).collect()),
-                    ("IF", |e| print::field(e, "ifname")),
-                    ("IPV4", |e| print::field(e, "ipv4")),
-                    ("IPV6", |e| print::field(e, "ipv6")),
-                    ("LABELS", |e| print::field(e, "labels")),
-                ],
-                "no endpoints",
-            )
-        }),
+        None => global.show(&Request::Endpoints, list),
         Some(EndpointsCommand::Label { endpoint, labels }) => {
             let (set, remove) = changes(&labels)?;
             global.show(&Request::Label { endpoint, set, remove }, |e| {
@@ -46,6 +34,27 @@ pub(super) fn run(global: &Global, args: EndpointsArgs) -> anyhow::Result<()> {
             })
         }
     }
+}
+
+fn list(endpoints: &Value) -> String {
+    let marked = |e: &Value| e["attention"].as_array().is_some_and(|list| !list.is_empty());
+    let mut columns: Vec<print::Column<'_>> = vec![
+        ("ID", |e| print::field(e, "id")),
+        ("CONTAINER", |e| print::field(e, "container_id").chars().take(24).collect()),
+        ("IF", |e| print::field(e, "ifname")),
+        ("IPV4", |e| print::field(e, "ipv4")),
+        ("IPV6", |e| print::field(e, "ipv6")),
+        ("LABELS", |e| print::field(e, "labels")),
+    ];
+    if endpoints.as_array().into_iter().flatten().any(marked) {
+        columns.push(("ATTENTION", |e| {
+            let mut kinds: Vec<String> =
+                e["attention"].as_array().into_iter().flatten().map(|a| print::field(a, "kind")).collect();
+            kinds.dedup();
+            if kinds.is_empty() { "-".to_owned() } else { kinds.join(",") }
+        }));
+    }
+    print::table(endpoints, &columns, "no endpoints")
 }
 
 fn changes(words: &[String]) -> anyhow::Result<(Labels, Vec<String>)> {

@@ -74,6 +74,10 @@ pub struct Attachment {
     /// The plugin that manages the addresses instead of us.
     #[serde(default)]
     pub delegate: Option<String>,
+    /// Whether its file was lost, and it is known from the kernel alone: its labels, port mappings and so on are not,
+    /// until somebody gives it labels again.
+    #[serde(default)]
+    pub rebuilt: bool,
     /// When it was made, in microseconds since 1970, and strictly increasing on this host: names this incarnation of
     /// the attachment, and tells which of two hosts that hold one address is the newer.
     pub sequence: u64,
@@ -214,6 +218,7 @@ pub(super) mod tests {
             moved_again: false,
             anycast: false,
             delegate: None,
+            rebuilt: false,
             sequence,
         }
     }

@@ -259,10 +259,15 @@ pub fn tcp_closed_by_peer(socket: &impl AsFd) -> io::Result<bool> {
 
 /// The process that listens at the other end of a connected Unix socket; none when it is outside of our PID namespace.
 pub fn unix_peer_pid(socket: &impl AsFd) -> io::Result<Option<u32>> {
+    Ok(unix_peer(socket)?.0)
+}
+
+/// The process that listens at the other end of a connected Unix socket, if our PID namespace has it, and its user.
+pub fn unix_peer(socket: &impl AsFd) -> io::Result<(Option<u32>, u32)> {
     // struct ucred: pid, uid, gid.
     let mut cred = [0; 12];
     sys::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, &mut cred)?;
-    Ok(word(&cred, 0).filter(|pid| *pid != 0))
+    Ok((word(&cred, 0).filter(|pid| *pid != 0), word(&cred, 4).unwrap_or(u32::MAX)))
 }
 
 /// Gives the calling thread a real-time priority (1 to 99, `SCHED_FIFO`), so that BFD keeps time on a loaded host.

@@ -129,12 +129,15 @@ fn a_reboot_with_files_that_stay() {
 #[test]
 fn a_container_that_is_gone_without_a_word() {
     on_a_host("gone", |host, agent| {
+        // The kernel tells: nobody waits for the next look at everything, which does not come.
+        let config =
+            host.read("/etc/slash32/slash32.toml")?.replacen("[ipam]", "[ipam]\naudit_seconds = 86400", 1);
+        agent.reconfigure(&config)?;
         let network = Network::slash32()?;
         let gone = host.container("gone", &network)?;
         let stays = host.container("stays", &network)?;
         let address = gone.ipv4()?;
         host.run("ip netns delete gone")?;
-        // The kernel tells: nobody waits for the next look at everything.
         eventually("it is released", PATIENCE, || {
             let endpoints = agent.endpoints()?;
             check(endpoints.len() == 1, format!("{endpoints:?}"))

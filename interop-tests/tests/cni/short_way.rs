@@ -4,20 +4,11 @@
 use std::{io::ErrorKind, os::unix::net::UnixListener, thread};
 
 use anyhow::{Context, Result, ensure};
-use interop_tests::{Agent, Lab, Machine, Network, Output};
+use interop_tests::{Agent, Lab, Machine, Network, ONE_HOST, Output};
 use serde_json::{Value, json};
 
 use crate::kit::tidy;
 
-const CONFIG: &str = "
-[[ipam.pool]]
-cidr = \"10.32.0.0/16\"
-block = \"10.32.4.0/24\"
-
-[[ipam.pool]]
-cidr = \"fd00:32::/48\"
-block = \"fd00:32:0:4::/64\"
-";
 /// Makes the plugin go the long way.
 const LONG: (&str, &str) = ("SLASH32_RUN_DIR", "/run/slash32");
 
@@ -48,7 +39,7 @@ impl Caller<'_> {
 fn on_a_host(name: &str, test: impl FnOnce(&Caller<'_>, Agent) -> Result<()>) {
     Lab::run(name, |lab| {
         let host = lab.machine("host")?;
-        let agent = Agent::start(&host, CONFIG)?;
+        let agent = Agent::start(&host, ONE_HOST)?;
         test(&Caller { host: &host, program: "/opt/cni/bin/slash32" }, agent)
     });
 }

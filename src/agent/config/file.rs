@@ -254,6 +254,7 @@ pub(super) struct ListenRange {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Ipam {
     pub(super) quarantine_seconds: Option<u64>,
+    pub(super) audit_seconds: Option<u64>,
     pub(super) pool: Vec<Pool>,
 }
 

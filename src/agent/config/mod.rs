@@ -46,6 +46,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// How long a released address rests, in seconds.
     pub quarantine_seconds: u64,
+    /// How often to look for endpoints whose interface is gone, in seconds.
+    pub ipam_audit_seconds: u64,
     /// The kernel's routes.
     pub routes: Routes,
     /// The MTU of attachments; 0: as the uplink.

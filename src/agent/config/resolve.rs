@@ -67,6 +67,10 @@ pub(super) fn resolve(
         }
     }
     let policy = policy(file.policy, &mut errors);
+    let ipam_audit_seconds = file.ipam.audit_seconds.unwrap_or(15);
+    if ipam_audit_seconds == 0 {
+        errors.at(&["ipam".into(), "audit_seconds".into()], "the interval must be at least one second");
+    }
     if !errors.list.is_empty() {
         return Err(errors.list);
     }
@@ -80,6 +84,7 @@ pub(super) fn resolve(
         bgp,
         pools,
         quarantine_seconds: file.ipam.quarantine_seconds.unwrap_or(30),
+        ipam_audit_seconds,
         routes,
         mtu,
         label_rules: file

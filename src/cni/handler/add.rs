@@ -105,6 +105,7 @@ impl Handler {
             moved: grant.moved,
             anycast: conf.anycast,
             delegate: conf.ipam.delegate,
+            rebuilt: false,
             sequence: self.next_sequence(now),
         };
         let attachment = self.make(host, attachment, &ns, &mut inside, now)?;

@@ -1,10 +1,16 @@
 //! CHECK and STATUS.
 
+use std::net::IpAddr;
+
 use super::{Handler, Host, Now, add::ipam_error, needs};
 use crate::{
     api::CniRequest,
-    cni::types::{AddResult, CniError, Interface, NetConf, SpecVersion, code, names},
+    cni::{
+        attachment::Attachment,
+        types::{AddResult, CniError, Mac, NetConf, SpecVersion, code, names},
+    },
     model::{EndpointId, EndpointKey},
+    netlink::ns::NetnsId,
 };
 
 impl Handler {
@@ -33,62 +39,41 @@ impl Handler {
                 return Err(failed(format!("prevResult lacks the address {addr}")));
             }
         }
-        if attachment.endpoint.netns.is_empty() {
-            return self.learn(host, request, &previous, &EndpointId::of(&key));
-        }
-        let is_ours = |i: &Interface| i.name == request.ifname && !i.sandbox.is_empty();
+        let inside = previous.interfaces.iter().find(|i| i.name == request.ifname && !i.sandbox.is_empty());
         // A result before 0.3.0 has no interfaces.
-        if !previous.interfaces.is_empty() && !previous.interfaces.iter().any(is_ours) {
+        if !previous.interfaces.is_empty() && inside.is_none() {
             return Err(failed(format!("prevResult lacks the interface {}", request.ifname)));
         }
+        let mac = inside.and_then(|i| i.mac.parse().ok());
+        let learned = if attachment.endpoint.netns.is_empty() {
+            let ns = self.attacher.open(&request.netns)?.id();
+            Some(learned(attachment, &request.netns, ns, mac, &previous))
+        } else {
+            None
+        };
+        let attachment = learned.as_ref().unwrap_or(attachment);
         if !request.netns.is_empty() && self.attacher.open(&request.netns)?.id() != attachment.netns_id {
             return Err(failed(format!("{} is another namespace than at ADD", request.netns)));
         }
-        let mac = previous.interfaces.iter().find(|i| is_ours(i)).and_then(|i| i.mac.parse().ok());
         let findings = self.attacher.check_against(attachment, mac)?;
         if !findings.is_empty() {
             let texts: Vec<_> = findings.iter().map(ToString::to_string).collect();
-            return Err(failed(texts.join("; ")));
+            let lost = if learned.is_some() { "its file was lost; " } else { "" };
+            return Err(failed(format!("{lost}{}", texts.join("; "))));
         }
         for addr in attachment.endpoint.addresses() {
             if self.ipam.owner(addr) != Some(&attachment.endpoint.id) {
                 return Err(failed(format!("the address {addr} is not reserved for it")));
             }
         }
-        host.check(attachment)
-    }
-
-    /// CHECK of an endpoint that is known from the kernel alone, because its file was lost. If what the runtime says fits
-    /// to what is there, it is known again: where its namespace is, its routes, MAC and name servers.
-    fn learn(
-        &mut self,
-        host: &mut impl Host,
-        request: &CniRequest,
-        previous: &AddResult,
-        id: &EndpointId,
-    ) -> Result<(), CniError> {
-        let ns = self.attacher.open(&request.netns)?;
-        let unknown = || CniError::new(code::UNKNOWN_CONTAINER, format!("{id} is not attached"));
-        let mut known = self.attachments.get(id).cloned().ok_or_else(unknown)?;
-        known.endpoint.netns.clone_from(&request.netns);
-        known.netns_id = ns.id();
-        known.routes = Some(previous.routes.clone());
-        known.dns = previous.dns.clone();
-        let inside = previous.interfaces.iter().find(|i| i.name == request.ifname && !i.sandbox.is_empty());
-        let mac = inside.and_then(|i| i.mac.parse().ok());
-        known.mac = mac.unwrap_or(known.mac);
-        let findings = self.attacher.check_against(&known, mac)?;
-        if !findings.is_empty() {
-            let texts: Vec<_> = findings.iter().map(ToString::to_string).collect();
-            return Err(CniError::new(
-                code::CHECK_FAILED,
-                format!("{} is not as ADD made it", known.endpoint.key),
-            )
-            .details(format!("its file was lost; {}", texts.join("; "))));
+        if let Some(unmapped) = self.unmapped.get(&attachment.endpoint.id) {
+            return Err(failed(format!("a port mapping is not in force: {}", unmapped.join("; "))));
         }
-        host.check(&known)?;
-        self.store.put(&known)?;
-        self.keep(known);
+        host.check(attachment)?;
+        if let Some(known) = learned {
+            self.store.put(&known)?;
+            self.keep(known);
+        }
         Ok(())
     }
 
@@ -108,4 +93,28 @@ impl Handler {
         }
         host.ready()
     }
+}
+
+/// An endpoint that is known from the kernel alone, because its file was lost, with what the runtime says of it: where its
+/// namespace is, its routes, gateway, MAC and name servers. Believed if it fits to what is there.
+fn learned(
+    rebuilt: &Attachment,
+    netns: &str,
+    netns_id: NetnsId,
+    mac: Option<Mac>,
+    previous: &AddResult,
+) -> Attachment {
+    let mut known = rebuilt.clone();
+    netns.clone_into(&mut known.endpoint.netns);
+    known.netns_id = netns_id;
+    known.routes = Some(previous.routes.clone());
+    known.dns = previous.dns.clone();
+    known.mac = mac.unwrap_or(known.mac);
+    let gateways = previous.ips.iter().filter_map(|ip| ip.gateway);
+    let number = gateways.filter_map(|gateway| match gateway {
+        IpAddr::V4(addr) => Some(addr.octets()[3]),
+        IpAddr::V6(_) => None,
+    });
+    known.gateway = number.last().unwrap_or(known.gateway);
+    known
 }

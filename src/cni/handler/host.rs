@@ -9,6 +9,12 @@ pub trait Host {
     /// ever flows without them: rules must name the interface, not its index.
     fn enforce(&mut self, attachment: &Attachment) -> Result<(), CniError>;
 
+    /// As [`Host::enforce`], of an endpoint that lives: a port mapping that is not possible (any more) is left out. The
+    /// answer says which and why, one line each.
+    fn enforce_living(&mut self, attachment: &Attachment) -> Result<Vec<String>, CniError> {
+        self.enforce(attachment).map(|()| Vec::new())
+    }
+
     /// Undoes [`Host::enforce`].
     fn unenforce(&mut self, attachment: &Attachment) -> Result<(), CniError>;
 

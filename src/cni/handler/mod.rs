@@ -10,6 +10,7 @@
 //! undone in the opposite order. One verb at a time; each takes well under a millisecond of our own.
 
 mod add;
+mod attention;
 mod audit;
 mod check;
 mod host;
@@ -42,6 +43,7 @@ use crate::{
     model::{EndpointId, Labels},
     netlink::{self, ns::NetnsId},
 };
+pub use attention::{Attention, AttentionKind, lines as attention_lines};
 pub use audit::{Problem, ProblemKind};
 pub use host::Host;
 pub use labels::{LabelRule, glob};
@@ -61,6 +63,9 @@ pub struct HandlerConfig {
     pub mtu: Option<u32>,
     /// Labels by name.
     pub label_rules: Vec<LabelRule>,
+    /// How often [`Handler::tick`] looks for containers whose namespace is gone. The kernel tells at once
+    /// ([`Handler::link_gone`]), but it may be too busy to be heard.
+    pub look: Duration,
 }
 
 /// The time, by both clocks: durations by the monotonic one, names of incarnations by the other.
@@ -78,10 +83,6 @@ impl Now {
         Self { mono: Instant::now(), wall: SystemTime::now() }
     }
 }
-
-/// How often [`Handler::tick`] looks for containers whose namespace is gone. The kernel tells at once
-/// ([`Handler::link_gone`]), but it may be too busy to be heard.
-const LOOK: Duration = Duration::from_secs(15);
 
 /// Why the handler cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -111,8 +112,10 @@ pub struct Handler {
     attachments: BTreeMap<EndpointId, Attachment>,
     /// The gateway numbers in use, by container.
     gateways: BTreeSet<GatewayUse>,
-    /// Adopted at start, but the agent's side of them has failed so far.
-    unfinished: Vec<EndpointId>,
+    /// Adopted at start, but the agent's side of them has failed so far, and why.
+    unfinished: BTreeMap<EndpointId, String>,
+    /// Port mappings of living endpoints that are left out, one line each.
+    unmapped: BTreeMap<EndpointId, Vec<String>>,
     /// Whose announcements are made better for now, because their addresses have moved here.
     taking_over: Vec<EndpointId>,
     /// The attachment numbers that other hosts announce addresses with: of the few that have moved.
@@ -136,7 +139,8 @@ impl Handler {
             store: Store::open(&config.run_dir)?,
             attachments: BTreeMap::new(),
             gateways: BTreeSet::new(),
-            unfinished: Vec::new(),
+            unfinished: BTreeMap::new(),
+            unmapped: BTreeMap::new(),
             taking_over: Vec::new(),
             left_over: Vec::new(),
             numbers: HashMap::new(),
@@ -220,15 +224,16 @@ impl Handler {
             new.endpoint.labels.remove(key);
         }
         new.endpoint.labels.extend(set);
+        new.rebuilt = false;
         self.store.put(&new)?;
-        let changed = host.enforce(&new).and_then(|()| host.announce(&new));
+        let old = old.clone();
+        let changed = self.enforce_living(host, &new).and_then(|()| host.announce(&new));
         match changed {
             Ok(()) => {
                 self.keep(new);
                 Ok(())
             }
             Err(error) => {
-                let old = old.clone();
                 let mut failures = Vec::new();
                 let mut note = |what: &str, result: Result<(), CniError>| {
                     if let Err(error) = result {
@@ -236,7 +241,7 @@ impl Handler {
                     }
                 };
                 note("announce the old labels", host.announce(&old));
-                note("enforce the old labels", host.enforce(&old));
+                note("enforce the old labels", self.enforce_living(host, &old));
                 note("write the old labels", self.store.put(&old).map_err(Into::into));
                 Err(error.and_rollback(&failures))
             }
@@ -250,10 +255,12 @@ impl Handler {
         self.finish_adoptions(host);
         self.end_takeovers(host, now);
         self.remove_left_over();
-        if self.last_look.is_none_or(|last| now.mono.saturating_duration_since(last) >= LOOK) {
+        if self.last_look.is_none_or(|last| now.mono.saturating_duration_since(last) >= self.config.look) {
             self.last_look = Some(now.mono);
             self.uplink_changed();
             self.release_gone(host, now);
+            self.write_missing_files();
+            self.retry_mappings(host);
         }
         let rest = self.config.ipam.quarantine;
         if self.last_sweep.is_none_or(|last| now.mono.saturating_duration_since(last) > rest) {

@@ -95,7 +95,7 @@ impl Handler {
         for addr in lost.endpoint.addresses() {
             self.attacher.drop_host_route(addr, lost.ifindex)?;
         }
-        let enforced = host.enforce(&kept);
+        let enforced = self.enforce_living(host, &kept);
         self.keep(kept);
         withdrawn.and(enforced)
     }

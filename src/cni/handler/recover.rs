@@ -59,6 +59,7 @@ impl Handler {
             report.problems.push(format!("cannot delete retired interfaces: {error}"));
         }
         report.adopted = self.attachments.len();
+        self.last_look = Some(now.mono);
         Ok(report)
     }
 
@@ -123,7 +124,7 @@ impl Handler {
                 self.taking_over.push(id.clone());
             }
             self.keep(attachment);
-            self.unfinished.push(id);
+            self.unfinished.insert(id, String::new());
         }
         for attachment in gone {
             let id = &attachment.endpoint.id;
@@ -158,12 +159,16 @@ impl Handler {
     /// Hands adopted endpoints to the agent's side; those that fail are tried again at the next tick.
     pub(super) fn finish_adoptions(&mut self, host: &mut impl Host) -> Vec<String> {
         let mut problems = Vec::new();
-        for id in std::mem::take(&mut self.unfinished) {
-            let Some(attachment) = self.attachments.get(&id) else { continue };
-            if let Err(error) = host.enforce(attachment).and_then(|()| host.announce(attachment)) {
-                tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot take the endpoint up again");
-                problems.push(format!("{}: {error}", attachment.endpoint.key));
-                self.unfinished.push(id);
+        for (id, known) in std::mem::take(&mut self.unfinished) {
+            let Some(attachment) = self.attachments.get(&id).cloned() else { continue };
+            let taken_up = self.enforce_living(host, &attachment).and_then(|()| host.announce(&attachment));
+            if let Err(error) = taken_up {
+                let why = error.to_string();
+                if why != known {
+                    tracing::warn!(endpoint = %attachment.endpoint.key, why, "cannot take the endpoint up again");
+                }
+                problems.push(format!("{}: {why}", attachment.endpoint.key));
+                self.unfinished.insert(id, why);
             }
         }
         problems
@@ -219,6 +224,7 @@ fn rebuild(end: &HostEnd, routes: &[(u32, IpAddr)]) -> Option<Attachment> {
         moved_again: false,
         anycast: false,
         delegate: None,
+        rebuilt: true,
         sequence: 0,
     })
 }

@@ -93,7 +93,8 @@ impl Handler {
         }
         fault::point("del:released");
         self.forget(id);
-        self.unfinished.retain(|other| other != id);
+        self.unfinished.remove(id);
+        self.unmapped.remove(id);
         Ok(())
     }
 

@@ -337,6 +337,7 @@ fn handler_agent(dir: &Path) -> mpsc::Sender<Question> {
             },
             mtu: None,
             label_rules: vec![],
+            look: Duration::from_secs(15),
         })
         .unwrap();
         handler.recover(&mut Nothing, Now::read()).unwrap();

@@ -19,7 +19,7 @@ mod sets;
 mod skeleton;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -289,26 +289,35 @@ impl Engine {
 
     /// Gives an endpoint its port mappings, instead of those that it has. They go when the endpoint is removed.
     pub fn set_port_maps(&mut self, id: &EndpointId, maps: Vec<PortMap>) -> Result<(), PortMapError> {
+        let mut targets = HashMap::with_capacity(maps.len());
         for map in &maps {
-            map.check()?;
-            let is_it = |s: &Service| {
-                s.protocol == map.protocol
-                    && matches!(s.ports, Ports::Range(first, last) if (first..=last).contains(&map.host_port))
-            };
-            if self.config.protected.iter().any(is_it) {
-                return Err(PortMapError::Reserved(format!("{}/{}", map.protocol, map.host_port)));
-            }
-            if let Some(other) = self.port_maps.taken(id, map) {
-                let host = map.host.map(|h| format!("{h} ")).unwrap_or_default();
-                let what = format!("{host}{}/{}", map.protocol, map.host_port);
-                return Err(PortMapError::Taken(what, other.clone()));
-            }
-            if maps.iter().any(|other| other.key() == map.key() && other.target != map.target) {
+            self.port_map_possible(id, map)?;
+            if *targets.entry(map.key()).or_insert(map.target) != map.target {
                 return Err(PortMapError::Twice(format!("{}/{}", map.protocol, map.host_port)));
             }
         }
         self.replace_port_maps(id, maps);
         Ok(())
+    }
+
+    /// Whether an endpoint could have a port mapping.
+    pub fn port_map_possible(&self, id: &EndpointId, map: &PortMap) -> Result<(), PortMapError> {
+        map.check()?;
+        let is_it = |s: &Service| {
+            s.protocol == map.protocol
+                && matches!(s.ports, Ports::Range(first, last) if (first..=last).contains(&map.host_port))
+        };
+        if self.config.protected.iter().any(is_it) {
+            return Err(PortMapError::Reserved(format!("{}/{}", map.protocol, map.host_port)));
+        }
+        match self.port_maps.taken(id, map) {
+            Some(other) => {
+                let host = map.host.map(|h| format!("{h} ")).unwrap_or_default();
+                let what = format!("{host}{}/{}", map.protocol, map.host_port);
+                Err(PortMapError::Taken(what, other.clone()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The port mappings of all endpoints.

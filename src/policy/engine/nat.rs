@@ -119,6 +119,8 @@ impl PortMaps {
     /// Who has the key of a mapping, other than `id`.
     pub(super) fn taken(&self, id: &EndpointId, map: &PortMap) -> Option<&EndpointId> {
         let key = map.key();
+        // Nobody has it, mostly: then nobody has to be found.
+        self.claims.get(&key)?;
         self.by_endpoint
             .iter()
             .find(|(other, maps)| *other != id && maps.iter().any(|m| m.key() == key))

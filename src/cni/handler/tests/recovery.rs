@@ -1,0 +1,296 @@
+//! Restarts, crashes, and containers that vanish.
+
+use super::*;
+
+#[test]
+fn addresses_rest_across_a_restart_and_run_out_clearly() {
+    private(|| {
+        let mut world = World::new();
+        let containers: Vec<_> = (0..17).map(|_| container()).collect();
+        for (i, ns) in containers.iter().take(16).enumerate() {
+            world.call(&request("ADD", &format!("c{i}"), ns)).unwrap();
+        }
+        let one_more = request("ADD", "c16", &containers[16]);
+        let error = world.call(&one_more).unwrap_err();
+        assert_eq!(error.code, code::OUT_OF_ADDRESSES);
+        assert!(error.msg.contains("10.32.4.0/28: 16 in use, 0 resting"), "{}", error.msg);
+        let status = request("STATUS", "", &containers[0]);
+        assert_eq!(world.call(&status).unwrap_err().code, 50);
+        world.call(&request("DEL", "c3", &containers[3])).unwrap();
+        assert_eq!(world.call(&one_more).unwrap_err().code, code::TRY_AGAIN_LATER);
+        let recovery = world.restart();
+        assert_eq!((recovery.adopted, recovery.cleaned), (15, 0));
+        assert_eq!(world.call(&one_more).unwrap_err().code, code::TRY_AGAIN_LATER);
+        let later = Now {
+            mono: Instant::now() + Duration::from_secs(31),
+            wall: SystemTime::now() + Duration::from_secs(31),
+        };
+        assert_eq!(first_ip(&world.call_at(later, &one_more).unwrap()), "10.32.4.3/32");
+        world.handler.tick(&mut world.host, later);
+        assert_eq!(fs::read_dir(world.dir.path().join("released")).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_restart_adopts_what_lives_and_cleans_what_does_not() {
+    private(|| {
+        let mut world = World::new();
+        let (a, b, c, d, e) = (container(), container(), container(), container(), container());
+        for (id, ns) in [("a", &a), ("b", &b), ("c", &c), ("d", &d), ("e", &e)] {
+            let mut add = request("ADD", id, ns);
+            add.args = "S32_LABELS=role=web".into();
+            world.call(&add).unwrap();
+        }
+        let of = |world: &World, id: &str| {
+            world.handler.attachments().find(|x| x.endpoint.key.container_id == id).unwrap().clone()
+        };
+        let [a0, b0, c0, d0, e0] = ["a", "b", "c", "d", "e"].map(|id| of(&world, id));
+        // b is gone with its link; c has a tombstone; d's file is damaged; e's DEL was begun by the plugin.
+        let mut socket = Socket::route().unwrap();
+        link::delete(&mut socket, b0.ifindex).unwrap();
+        Tombstone::leave(world.dir.path(), &c0.endpoint.key, SystemTime::now()).unwrap();
+        fs::write(world.dir.path().join(format!("endpoints/{}.json", d0.endpoint.id)), "{\"endpo").unwrap();
+        crate::cni::attach::retire(&mut socket, &e0.endpoint.id).unwrap();
+        // A host route that somebody removed comes back.
+        let key = crate::netlink::route::Key {
+            prefix: crate::model::Prefix::host(a0.endpoint.ipv4.unwrap().into()),
+            table: 254,
+            protocol: 32,
+            metric: 0,
+        };
+        let mut batch = netlink::Batch::new();
+        crate::netlink::route::push_delete(&mut batch, &key, crate::netlink::route::RouteKind::Unicast, None);
+        socket.execute(&mut batch).unwrap();
+
+        let recovery = world.restart();
+        assert_eq!((recovery.adopted, recovery.cleaned), (2, 3), "{recovery:?}");
+        assert_eq!(recovery.rebuilt, std::slice::from_ref(&d0.endpoint.id));
+        assert_eq!(recovery.problems.len(), 1, "{recovery:?}");
+        assert_eq!(of(&world, "a"), a0);
+        // Where its namespace is, the first CHECK tells.
+        let told = d0.result().to_json(SpecVersion::LATEST);
+        world.call(&with(request("CHECK", "d", &e), "prevResult", told.clone())).unwrap_err();
+        world.call(&with(request("CHECK", "d", &d), "prevResult", told)).unwrap();
+        assert_eq!(of(&world, "d").netns_id, d0.netns_id);
+        let rebuilt = of(&world, "d");
+        assert_eq!(
+            (rebuilt.endpoint.ipv4, rebuilt.endpoint.key.clone()),
+            (d0.endpoint.ipv4, d0.endpoint.key.clone())
+        );
+        assert_eq!(world.handler.attacher.check(&a0).unwrap(), []);
+        assert_eq!(world.host.announced.len(), 4);
+        assert_eq!(world.handler.ipam().leases().count(), 4);
+        assert_eq!(world.handler.ipam().resting(Instant::now()).len(), 6);
+        assert_eq!(fs::read_dir(world.dir.path().join("tombstones")).unwrap().count(), 0);
+        // Nothing changes when nothing happened, and the runtime can still delete everything.
+        let recovery = world.restart();
+        assert_eq!((recovery.adopted, recovery.cleaned, recovery.problems.len()), (2, 0, 0));
+        for (id, ns) in [("a", &a), ("b", &b), ("c", &c), ("d", &d), ("e", &e)] {
+            world.call(&request("DEL", id, ns)).unwrap();
+        }
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn what_fails_at_start_is_tried_again() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        world.handler = Handler::start(config(world.dir.path())).unwrap();
+        world.host = Notes { fail: Some("announce"), ..Notes::default() };
+        let recovery = world.handler.recover(&mut world.host, Now::read()).unwrap();
+        assert_eq!((recovery.adopted, recovery.problems.len()), (1, 1));
+        world.handler.tick(&mut world.host, Now::read());
+        assert_eq!(world.host.announced.len(), 0);
+        world.host.fail = None;
+        world.handler.tick(&mut world.host, Now::read());
+        assert_eq!(world.host.announced.len(), 2);
+        world.host.log.clear();
+        world.handler.tick(&mut world.host, Now::read());
+        assert!(world.host.log.is_empty());
+    });
+}
+
+#[test]
+fn a_late_tombstone_is_honoured_and_not_twice() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        let key = world.handler.attachments().next().unwrap().endpoint.key.clone();
+        // The agent hung; the plugin gave up waiting. Then the agent did the DEL after all, and a new ADD came.
+        Tombstone::leave(world.dir.path(), &key, SystemTime::now()).unwrap();
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        world.handler.tick(&mut world.host, Now::read());
+        assert_eq!(world.handler.attachments().len(), 1);
+        Tombstone::leave(world.dir.path(), &key, SystemTime::now()).unwrap();
+        world.handler.tick(&mut world.host, Now::read());
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn a_namespace_that_dies_releases_its_address() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        let attachment = world.handler.attachments().next().unwrap().clone();
+        world.handler.link_gone(&mut world.host, &attachment.endpoint.id, Now::read());
+        assert_eq!(world.handler.attachments().len(), 1, "it is alive");
+        world.handler.tick(&mut world.host, Now::read());
+        assert_eq!(world.handler.attachments().len(), 1, "it is alive");
+        link::delete(&mut Socket::route().unwrap(), attachment.ifindex).unwrap();
+        let later = Now { mono: Instant::now() + Duration::from_secs(15), wall: SystemTime::now() };
+        world.handler.tick(&mut world.host, later);
+        world.assert_clean();
+        // Whoever wants its address does not have to wait until somebody looks; only for the address to rest.
+        let taken = attachment.endpoint.ipv6.unwrap();
+        world.call(&with(request("ADD", "c2", &ns), "runtimeConfig", json!({"ips": [taken]}))).unwrap();
+        let other = container();
+        let add = with(request("ADD", "c3", &other), "runtimeConfig", json!({"ips": [taken]}));
+        assert_eq!(world.call(&add).unwrap_err().code, code::ADDRESS_REFUSED);
+        let gone = world.handler.attachments().next().unwrap().ifindex;
+        link::delete(&mut Socket::route().unwrap(), gone).unwrap();
+        assert!(world.call(&add).unwrap()["ips"].to_string().contains(&format!("{taken}/128")));
+        world.call(&request("DEL", "c3", &other)).unwrap();
+        world.assert_clean();
+    });
+}
+
+/// The agent is killed at every step of ADD, and of DEL. After its return everything fits together, whether the
+/// runtime then sends DEL, or repeats what it did.
+#[test]
+fn killed_at_every_step() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let (add, del) = (request("ADD", "c1", &ns), request("DEL", "c1", &ns));
+        let add_points = points_of(|| world.call(&add).unwrap());
+        let del_points = points_of(|| world.call(&del).unwrap());
+        world.assert_clean();
+        assert!(add_points.len() >= 8 && del_points.len() >= 5, "{add_points:?} {del_points:?}");
+        for verb in [&add, &del] {
+            let points = if verb.command == "ADD" { &add_points } else { &del_points };
+            for point in points {
+                for next in [&add, &del] {
+                    // A new host each time, so that addresses are never short.
+                    let mut world = World::on_prepared_host();
+                    if verb.command == "DEL" {
+                        world.call(&add).unwrap();
+                    }
+                    let died = dying_at(point, || world.call(verb)).is_none();
+                    assert!(died, "{point} was not reached");
+                    world.kill();
+                    let recovery = world.handler.recover(&mut world.host, Now::read()).unwrap();
+                    assert_eq!(recovery.problems, [] as [String; 0], "{point}");
+                    world.assert_consistent();
+                    let result = world.call(next).unwrap();
+                    if next.command == "ADD" {
+                        world.assert_consistent();
+                        world.call(&with(request("CHECK", "c1", &ns), "prevResult", result)).unwrap();
+                        world.call(&del).unwrap();
+                    }
+                    world.assert_clean();
+                }
+            }
+        }
+    });
+}
+
+/// An endpoint whose file was lost is told of until it has labels again, or is gone; a file that is lost while the agent
+/// runs is written again.
+#[test]
+fn a_lost_file_is_told_of() {
+    private(|| {
+        let mut world = World::new();
+        let (a, b) = (container(), container());
+        for (id, ns) in [("a", &a), ("b", &b)] {
+            world.call(&request("ADD", id, ns)).unwrap();
+        }
+        let ids: Vec<EndpointId> = world.handler.attachments().map(|x| x.endpoint.id.clone()).collect();
+        let dir = world.dir.path().join("endpoints");
+        let remove_files =
+            || ids.iter().for_each(|id| fs::remove_file(dir.join(format!("{id}.json"))).unwrap());
+        remove_files();
+        let later = Now { mono: Instant::now() + Duration::from_secs(15), wall: SystemTime::now() };
+        world.handler.tick(&mut world.host, later);
+        world.assert_consistent();
+        world.restart();
+        assert_eq!(world.handler.attention(), []);
+        remove_files();
+        for _ in 0..2 {
+            world.restart();
+            let told = world.handler.attention();
+            let told: Vec<_> = told.iter().map(|x| (x.kind, x.endpoint.clone())).collect();
+            assert_eq!(told, ids.iter().map(|id| (AttentionKind::Rebuilt, id.clone())).collect::<Vec<_>>());
+        }
+        world.handler.set_labels(&mut world.host, &ids[0], &Labels::new(), &["none".into()]).unwrap();
+        world.restart();
+        assert_eq!(world.handler.attention().len(), 1);
+        for (id, ns) in [("a", &a), ("b", &b)] {
+            world.call(&request("DEL", id, ns)).unwrap();
+        }
+        assert_eq!(world.handler.attention(), []);
+        world.assert_clean();
+    });
+}
+
+/// CHECK of the second network of a container whose file was lost: its gateway is not the first one.
+#[test]
+fn a_lost_file_of_a_second_network() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        let second =
+            CniRequest { ifname: "net1".into(), ..with(request("ADD", "c1", &ns), "name", "other".into()) };
+        let result = world.call(&second).unwrap();
+        assert_eq!(result["ips"][0]["gateway"], "169.254.1.2");
+        let files = fs::read_dir(world.dir.path().join("endpoints")).unwrap();
+        files.for_each(|file| fs::remove_file(file.unwrap().path()).unwrap());
+        assert_eq!(world.restart().rebuilt.len(), 2);
+        let check = CniRequest { command: "CHECK".into(), ..with(second.clone(), "prevResult", result) };
+        for _ in 0..2 {
+            world.call(&check).unwrap();
+        }
+        world.call(&CniRequest { command: "DEL".into(), ..second }).unwrap();
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        world.assert_clean();
+    });
+}
+
+/// What is not possible any more does not keep an endpoint from being taken up.
+#[test]
+fn a_mapping_that_is_refused_now() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let ports = json!({"portMappings": [{"hostPort": 9179, "containerPort": 80, "protocol": "tcp"}]});
+        let result = world.call(&with(request("ADD", "c1", &ns), "runtimeConfig", ports)).unwrap();
+        let check = with(request("CHECK", "c1", &ns), "prevResult", result);
+        world.handler = Handler::start(config(world.dir.path())).unwrap();
+        world.host = Notes { unmapped: vec!["reserved".into()], ..Notes::default() };
+        let recovery = world.handler.recover(&mut world.host, Now::read()).unwrap();
+        assert_eq!((recovery.adopted, recovery.problems.len()), (1, 0));
+        world.assert_consistent();
+        let told = world.handler.attention();
+        assert!(told.len() == 1 && told[0].kind == AttentionKind::HostPort, "{told:?}");
+        assert!(told[0].text.ends_with("reserved"), "{told:?}");
+        assert!(world.call(&check).unwrap_err().details.contains("reserved"));
+        world.host.unmapped.clear();
+        let later = Now { mono: Instant::now() + Duration::from_secs(15), wall: SystemTime::now() };
+        world.handler.tick(&mut world.host, later);
+        assert_eq!(world.handler.attention(), []);
+        world.call(&check).unwrap();
+        world.host.unmapped.push("taken".into());
+        world.handler.host_ports_changed(&mut world.host);
+        assert_eq!(world.handler.attention().len(), 1);
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        assert_eq!(world.handler.attention(), []);
+        world.assert_clean();
+    });
+}

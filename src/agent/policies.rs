@@ -391,8 +391,15 @@ impl Policies {
         if self.trace.as_ref().is_some_and(|trace| trace.until() <= now) {
             self.stop_trace();
         }
+        if let Some(driver) = &mut self.driver
+            && driver.tidy_at().is_some_and(|at| at <= now)
+            && let Err(error) = driver.tidy()
+        {
+            tracing::warn!("policy: what is not used any more cannot be removed: {error}");
+        }
+        let tidy = self.driver.as_ref().and_then(Driver::tidy_at);
         let trace = self.trace.as_ref().map(Trace::until);
-        let next = [self.retry, self.remembered.due, trace].into_iter().flatten().min();
+        let next = [self.retry, self.remembered.due, trace, tidy].into_iter().flatten().min();
         next.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now))
     }
 

@@ -10,8 +10,8 @@
 //!
 //! Labels that travel in full (`expand` in the configuration) are one text, `key=value` and a zero byte for each in
 //! order of key, cut into words of four bytes, big endian, the last filled up with zeros: word I is the community
-//! `DOMAIN:4294966784 + I:WORD`. A community list has no order, so each carries its number; 256 of them hold 1024 bytes,
-//! and a label that does not fit any more is left out. The hash of each is sent as well, which a receiver compares. The
+//! `DOMAIN:4294966784 + I:WORD`. A community list has no order, so each carries its number; 256 of them hold 1024 bytes, less
+//! when there are more than 20 labels, and a label that does not fit any more is left out. The hash of each is sent as well, which a receiver compares. The
 //! place is taken from the hashes that begin with FFFFFE: a label with such a hash (one in 17 million) is not sent.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
@@ -28,6 +28,10 @@ pub const SEQUENCE: u32 = u32::MAX;
 pub const TEXT: u32 = 0xffff_fe00;
 /// The most bytes of labels in full.
 const MOST_TEXT: usize = 4 * 256;
+
+/// The most communities of ours on a route. With 12 octets each they leave 500 of an UPDATE's 4096 to all else: header,
+/// next hop, prefix, communities of others, and an AS path of a hundred.
+const MOST: usize = 298;
 
 /// Whether a high word is not that of a hash.
 const fn is_reserved(high: u32) -> bool {
@@ -68,10 +72,12 @@ pub fn from_communities(domain: u32, communities: &[LargeCommunity]) -> (Option<
 /// The labels in full as words with their numbers.
 fn text_words(identity: &Identity) -> Vec<(u32, u32)> {
     let mut text = Vec::new();
+    // Hashes first, and an attachment number.
+    let room = MOST_TEXT.min(4 * MOST.saturating_sub(identity.hashes().len() + 1));
     for (key, value) in identity.full() {
         // A label is sent in full only if its hash is.
         let hash = LabelHash::of_label(key, value);
-        if text.len() + key.len() + value.len() + 2 <= MOST_TEXT && !is_reserved(hash.words().0) {
+        if text.len() + key.len() + value.len() + 2 <= room && !is_reserved(hash.words().0) {
             text.extend_from_slice(key.as_bytes());
             text.push(b'=');
             text.extend_from_slice(value.as_bytes());
@@ -178,6 +184,22 @@ mod tests {
         let received = received.unwrap();
         assert_eq!(received.full().map(|(k, _)| k).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
         assert_eq!(received.hashes(), identity.hashes());
+    }
+
+    /// An UPDATE has 4096 octets, and a route that does not fit is not announced at all.
+    #[test]
+    fn the_most_labels_fit() {
+        let mut labels = Labels::new();
+        for n in 0..Labels::MOST {
+            labels.insert(format!("key-{n}"), "x".repeat(20)).unwrap();
+        }
+        labels.check_count().unwrap();
+        let count =
+            |labels: &Labels| to_communities(DOMAIN, Some(&Identity::in_full(labels)), Some(7)).count();
+        let most = count(&labels);
+        assert!(most > 2 * Labels::MOST + 20 && most <= MOST, "{most}");
+        labels.insert("one", "more").unwrap();
+        labels.check_count().unwrap_err();
     }
 
     proptest::proptest! {

@@ -25,6 +25,9 @@ pub enum LabelError {
         /// The key it was given for.
         key: String,
     },
+    /// More than an announcement has room for.
+    #[error("{0} labels are too many: an endpoint has at most {most}, which is what one BGP UPDATE has room for", most = Labels::MOST)]
+    TooMany(usize),
 }
 
 /// A set of labels, sorted by key.
@@ -33,6 +36,9 @@ pub enum LabelError {
 pub struct Labels(BTreeMap<String, String>);
 
 impl Labels {
+    /// The most labels of an endpoint: what a BGP UPDATE of 4096 octets has room for, see `bgp::identity`.
+    pub const MOST: usize = 128;
+
     /// No labels.
     pub const fn new() -> Self {
         Self(BTreeMap::new())
@@ -75,6 +81,11 @@ impl Labels {
     /// How many labels there are.
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// That there are no more than [`Self::MOST`].
+    pub fn check_count(&self) -> Result<(), LabelError> {
+        if self.len() > Self::MOST { Err(LabelError::TooMany(self.len())) } else { Ok(()) }
     }
 
     /// Whether there are none.

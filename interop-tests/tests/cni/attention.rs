@@ -139,6 +139,8 @@ fn connects(host: &Machine, port: u16) -> bool {
 fn a_host_port_that_is_reserved_now() {
     Lab::run("reserved-now", |lab| {
         let host = lab.machine("host")?;
+        // From localhost is from this address.
+        host.run("ip addr add 192.0.2.10/32 dev lo")?;
         let mut agent = Agent::start(&host, ONE_HOST)?;
         let (web, _echo) = served(&host, "web", &[9179, 8080])?;
         let (other, _echo) = served(&host, "other", &[])?;

@@ -24,7 +24,6 @@ fn a_second_agent_is_refused() {
         let mut first = Agent::start(&host, ONE_HOST)?;
         host.own("/run/second")?;
         let web = host.container("web", &Network::slash32()?)?;
-        refused(&host, &first)?;
         // It is no matter whether the first one answers.
         first.process().pause()?;
         refused(&host, &first)?;

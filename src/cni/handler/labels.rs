@@ -53,6 +53,7 @@ pub(super) fn collect(
             labels.insert(label, value).map_err(|e| invalid(variable, e))?;
         }
     }
+    labels.check_count().map_err(|e| invalid("labels", e))?;
     Ok(labels)
 }
 
@@ -140,5 +141,13 @@ mod tests {
         );
         let args = CniArgs::parse("S32_LABELS=a b=c").unwrap();
         assert_eq!(collect(&conf, &args, &key, &[]).unwrap_err().code, 7);
+        let many: Vec<String> = (0..=Labels::MOST).map(|n| format!("k{n}=v")).collect();
+        let of = |list: &[String]| CniArgs::parse(&format!("S32_LABELS={}", list.join(","))).unwrap();
+        let bare =
+            NetConf::parse(&serde_json::json!({"cniVersion": "1.0.0", "name": "n", "type": "slash32"}))
+                .unwrap();
+        assert_eq!(collect(&bare, &of(&many[1..]), &key, &[]).unwrap().len(), Labels::MOST);
+        let error = collect(&bare, &of(&many), &key, &[]).unwrap_err();
+        assert!(error.code == 7 && error.msg.contains("129"), "{error}");
     }
 }

@@ -225,6 +225,10 @@ impl Handler {
         }
         new.endpoint.labels.extend(set);
         new.rebuilt = false;
+        new.endpoint
+            .labels
+            .check_count()
+            .map_err(|error| CniError::new(code::INVALID_CONFIG, error.to_string()))?;
         self.store.put(&new)?;
         let old = old.clone();
         let changed = self.enforce_living(host, &new).and_then(|()| host.announce(&new));

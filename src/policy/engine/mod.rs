@@ -90,7 +90,7 @@ pub struct Engine {
     given: Given,
     revokes: bool,
     port_maps: PortMaps,
-    /// Whether there is a port mapping, for which the skeleton has chains of its own.
+    /// Whether there has been a port mapping, for which the skeleton has chains of its own.
     mapped: bool,
 }
 
@@ -379,9 +379,9 @@ impl Engine {
 
     fn replace_port_maps(&mut self, id: &EndpointId, maps: Vec<PortMap>) {
         let old = self.port_maps.by_endpoint.remove(id).unwrap_or_default();
-        let will_be_mapped = !maps.is_empty() || !self.port_maps.by_endpoint.is_empty();
-        // The maps must be there before their elements, and go after them.
-        if will_be_mapped && !self.mapped {
+        // The maps must be there before their elements. They stay when the last element goes: that frees the port at once,
+        // and a chain that is attached is not something to be tidied up later.
+        if !maps.is_empty() && !self.mapped {
             self.mapped = true;
             self.rebuild_skeleton();
         }
@@ -409,10 +409,6 @@ impl Engine {
         }
         if !maps.is_empty() {
             self.port_maps.by_endpoint.insert(id.clone(), maps);
-        }
-        if !will_be_mapped && self.mapped {
-            self.mapped = false;
-            self.rebuild_skeleton();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Address translation: sources of pools with `nat_outgoing`, and port mappings from the host to endpoints.
 //!
-//! The chains are there only while something needs them. Mappings are elements of maps, so a packet costs the same
+//! The chains are there from when something first needs them. Mappings are elements of maps, so a packet costs the same
 //! with one and with ten thousand.
 
 use std::{

@@ -63,6 +63,9 @@ pub struct Driver {
 /// How long after a change the last packet that came before it has been judged, by far.
 const GRACE: Duration = Duration::from_millis(10);
 
+/// How long after a change to tidy up, if no other change comes that does.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// What the kernel still has but nothing refers to.
 #[derive(Debug, Default)]
 struct Old {
@@ -237,6 +240,11 @@ impl Driver {
             self.old.since = Some(Instant::now());
         }
         Ok(())
+    }
+
+    /// When to call [`Self::tidy`], if nothing else happens.
+    pub fn tidy_at(&self) -> Option<Instant> {
+        self.old.since.map(|since| since + IDLE)
     }
 
     /// Removes what earlier changes have left behind, once no packet can be using it any more. Nothing needs it to be

@@ -162,6 +162,10 @@ fn labels_change_while_it_lives() {
         world.host.fail = Some("announce");
         let other = Labels::try_from([("role", "db")]).unwrap();
         assert!(world.handler.set_labels(&mut world.host, &id, &other, &[]).is_err());
+        world.host.fail = None;
+        let mut many = Labels::new();
+        (0..Labels::MOST).for_each(|n| many.insert(format!("k{n}"), "v").unwrap());
+        assert_eq!(world.handler.set_labels(&mut world.host, &id, &many, &[]).unwrap_err().code, 7);
         world.restart();
         assert_eq!(world.handler.attachment(&id).unwrap().endpoint.labels.to_string(), "role=web");
         world.handler.set_labels(&mut world.host, &id, &Labels::new(), &["role".into()]).unwrap();

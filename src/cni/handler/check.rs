@@ -110,11 +110,10 @@ fn learned(
     known.routes = Some(previous.routes.clone());
     known.dns = previous.dns.clone();
     known.mac = mac.unwrap_or(known.mac);
-    let gateways = previous.ips.iter().filter_map(|ip| ip.gateway);
-    let number = gateways.filter_map(|gateway| match gateway {
-        IpAddr::V4(addr) => Some(addr.octets()[3]),
-        IpAddr::V6(_) => None,
+    let number = previous.ips.iter().find_map(|ip| match ip.gateway {
+        Some(IpAddr::V4(addr)) => Some(addr.octets()[3]),
+        _ => None,
     });
-    known.gateway = number.last().unwrap_or(known.gateway);
+    known.gateway = number.unwrap_or(known.gateway);
     known
 }

@@ -308,14 +308,17 @@ impl Core {
     /// Why a packet would pass or not.
     pub(super) fn explain_policy(
         &mut self,
-        src: &str,
-        dst: &str,
+        (src, dst): (&str, &str),
         service: &str,
         source_port: Option<u16>,
+        interface: Option<&str>,
     ) -> Result<Value, Failure> {
         let address = |name: &str, family: Option<IpAddr>| -> Result<IpAddr, Failure> {
             if let Ok(addr) = name.parse() {
                 return Ok(addr);
+            }
+            if name == HOST {
+                return Policies::host_address(family.is_none_or(|f| f.is_ipv4()));
             }
             let endpoint = self.find(name)?;
             let mut addresses = endpoint.addresses();
@@ -325,13 +328,23 @@ impl Core {
                 .ok_or_else(|| Failure::new(format!("`{name}` has no address of that family")))
         };
         let literal = [src, dst].iter().find_map(|name| name.parse::<IpAddr>().ok());
-        let (src, dst) = (address(src, literal)?, address(dst, literal)?);
+        // The host has addresses of both families as a rule, so the other end decides.
+        let (src, dst) = if src == HOST {
+            let dst = address(dst, literal)?;
+            (address(src, Some(dst))?, dst)
+        } else {
+            let src = address(src, literal)?;
+            (src, address(dst, literal.or((dst == HOST).then_some(src)))?)
+        };
         if src.is_ipv4() != dst.is_ipv4() {
             return Err(Failure::new(format!("{src} and {dst} are of different families")));
         }
-        self.outside.policies.explain(src, dst, service, source_port)
+        self.outside.policies.explain((src, dst), service, source_port, interface)
     }
 }
+
+/// What people call this host's own addresses.
+const HOST: &str = "host";
 
 impl State for Core {
     fn tick(&mut self, now: Instant) -> Duration {

@@ -1,6 +1,7 @@
 //! The policy side of the core: the engine, the nftables driver, and the policy folder.
 
 mod answers;
+mod explain;
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -199,9 +199,11 @@ impl Service {
             Request::IpamCheck { fix } => core.ask(move |c| c.ipam_check(fix)).await?,
             Request::IpamRelease { address } => core.ask(move |c| c.ipam_release(address)).await?,
             Request::PolicyShow { nft } => core.ask(move |c| c.policies_mut().show(nft)).await?,
-            Request::PolicyExplain { src, dst, service, source_port } => {
-                let mut answer =
-                    core.ask(move |c| c.explain_policy(&src, &dst, &service, source_port)).await??;
+            Request::PolicyExplain { src, dst, service, source_port, interface } => {
+                let ask = move |c: &mut Core| {
+                    c.explain_policy((&src, &dst), &service, source_port, interface.as_deref())
+                };
+                let mut answer = core.ask(ask).await??;
                 self.name_hosts(&mut answer).await;
                 Ok(answer)
             }

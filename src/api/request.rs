@@ -75,15 +75,18 @@ pub enum Request {
     },
     /// Every rule a packet would meet.
     PolicyExplain {
-        /// Source: endpoint id, container id or address.
+        /// Source: endpoint id, container id, address, or `host`.
         src: String,
-        /// Destination: endpoint id, container id or address.
+        /// Destination: endpoint id, container id, address, or `host`.
         dst: String,
         /// Protocol and port: `tcp/80`, `udp/53`, `icmp`.
         service: String,
         /// The source port; without it one that no program asks for.
         #[serde(default)]
         source_port: Option<u16>,
+        /// The interface by which it comes to the host; without it the one that leads to the source.
+        #[serde(default)]
+        interface: Option<String>,
     },
     /// Who may talk to whom.
     PolicyMatrix,

@@ -255,6 +255,31 @@ pub fn list(socket: &mut Socket, family: Family, filter: Filter) -> Result<Vec<R
     Ok(routes)
 }
 
+/// The interface by which the kernel would send to an address now; none without a way there.
+pub fn interface_to(socket: &mut Socket, addr: IpAddr) -> Result<Option<u32>, Error> {
+    let prefix = Prefix::host(addr);
+    let answer = socket.request(RTM_GETROUTE, 0, |w| {
+        w.raw(&[af(prefix.family()), prefix.len(), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).attr_ip(RTA_DST, addr);
+    });
+    match answer {
+        Ok(report) => {
+            let payload = report.replies.first().map(|(_, _, payload)| payload.as_slice());
+            Ok(Attrs::after(payload.unwrap_or_default(), RTMSG)
+                .find(|a| a.kind == RTA_OIF)
+                .and_then(super::Attr::u32))
+        }
+        Err(error)
+            if matches!(
+                error.errno(),
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn dump_header(w: &mut Writer<'_>, family: Family, filter: Filter) {
     w.raw(&[af(family), 0, 0, 0, 0, filter.protocol.unwrap_or(0), 0, 0, 0, 0, 0, 0]);
     if let Some(table) = filter.table {

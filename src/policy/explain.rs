@@ -5,11 +5,14 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
+mod host;
+
 use std::{cell::RefCell, net::IpAddr, sync::Arc};
 
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+pub use self::host::{HostOutcome, HostPart, HostSide, HostStep};
 use super::{
     Action, Direction, Entity, Flow, Origin, Peer, Policy, PolicySet, Ports, Protocol, Rule, Service,
     TierDefault,
@@ -35,6 +38,8 @@ pub struct Explanation {
     pub egress: Option<Side>,
     /// The destination's side, if the destination is an endpoint.
     pub ingress: Option<Side>,
+    /// This host's say, if the destination is this host and the source is not.
+    pub host: Option<HostSide>,
 }
 
 /// One end of a connection.
@@ -140,6 +145,8 @@ pub struct View<'a> {
     pub(super) host: &'a dyn Fn(IpAddr) -> bool,
     /// The source port of connections of which only the two ends are given.
     pub(super) source_port: u16,
+    /// The interface by which connections to the host come in that are not of its own endpoints, if it is known.
+    pub interface: Option<String>,
     /// The set's selectors, hashed when they are first asked; by their places, as the set is borrowed.
     hashed: RefCell<FxHashMap<*const Selector, HashedSelector>>,
 }
@@ -160,7 +167,8 @@ impl Engine {
 impl<'a> View<'a> {
     /// The engine's endpoints under a set of policies. `host` tells the host's own addresses.
     pub fn new(engine: &'a Engine, set: &'a PolicySet, host: &'a dyn Fn(IpAddr) -> bool) -> Self {
-        Self { engine, set, host, source_port: Flow::EPHEMERAL, hashed: RefCell::default() }
+        let source_port = Flow::EPHEMERAL;
+        Self { engine, set, host, source_port, interface: None, hashed: RefCell::default() }
     }
 
     /// Whether one of the set's selectors selects the endpoint behind an address; what is unknown matches nothing.
@@ -182,15 +190,19 @@ impl<'a> View<'a> {
             reason: String::new(),
             egress: None,
             ingress: None,
+            host: None,
         };
         if source.host {
             answer.reason = "the host opens it, and a host always reaches everything".into();
             return answer;
         }
         answer.egress = self.side(Direction::Egress, &source, &destination, flow);
-        answer.ingress =
-            if destination.host { None } else { self.side(Direction::Ingress, &destination, &source, flow) };
-        let (allowed, reason) = self.conclude(&answer, &source, &destination, flow);
+        if destination.host {
+            answer.host = Some(self.host_side(&source, &destination, flow));
+        } else {
+            answer.ingress = self.side(Direction::Ingress, &destination, &source, flow);
+        }
+        let (allowed, reason) = self.conclude(&answer, &source, flow);
         answer.allowed = allowed;
         answer.reason = reason;
         answer
@@ -221,42 +233,26 @@ impl<'a> View<'a> {
         self.engine.config()
     }
 
-    fn conclude(
-        &self,
-        answer: &Explanation,
-        source: &Known<'_>,
-        destination: &Known<'_>,
-        flow: &Flow,
-    ) -> (bool, String) {
-        let protected = self.config().protected.iter().any(|s| covers(s, flow));
-        if source.local.is_some() && protected {
-            if destination.host {
-                return (false, "endpoints never reach this port of their host".into());
-            }
-            if self.config().guarded().contains(flow.destination) {
-                return (false, "endpoints never reach this port of the infrastructure".into());
-            }
-        }
-        if protected && destination.host && !source.host && self.config().strangers().contains(flow.source) {
-            return (false, "endpoints of other hosts never reach this port of the host".into());
-        }
-        for side in [&answer.egress, &answer.ingress].into_iter().flatten() {
-            if !side.allowed {
-                return (false, format!("{}: {}", side.direction.as_str(), side.decided_by));
-            }
+    fn conclude(&self, answer: &Explanation, source: &Known<'_>, flow: &Flow) -> (bool, String) {
+        if let Some(host) = answer.host.as_ref().filter(|host| host.is_protected()) {
+            return (false, host.decided_by.clone());
         }
         if source.local.is_some()
-            && destination.host
-            && !self.config().endpoint_to_host.iter().any(|s| covers(s, flow))
+            && answer.host.is_none()
+            && self.config().protected.iter().any(|s| covers(s, flow))
+            && self.config().guarded().contains(flow.destination)
         {
-            return (false, "endpoint to host: not in `endpoint_to_host`".into());
+            return (false, "endpoints never reach this port of the infrastructure".into());
         }
-        let sides: Vec<_> = [&answer.egress, &answer.ingress]
-            .into_iter()
-            .flatten()
-            .map(|s| format!("{}: {}", s.direction.as_str(), s.decided_by))
-            .collect();
-        let reason = if sides.is_empty() { "no endpoint is concerned".into() } else { sides.join("; ") };
+        let sides = [&answer.egress, &answer.ingress].into_iter().flatten();
+        let sides = sides.map(|s| (s.allowed, format!("{}: {}", s.direction.as_str(), s.decided_by)));
+        let host = answer.host.iter().map(|host| (host.allowed, host.decided_by.clone()));
+        let opinions: Vec<(bool, String)> = sides.chain(host).collect();
+        if let Some((_, refusal)) = opinions.iter().find(|(allowed, _)| !allowed) {
+            return (false, refusal.clone());
+        }
+        let reasons: Vec<String> = opinions.into_iter().map(|(_, reason)| reason).collect();
+        let reason = if reasons.is_empty() { "no endpoint is concerned".into() } else { reasons.join("; ") };
         (true, reason)
     }
 
@@ -471,18 +467,20 @@ fn covers(service: &Service, flow: &Flow) -> bool {
 
 impl Flow {
     /// A connection from a text such as `tcp/80`, `icmp` or `udp/53`: protocol and port. ICMP without more is an echo
-    /// request.
+    /// request; `icmp/3` is a type of it with code 0, `icmp/3/1` has a code as well.
     pub fn parse_service(text: &str) -> Option<(Protocol, u16)> {
-        let (name, port) = match text.split_once('/') {
-            Some((name, port)) => (name, Some(port.parse().ok()?)),
-            None => (text, None),
-        };
+        let (name, rest) = text.split_once('/').map_or((text, None), |(name, rest)| (name, Some(rest)));
         let protocol = Protocol::parse(name)?;
-        let port = match (protocol, port) {
+        let port = match (protocol, rest) {
             (Protocol::ICMP, None) => 8 << 8,
             (Protocol::ICMPV6, None) => 128 << 8,
-            (p, None) if p.has_ports() => return None,
-            (_, port) => port.unwrap_or(0),
+            (p, Some(rest)) if p.is_icmp() => {
+                let (kind, code) = rest.split_once('/').unwrap_or((rest, "0"));
+                u16::from_be_bytes([kind.parse().ok()?, code.parse().ok()?])
+            }
+            (p, Some(port)) if p.has_ports() => port.parse().ok()?,
+            (p, None) if !p.has_ports() => 0,
+            _ => return None,
         };
         Some((protocol, port))
     }

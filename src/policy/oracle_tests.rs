@@ -208,8 +208,9 @@ fn policy_set() -> impl Strategy<Value = PolicySet> {
     let verdict = || prop::option::of(any::<bool>());
     let profiles = prop::collection::vec((selector(), verdict(), verdict()), 0..2);
     let ports = prop::collection::vec((selector(), prop::sample::select(vec![80u16, 8080])), 0..3);
-    (tiers, prop::collection::vec(policy(3), 0..6), profiles, ports).prop_map(
-        |(tiers, mut policies, profiles, ports)| {
+    let hosts = prop::collection::vec(host_policy(), 0..3);
+    (tiers, prop::collection::vec(policy(3), 0..6), profiles, ports, hosts).prop_map(
+        |(tiers, mut policies, profiles, ports, hosts)| {
             let last = tiers.len() - 1;
             for (i, policy) in policies.iter_mut().enumerate() {
                 policy.tier = policy.tier.min(last);
@@ -236,10 +237,29 @@ fn policy_set() -> impl Strategy<Value = PolicySet> {
                         port,
                     })
                     .collect(),
-                host_policies: Vec::new(),
+                host_policies: hosts
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, policy)| Arc::new(HostPolicy { name: format!("h{i}"), ..policy }))
+                    .collect(),
             }
         },
     )
+}
+
+fn host_policy() -> impl Strategy<Value = HostPolicy> {
+    let interfaces =
+        prop::sample::select(vec![&[][..], &[], &["eth0"], &["eth*"], &["wan", "e*"], &["wan*"], &["eth"]]);
+    let rules =
+        prop::collection::vec(rule().prop_filter("there is no tier", |r| r.action != Action::Pass), 0..4);
+    (interfaces, rules, prop::bool::weighted(0.2)).prop_map(|(interfaces, ingress, staged)| HostPolicy {
+        name: String::new(),
+        order: 0,
+        interfaces: interfaces.iter().map(|i| (*i).to_owned()).collect(),
+        ingress,
+        staged,
+        origin: Origin::default(),
+    })
 }
 
 fn config(default_ingress: bool, default_egress: bool) -> EngineConfig {
@@ -389,8 +409,10 @@ fn check(engine: &Engine, flows: &[Flow]) -> Result<(), TestCaseError> {
     let rules = engine.compiled();
     let host = |a: IpAddr| HOST.iter().any(|h| addr(h) == a);
     for flow in flows {
-        let explanation = engine.explain(flow, host);
-        let reach = View::new(engine, engine.policies(), &host).reach(flow.source, flow.destination);
+        let mut view = View::new(engine, engine.policies(), &host);
+        view.interface = Some("eth0".into());
+        let explanation = view.explain(flow);
+        let reach = view.reach(flow.source, flow.destination);
         // All services at once are of a connection from an ephemeral port.
         if flow.source_port == Flow::EPHEMERAL {
             prop_assert_eq!(
@@ -410,8 +432,9 @@ fn check(engine: &Engine, flows: &[Flow]) -> Result<(), TestCaseError> {
             .into_iter()
             .flatten()
             .any(|s| !s.enforced_here && !s.allowed);
-        let want =
-            explanation.allowed || (elsewhere && refused_elsewhere && reason_is_a_side(&explanation.reason));
+        let by_host = explanation.host.as_ref().is_none_or(|host| host.allowed);
+        let want = explanation.allowed
+            || (elsewhere && refused_elsewhere && by_host && reason_is_a_side(&explanation.reason));
         for (state, reply, stamp) in
             [(8, false, 0), (2, false, 0), (2, false, NOW - 1), (2, true, NOW - 1), (2, true, 0)]
         {

@@ -195,7 +195,16 @@ impl Serialize for Services {
     }
 }
 
-impl View<'_> {
+/// What became of services that met some rules.
+#[derive(Debug, Default)]
+pub(super) struct Met {
+    pub(super) allowed: Services,
+    pub(super) passed: Services,
+    /// What no rule matched.
+    pub(super) rest: Services,
+}
+
+impl<'a> View<'a> {
     /// The new connections that are allowed from one address to another, as far as this host can tell, from an ephemeral
     /// port.
     pub fn reach(&self, source: IpAddr, destination: IpAddr) -> Services {
@@ -217,10 +226,44 @@ impl View<'_> {
                 allowed = allowed.intersection(&Services::of(&config.endpoint_to_host, &[]));
             }
         }
-        if to.host && self.config().strangers().contains(source) {
-            allowed = allowed.minus(&Services::of(&self.config().protected, &[]));
+        if to.host && from.local.is_none() {
+            if self.config().strangers().contains(source) {
+                allowed = allowed.minus(&Services::of(&self.config().protected, &[]));
+            }
+            allowed = allowed.intersection(&self.host_reach(&from, &to));
         }
         allowed
+    }
+
+    /// What rules do to services, each to those that are left.
+    pub(super) fn rules_reach(
+        &self,
+        rules: &'a [Rule],
+        direction: Direction,
+        me: &Known<'_>,
+        other: &Known<'_>,
+        services: Services,
+    ) -> Met {
+        let destination = if direction == Direction::Ingress { me } else { other };
+        let ports: Vec<&NamedPort> =
+            self.set.named_ports.iter().filter(|p| self.is_selected(&p.select, destination)).collect();
+        let mut met = Met { rest: services, ..Met::default() };
+        for rule in rules {
+            if rule.action == Action::Log
+                || !rule.takes_source_port(self.source_port)
+                || !self.matches_peer(rule, direction, me, other)
+            {
+                continue;
+            }
+            let matched = met.rest.intersection(&services_of(rule, &ports));
+            match rule.action {
+                Action::Allow => met.allowed = met.allowed.union(&matched),
+                Action::Pass => met.passed = met.passed.union(&matched),
+                Action::Deny | Action::Reject | Action::Log => {}
+            }
+            met.rest = met.rest.minus(&matched);
+        }
+        met
     }
 
     /// What the policies of one endpoint allow with another address.
@@ -229,9 +272,6 @@ impl View<'_> {
             return Services::everything();
         }
         let set = self.set;
-        let destination = if direction == Direction::Ingress { me } else { other };
-        let ports: Vec<&NamedPort> =
-            set.named_ports.iter().filter(|p| self.is_selected(&p.select, destination)).collect();
         let mut remaining = Services::everything();
         let mut allowed = Services::nothing();
         for (index, tier) in set.tiers.iter().enumerate() {
@@ -243,21 +283,11 @@ impl View<'_> {
             let mut selected = false;
             for policy in policies {
                 selected = true;
-                for rule in policy.rules(direction).unwrap_or_default() {
-                    if rule.action == Action::Log
-                        || !rule.takes_source_port(self.source_port)
-                        || !self.matches_peer(rule, direction, me, other)
-                    {
-                        continue;
-                    }
-                    let matched = here.intersection(&services(rule, &ports));
-                    match rule.action {
-                        Action::Allow => allowed = allowed.union(&matched),
-                        Action::Pass => passed = passed.union(&matched),
-                        Action::Deny | Action::Reject | Action::Log => {}
-                    }
-                    here = here.minus(&matched);
-                }
+                let rules = policy.rules(direction).unwrap_or_default();
+                let met = self.rules_reach(rules, direction, me, other, here);
+                allowed = allowed.union(&met.allowed);
+                passed = passed.union(&met.passed);
+                here = met.rest;
             }
             if !selected {
                 continue;
@@ -273,7 +303,7 @@ impl View<'_> {
     }
 }
 
-fn services(rule: &Rule, ports: &[&NamedPort]) -> Services {
+fn services_of(rule: &Rule, ports: &[&NamedPort]) -> Services {
     let wanted =
         if rule.services.is_empty() { Services::everything() } else { Services::of(&rule.services, ports) };
     wanted.minus(&Services::of(&rule.not_services, &[]))

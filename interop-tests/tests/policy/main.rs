@@ -154,8 +154,92 @@ fn tools_tell_what_policies_do() {
         eventually("the rules do not log any more", PATIENCE, || {
             let nft = host1.cli("policy show --nft").run()?;
             check(!nft.contains("log prefix"), "still")
-        })
+        })?;
+        host_policies_are_explained(&rack, &host1, &db.ipv4()?)
     });
+}
+
+const HOST_POLICIES: &str = "[[host_policy]]\nname = 'other-side'\norder = 1\ninterfaces = ['wan*']\ningress = []\n\
+    [[host_policy]]\nname = 'trial'\norder = 2\nstaged = true\ningress = [{ action = 'deny', protocol = 'tcp' }]\n\
+    [[host_policy]]\nname = 'rack'\norder = 3\ninterfaces = ['eth*']\n\
+    ingress = [{ action = 'deny', protocol = 'tcp', ports = 9 }, { action = 'allow', from = { cidr = ['192.0.2.0', '2001:db8:0:1::1'] }, protocol = 'tcp', ports = [7, 9] }]\n";
+
+/// What is said of the host's own ports is what packets find, each step with its rule in the kernel and its counter.
+fn host_policies_are_explained(rack: &Rack, host: &Agent, container: &str) -> Result<()> {
+    let serve = |port: u16| {
+        let command = rack.hosts[0].command("lab-tool").args(["echo", &port.to_string()]);
+        let process = command.spawn(&format!("echo-host-{port}"))?;
+        eventually("the echo server listens", PATIENCE, || {
+            check(process.log().contains(&format!("listening on {port}")), process.log())
+        })?;
+        Ok::<_, anyhow::Error>(process)
+    };
+    let _servers = [serve(7)?, serve(9)?, serve(8)?];
+    let connects = |to: &str, port: u16| {
+        rack.tor.command("lab-tool").args(["connect", to, &port.to_string()]).run().is_ok()
+    };
+    eventually("the host is reached without policies", PATIENCE, || {
+        check([7, 8, 9].iter().all(|port| connects("192.0.2.1", *port)), "not yet")
+    })?;
+    host.write_policy("host.toml", HOST_POLICIES)?;
+    eventually("the host policies are in force", PATIENCE, || check(!connects("192.0.2.1", 8), "not yet"))?;
+    let outcomes = |answer: &Value| -> Vec<String> {
+        let steps = answer["host"]["steps"].as_array().into_iter().flatten();
+        steps.map(|s| s["outcome"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    for (from, to) in [("192.0.2.0", "192.0.2.1"), ("2001:db8:0:1::1", "2001:db8:0:1::2")] {
+        for (port, allowed) in [(7, true), (8, false), (9, false)] {
+            ensure!(connects(to, port) == allowed, "tcp/{port} of {to}");
+            let told = answer(host, &format!("policy explain {from} {to} tcp/{port}"))?;
+            ensure!(told["allowed"] == allowed && told["host"]["interface"] == "eth0", "{told}");
+            let steps = &told["host"]["steps"];
+            ensure!(steps[1]["because"] == "for wan* only", "{told}");
+            let rack = &steps[3]["rules"];
+            let counted = |step: &Value| step["nft"][0]["packets"].as_u64().is_some_and(|n| n > 0);
+            let trial = &steps[2]["rules"][0];
+            ensure!(trial["staged"] == true && trial["matched"] == true && counted(trial), "{told}");
+            match port {
+                7 => ensure!(
+                    counted(&rack[1]) && outcomes(&told).last().is_some_and(|o| o == "allowed"),
+                    "{told}"
+                ),
+                8 => ensure!(steps[4]["what"] == "default" && counted(&steps[4]), "{told}"),
+                _ => ensure!(counted(&rack[0]) && rack[1].is_null(), "{told}"),
+            }
+        }
+        // Failsafe ports stay open; another interface has another policy.
+        let failsafe = answer(host, &format!("policy explain {from} {to} tcp/22"))?;
+        ensure!(failsafe["allowed"] == true && outcomes(&failsafe) == ["allowed"], "{failsafe}");
+        ensure!(failsafe["host"]["steps"][0]["nft"][0]["chain"] == "input_host", "{failsafe}");
+        let elsewhere = answer(host, &format!("policy explain {from} {to} tcp/7 --interface wan1"))?;
+        ensure!(elsewhere["allowed"] == false, "{elsewhere}");
+    }
+    // An endpoint and its host: what is protected, what is open, what is not; and the host is never refused.
+    for (port, allowed, steps) in [
+        ("tcp/179", false, &["denied"][..]),
+        ("udp/53", true, &["passed", "allowed"]),
+        ("tcp/7", false, &["passed", "denied"]),
+    ] {
+        let told = answer(host, &format!("policy explain {container} host {port}"))?;
+        ensure!(told["allowed"] == allowed && outcomes(&told) == steps, "{told}");
+        ensure!(
+            told["host"]["steps"]
+                .as_array()
+                .is_some_and(|s| s.iter().all(|s| s["nft"][0]["chain"] == "input_ep")),
+            "{told}"
+        );
+    }
+    let told = answer(host, &format!("policy explain host {container} tcp/1"))?;
+    ensure!(
+        told["allowed"] == true && told["source"]["kind"] == "host" && told["ingress"].is_null(),
+        "{told}"
+    );
+    let text = host.cli("policy explain 192.0.2.0 host tcp/9").run()?;
+    ensure!(
+        text.contains("host (enforced on this host, in by eth0): denied: rule 1 of host policy rack"),
+        "{text}"
+    );
+    Ok(())
 }
 
 /// What `db` takes: always `web`, and now and then `job`, which is on the other host.

@@ -1,4 +1,4 @@
-//! What people ask about policies: show, explain, matrix, diff, trace.
+//! What people ask about policies: show, matrix, diff, trace.
 
 use std::{
     collections::HashMap,
@@ -13,13 +13,12 @@ use super::{Policies, Trace};
 use crate::{
     agent::trace::{Refused, flow_of},
     api::Failure,
-    model::{Diagnostic, EndpointId},
+    model::Diagnostic,
     netlink,
     policy::{
         Direction, Flow, PolicySet,
         engine::{Engine, EngineConfig},
         explain::View,
-        ir::Ruleset,
         language,
         matrix::TooMany,
         nft::{self, Text},
@@ -38,7 +37,7 @@ fn invalid(errors: &[Diagnostic]) -> Failure {
 }
 
 /// This host's own addresses.
-fn host_addresses() -> Vec<IpAddr> {
+pub(super) fn host_addresses() -> Vec<IpAddr> {
     netlink::Socket::route()
         .and_then(|mut socket| netlink::addr::list(&mut socket))
         .map(|list| list.into_iter().map(|a| a.addr).collect())
@@ -46,6 +45,18 @@ fn host_addresses() -> Vec<IpAddr> {
 }
 
 impl Policies {
+    /// The address that `host` means: one that others can send to.
+    pub(in crate::agent) fn host_address(ipv4: bool) -> Result<IpAddr, Failure> {
+        let fits = |addr: &IpAddr| match addr {
+            IpAddr::V4(v4) => ipv4 && !v4.is_loopback() && !v4.is_link_local(),
+            IpAddr::V6(v6) => !ipv4 && !v6.is_loopback() && !v6.is_unicast_link_local(),
+        };
+        host_addresses().into_iter().find(fits).ok_or_else(|| {
+            let family = if ipv4 { "IPv4" } else { "IPv6" };
+            Failure::new(format!("this host has no {family} address that others can send to"))
+        })
+    }
+
     /// `policy show`.
     pub(in crate::agent) fn show(&mut self, nft: bool) -> Result<Value, Failure> {
         if nft {
@@ -107,106 +118,12 @@ impl Policies {
     }
 
     /// The kernel's counters; none without a table of ours.
-    fn counters(&mut self) -> Vec<nft::RuleCounter> {
+    pub(super) fn counters(&mut self) -> Vec<nft::RuleCounter> {
         let Some(driver) = &mut self.driver else { return Vec::new() };
         driver.counters().unwrap_or_else(|error| {
             tracing::warn!("the counters of the table cannot be read: {error}");
             Vec::new()
         })
-    }
-
-    /// `policy explain`.
-    pub(in crate::agent) fn explain(
-        &mut self,
-        source: IpAddr,
-        destination: IpAddr,
-        service: &str,
-        source_port: Option<u16>,
-    ) -> Result<Value, Failure> {
-        let Some((protocol, port)) = Flow::parse_service(service) else {
-            return Err(Failure::new(format!("`{service}` is not a service"))
-                .with_hint("expected `tcp/80`, `udp/53`, `sctp/5000`, `icmp` or `icmpv6`"));
-        };
-        let mut flow = Flow::new(source, destination, protocol, port);
-        if let Some(port) = source_port {
-            if !protocol.has_ports() {
-                return Err(Failure::new(format!("{protocol} has no ports, so no source port either")));
-            }
-            flow.source_port = port;
-        }
-        let host = host_addresses();
-        let answer = self.engine.explain(&flow, |addr| host.contains(&addr));
-        let mut value = serde_json::to_value(answer).map_err(|e| Failure::new(e.to_string()))?;
-        let counters = self.counters();
-        for (direction, addr) in [(Direction::Egress, source), (Direction::Ingress, destination)] {
-            let owner = self.engine.owner_of(crate::model::Prefix::host(addr)).map(|(id, _)| id.clone());
-            if let Some(id) = owner {
-                self.add_counters(&mut value[direction.as_str()], &id, direction, &counters);
-            }
-        }
-        Ok(value)
-    }
-
-    /// Adds to each rule of a side the nftables rules it became, with their counters.
-    fn add_counters(
-        &self,
-        side: &mut Value,
-        id: &EndpointId,
-        direction: Direction,
-        counters: &[nft::RuleCounter],
-    ) {
-        let Some(driver) = &self.driver else { return };
-        let nothing = Ruleset::default();
-        let text = Text::new(&nothing, driver.settings(), driver.generation());
-        let chains = self.engine.chains_of(id, direction);
-        let find = |comment: &str| -> Vec<Value> {
-            let mut found = Vec::new();
-            for (name, chain) in &chains {
-                for rule in chain.rules.iter().filter(|r| r.comment == comment) {
-                    found.push((name, text.rule(rule)));
-                }
-            }
-            let mut live = counters.iter().filter(|c| {
-                // The kernel keeps 127 bytes of a comment.
-                chains.iter().any(|(name, _)| **name == *c.chain)
-                    && comment.starts_with(&c.comment)
-                    && !c.comment.is_empty()
-            });
-            found
-                .into_iter()
-                .map(|(chain, text)| {
-                    let counter = live.next();
-                    json!({
-                        "chain": chain, "rule": text,
-                        "packets": counter.map(|c| c.packets), "bytes": counter.map(|c| c.bytes),
-                    })
-                })
-                .collect()
-        };
-        for tier in side["tiers"].as_array_mut().into_iter().flatten() {
-            let name = tier["tier"].as_str().unwrap_or_default().to_owned();
-            let outcome = tier["outcome"].as_str().unwrap_or_default();
-            if let Some(default) = outcome.strip_prefix("default_") {
-                let word = match default {
-                    "allowed" => "allow",
-                    "denied" => "deny",
-                    _ => "pass",
-                };
-                tier["nft"] = find(&format!("{name} default {word}")).into();
-            }
-            for rule in tier["rules"].as_array_mut().into_iter().flatten() {
-                let text = |key: &str| rule[key].as_str().unwrap_or_default().to_owned();
-                let comment = format!(
-                    "{}{} {} {} {}",
-                    if rule["staged"] == true { "staged " } else { "" },
-                    text("policy"),
-                    direction.as_str(),
-                    rule["rule"],
-                    text("action")
-                );
-                rule["nft"] = find(&comment).into();
-            }
-        }
     }
 
     /// What `policy matrix` and `diff` need: they can take seconds, which containers must not wait for.
@@ -275,14 +192,16 @@ impl Policies {
         row["service"] = service(&flow).into();
         row["source_port"] = source_port.into();
         let is_host = |addr: IpAddr| host.contains(&addr);
+        let mut view = View::new(&self.engine, self.engine.policies(), &is_host);
+        view.interface = packet.iif.map(interface_name);
         let by_policy = packet.prefix.ends_with("by policy");
-        let answer = by_policy.then(|| self.engine.explain(&flow, is_host)).filter(|a| !a.allowed);
+        let answer = by_policy.then(|| view.explain(&flow)).filter(|a| !a.allowed);
         let reply = source_port.filter(|_| by_policy && answer.is_none()).and_then(|port| {
             let turned = Flow {
                 source_port: flow.port,
                 ..Flow::new(flow.destination, flow.source, flow.protocol, port)
             };
-            Some(self.engine.explain(&turned, is_host)).filter(|a| !a.allowed)
+            Some(view.explain(&turned)).filter(|a| !a.allowed)
         });
         row["reason"] = match (answer, reply) {
             (Some(answer), _) => answer.reason,

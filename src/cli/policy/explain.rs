@@ -31,25 +31,57 @@ pub(super) fn text(answer: &Value) -> String {
         for tier in side["tiers"].as_array().into_iter().flatten() {
             let _ =
                 writeln!(text, "  tier {}: {}", print::field(tier, "tier"), print::field(tier, "outcome"));
-            for rule in tier["rules"].as_array().into_iter().flatten() {
-                let mark = if rule["matched"] == true { "->" } else { "  " };
-                let because = rule["because"].as_str().unwrap_or_default();
-                let _ = writeln!(
-                    text,
-                    "  {mark} {} rule {} ({}{}) {}{}{because}",
-                    print::field(rule, "policy"),
-                    print::field(rule, "rule"),
-                    if rule["staged"] == true { "staged " } else { "" },
-                    print::field(rule, "action"),
-                    if rule["matched"] == true { "matched" } else { "did not match" },
-                    if because.is_empty() { "" } else { ": " },
-                );
-                nft(&mut text, rule);
-            }
+            rules(&mut text, tier);
             nft(&mut text, tier);
         }
     }
+    host(&mut text, &answer["host"]);
     text
+}
+
+/// What this host says of what is meant for itself.
+fn host(text: &mut String, host: &Value) {
+    if !host.is_object() {
+        return;
+    }
+    let place = host["interface"].as_str().map_or_else(String::new, |name| format!(", in by {name}"));
+    let decided_by = print::field(host, "decided_by");
+    let _ = writeln!(
+        text,
+        "\nhost (enforced on this host{place}): {}: {}",
+        if host["allowed"] == true { "allowed" } else { "denied" },
+        decided_by.strip_prefix("host: ").unwrap_or(&decided_by)
+    );
+    for step in host["steps"].as_array().into_iter().flatten() {
+        let what = match step["policy"].as_str() {
+            Some(name) => format!("host policy {name}"),
+            None => print::field(step, "what").replace('_', " "),
+        };
+        let because = step["because"].as_str().unwrap_or_default();
+        let sep = if because.is_empty() { "" } else { ": " };
+        let _ = writeln!(text, "  {what}: {}{sep}{because}", print::field(step, "outcome"));
+        rules(text, step);
+        nft(text, step);
+    }
+}
+
+/// The rules of a tier or of a host policy, each with what became of it.
+fn rules(text: &mut String, of: &Value) {
+    for rule in of["rules"].as_array().into_iter().flatten() {
+        let mark = if rule["matched"] == true { "->" } else { "  " };
+        let because = rule["because"].as_str().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  {mark} {} rule {} ({}{}) {}{}{because}",
+            print::field(rule, "policy"),
+            print::field(rule, "rule"),
+            if rule["staged"] == true { "staged " } else { "" },
+            print::field(rule, "action"),
+            if rule["matched"] == true { "matched" } else { "did not match" },
+            if because.is_empty() { "" } else { ": " },
+        );
+        nft(text, rule);
+    }
 }
 
 /// The nftables rules of something, with their counters.
@@ -103,6 +135,20 @@ mod tests {
                 "tier": "default", "outcome": "allowed", "rules": [rule(1, false, None), rule(2, true, Some(1))],
                 "nft": [{"chain": "cls_1", "rule": "counter goto refuse comment \"x\"", "packets": 3, "bytes": 0}],
             }])),
+        });
+        insta::assert_snapshot!(text(&answer));
+        let step = |what: &str, outcome: &str, nft: Value| json!({"what": what, "because": "", "rules": [], "outcome": outcome, "nft": nft});
+        let policy = |name: &str, because: &str, rules: Value| json!({"what": "policy", "policy": name, "because": because, "rules": rules, "outcome": "passed"});
+        let answer = json!({
+            "allowed": false, "reason": "host: no rule of a host policy matches",
+            "flow": {"source": "192.0.2.9", "destination": "192.0.2.1", "protocol": "tcp", "port": 80},
+            "source": {"kind": "world"}, "destination": {"kind": "host"}, "egress": null, "ingress": null,
+            "host": {"interface": "eth0", "allowed": false, "decided_by": "host: no rule of a host policy matches", "steps": [
+                step("failsafe", "passed", json!([])),
+                policy("wan", "for wan* only", json!([])),
+                policy("lan", "", json!([rule(1, true, Some(4))])),
+                step("default", "denied", json!([{"chain": "input_host", "rule": "counter goto refuse", "packets": 2, "bytes": 0}])),
+            ]},
         });
         insta::assert_snapshot!(text(&answer));
     }

@@ -23,15 +23,18 @@ pub(super) enum PolicyCommand {
     },
     /// Each rule that a packet would meet, the nftables rule it became with its live counter, and the verdict.
     Explain {
-        /// Source: endpoint id, container id or address.
+        /// Source: endpoint id, container id, address, or `host`.
         src: String,
-        /// Destination: endpoint id, container id or address.
+        /// Destination: endpoint id, container id, address, or `host`.
         dst: String,
         /// `tcp/80`, `udp/53`, `icmp` …
         service: String,
         /// The source port, for rules that ask for it; otherwise an ephemeral one is assumed.
         #[arg(long)]
         source_port: Option<u16>,
+        /// The interface by which it reaches the host, for host policies; otherwise the one that leads to the source.
+        #[arg(long, value_name = "NAME")]
+        interface: Option<String>,
     },
     /// Who may talk to whom, for the endpoints this host knows of.
     Matrix {
@@ -87,8 +90,9 @@ pub(super) enum PolicyCommand {
 pub(super) fn run(global: &Global, command: PolicyCommand) -> anyhow::Result<ExitCode> {
     match command {
         PolicyCommand::Show { nft } => show::run(global, nft)?,
-        PolicyCommand::Explain { src, dst, service, source_port } => {
-            global.show(&Request::PolicyExplain { src, dst, service, source_port }, explain::text)?;
+        PolicyCommand::Explain { src, dst, service, source_port, interface } => {
+            let request = Request::PolicyExplain { src, dst, service, source_port, interface };
+            global.show(&request, explain::text)?;
         }
         PolicyCommand::Matrix { service, endpoints } => {
             report::matrix(global, service.as_deref(), endpoints.as_deref())?;

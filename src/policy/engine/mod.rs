@@ -204,6 +204,12 @@ impl Engine {
         classes.flat_map(|live| &live.value.chains).map(|c| (c.name.clone(), c.chain.clone())).collect()
     }
 
+    /// A chain that does not depend on endpoints.
+    pub fn fixed_chain(&self, name: &str) -> Option<(Name, Arc<Chain>)> {
+        let (name, chain) = self.skeleton.chains.get_key_value(name)?;
+        Some((name.clone(), Arc::new(chain.clone())))
+    }
+
     /// Labels whose values policies ask for, with the number of remote addresses that have the label but not in full:
     /// they match no selector that depends on it.
     pub fn unanswered(&self) -> BTreeMap<String, usize> {

@@ -13,8 +13,9 @@ use crate::{
     model::{EndpointId, Labels},
     netlink::ns::testing::NamedNetns,
     policy::{
-        Enforcer,
+        Enforcer, Flow, Protocol,
         engine::{EngineConfig, LocalEndpoint, PoolConfig},
+        explain::View,
         language,
         nft::Settings,
     },
@@ -140,6 +141,19 @@ impl Lab {
             Via::Tcp => Talk::open(addr, wait).is_some_and(|mut t| t.works(hopeful)),
             Via::Udp => Chat::open(addr).works(hopeful),
         })
+    }
+
+    /// What the interpreter says of it, the same in both families.
+    pub(super) fn told(&self, from: Who, to: Who, via: Via, port: u16) -> bool {
+        let engine = self.enforcer.engine();
+        let is_host = |addr: IpAddr| [V4, V6].iter().any(|v6| self.addr(Who::Host, *v6) == addr);
+        let mut view = View::new(engine, engine.policies(), &is_host);
+        view.interface = Some("eth0".into());
+        let protocol = if via == Via::Tcp { Protocol::TCP } else { Protocol::UDP };
+        let flow = |v6| Flow::new(self.addr(from, v6), self.addr(to, v6), protocol, port);
+        let [four, six] = [V4, V6].map(|v6| view.explain(&flow(v6)));
+        assert_eq!(four.allowed, six.allowed, "{four:#?} {six:#?}");
+        four.allowed
     }
 
     /// A TCP connection that stays open.

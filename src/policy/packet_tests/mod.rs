@@ -393,3 +393,46 @@ fn host_policies_protect_the_host_and_leave_a_way_in() {
     lab.expect(Host, Outside, Tcp, 443, true);
     lab.expect(Outside, C(WEB), Tcp, 443, true);
 }
+
+/// The interpreter, which `policy explain` asks, says of each what the kernel does.
+#[test]
+fn host_policies_are_told_as_they_are() {
+    let mut lab = three();
+    lab.policies(
+        r#"[[host_policy]]
+        name = "first"
+        order = 1
+        ingress = [
+          { action = "log", protocol = "tcp" },
+          { action = "deny", from = { cidr = ["192.0.2.0/25", "2001:db8::/64"] }, protocol = "udp", ports = [53, 179] },
+        ]
+        [[host_policy]]
+        name = "other-link"
+        order = 2
+        interfaces = ["wan*"]
+        ingress = [{ action = "deny" }]
+        [[host_policy]]
+        name = "trial"
+        order = 3
+        staged = true
+        ingress = [{ action = "deny" }]
+        [[host_policy]]
+        name = "last"
+        order = 4
+        interfaces = ["eth0"]
+        ingress = [{ action = "allow", from = "world", protocol = ["tcp", "udp"], ports = [53, "80-443"] }]
+        [[policy]]
+        name = "out"
+        select = 'role == "lb"'
+        egress = [{ action = "deny", protocol = "udp", ports = 53 }, { action = "allow" }]"#,
+    );
+    for from in [Outside, C(WEB), C(LB)] {
+        for port in [53, 80, 179, 443, 8080, 9179] {
+            for via in [Tcp, Udp] {
+                lab.expect(from, Host, via, port, lab.told(from, Host, via, port));
+            }
+        }
+    }
+    assert!(lab.told(Outside, Host, Tcp, 53) && !lab.told(Outside, Host, Udp, 53), "they differ at all");
+    assert!(lab.told(C(WEB), Host, Udp, 53) && !lab.told(C(LB), Host, Udp, 53));
+}

@@ -1,0 +1,205 @@
+//! `policy explain`: what the interpreter says, with the rules of the kernel's table and their live counters.
+
+use std::{net::IpAddr, sync::Arc};
+
+use serde_json::{Value, json};
+
+use super::{Policies, answers::host_addresses};
+use crate::{
+    api::Failure,
+    model::Prefix,
+    netlink,
+    policy::{
+        Direction, Flow, Protocol,
+        explain::View,
+        ir::{Chain, Field, Key, Name, Rule, Ruleset, Statement},
+        nft::{self, Text},
+    },
+};
+
+impl Policies {
+    /// `policy explain`. `interface`: by which it comes in, if it is to this host; otherwise the one that leads to the
+    /// source.
+    pub(in crate::agent) fn explain(
+        &mut self,
+        (source, destination): (IpAddr, IpAddr),
+        service: &str,
+        source_port: Option<u16>,
+        interface: Option<&str>,
+    ) -> Result<Value, Failure> {
+        let Some((protocol, port)) = Flow::parse_service(service) else {
+            return Err(Failure::new(format!("`{service}` is not a service")).with_hint(
+                "expected `tcp/80`, `udp/53`, `sctp/5000`, `icmp`, `icmpv6` or `icmp/TYPE/CODE`",
+            ));
+        };
+        let mut flow = Flow::new(source, destination, protocol, port);
+        if let Some(port) = source_port {
+            if !protocol.has_ports() {
+                return Err(Failure::new(format!("{protocol} has no ports, so no source port either")));
+            }
+            flow.source_port = port;
+        }
+        let host = host_addresses();
+        let is_host = |addr: IpAddr| host.contains(&addr);
+        let mut view = View::new(&self.engine, self.engine.policies(), &is_host);
+        view.interface = interface.map(str::to_owned).or_else(|| interface_to(source));
+        let answer = view.tell(&flow);
+        let mut value = serde_json::to_value(answer).map_err(|e| Failure::new(e.to_string()))?;
+        let counters = self.counters();
+        let Some(driver) = &self.driver else { return Ok(value) };
+        let nothing = Ruleset::default();
+        let text = Text::new(&nothing, driver.settings(), driver.generation());
+        for (direction, addr) in [(Direction::Egress, source), (Direction::Ingress, destination)] {
+            if let Some((id, _)) = self.engine.owner_of(Prefix::host(addr))
+                && value[direction.as_str()].is_object()
+            {
+                let chains = self.engine.chains_of(id, direction);
+                let counted = Counted { text: &text, counters: &counters, chains };
+                counted.add_to_side(&mut value[direction.as_str()], direction);
+            }
+        }
+        let fixed = |name: &str| {
+            let chains = self.engine.fixed_chain(name).into_iter().collect();
+            Counted { text: &text, counters: &counters, chains }
+        };
+        let names: Vec<&str> = self.engine.policies().host_policies.iter().map(|p| p.name.as_str()).collect();
+        let is_local = value["source"]["kind"] == "local";
+        let interface = value["host"]["interface"].as_str().map(str::to_owned);
+        let steps = value["host"].as_object_mut().and_then(|host| host["steps"].as_array_mut());
+        for step in steps.into_iter().flatten() {
+            add_to_step(step, &fixed, &names, &flow, (is_local, interface.as_deref()));
+        }
+        Ok(value)
+    }
+}
+
+/// The interface by which this host would answer.
+fn interface_to(addr: IpAddr) -> Option<String> {
+    let mut socket = netlink::Socket::route().ok()?;
+    let index = netlink::route::interface_to(&mut socket, addr).ok()??;
+    netlink::link::by_index(&mut socket, index).ok().map(|link| link.name)
+}
+
+/// Adds to a step of the host's protection the nftables rules it became.
+fn add_to_step<'a>(
+    step: &mut Value,
+    fixed: &dyn Fn(&str) -> Counted<'a>,
+    policies: &[&str],
+    flow: &Flow,
+    (is_local, interface): (bool, Option<&str>),
+) {
+    let of_protocol = |rule: &Rule| names(rule, flow.protocol);
+    let outcome = step["outcome"].as_str().unwrap_or_default().to_owned();
+    let rules = match step["what"].as_str().unwrap_or_default() {
+        "protected_ports" if is_local => {
+            fixed("input_ep").find("endpoint to a protected port of the host", of_protocol)
+        }
+        "protected_ports" if outcome == "denied" => {
+            fixed("remote_guard").find("endpoint of another host to a protected port", |_| true)
+        }
+        "failsafe" => fixed("input_host").find("host failsafe", of_protocol),
+        "endpoint_to_host" if outcome == "allowed" => {
+            fixed("input_ep").find("endpoint to host: open", of_protocol)
+        }
+        "endpoint_to_host" => fixed("input_ep").find("endpoint to host: not in endpoint_to_host", |_| true),
+        "default" if outcome == "denied" => {
+            let mut rules = fixed("input_host").find("host default deny", |rule| enters_by(rule, interface));
+            // The first one refuses.
+            rules.truncate(1);
+            rules
+        }
+        "policy" => {
+            let name = step["policy"].as_str().unwrap_or_default().to_owned();
+            let Some(index) = policies.iter().position(|policy| *policy == name) else { return };
+            let chain = fixed(&format!("host_{index}"));
+            for rule in step["rules"].as_array_mut().into_iter().flatten() {
+                let comment = format!(
+                    "{}host {name} {} {}",
+                    if rule["staged"] == true { "staged " } else { "" },
+                    rule["rule"],
+                    rule["action"].as_str().unwrap_or_default()
+                );
+                rule["nft"] = chain.find(&comment, |_| true).into();
+            }
+            return;
+        }
+        _ => return,
+    };
+    step["nft"] = rules.into();
+}
+
+/// Whether a rule is for a protocol.
+fn names(rule: &Rule, protocol: Protocol) -> bool {
+    rule.statements.contains(&Statement::is(Field::L4Proto, Key::byte(protocol.0)))
+}
+
+/// Whether a rule is for what comes in by an interface, or for all of them.
+fn enters_by(rule: &Rule, interface: Option<&str>) -> bool {
+    let mut conditions = rule.statements.iter().filter_map(|statement| match statement {
+        Statement::Compare { field: Field::IifName, value, .. } => Some(value),
+        _ => None,
+    });
+    // Names end with a zero byte where they are compared as a whole.
+    conditions
+        .all(|value| interface.is_some_and(|name| Key::interface(name).bytes().starts_with(value.bytes())))
+}
+
+/// Chains with their counters in the kernel.
+struct Counted<'a> {
+    text: &'a Text<'a>,
+    counters: &'a [nft::RuleCounter],
+    chains: Vec<(Name, Arc<Chain>)>,
+}
+
+impl Counted<'_> {
+    /// The rules with a comment that are wanted.
+    fn find(&self, comment: &str, wanted: impl Fn(&Rule) -> bool) -> Vec<Value> {
+        let mut live = self.counters.iter().filter(|c| {
+            // The kernel keeps 127 bytes of a comment.
+            self.chains.iter().any(|(name, _)| **name == *c.chain)
+                && comment.starts_with(&c.comment)
+                && !c.comment.is_empty()
+        });
+        let mut found = Vec::new();
+        for (chain, rules) in &self.chains {
+            for rule in rules.rules.iter().filter(|rule| rule.comment == comment) {
+                let counter = live.next();
+                if wanted(rule) {
+                    found.push(json!({
+                        "chain": chain, "rule": self.text.rule(rule),
+                        "packets": counter.map(|c| c.packets), "bytes": counter.map(|c| c.bytes),
+                    }));
+                }
+            }
+        }
+        found
+    }
+
+    /// Adds to each rule of an endpoint's side the nftables rules it became.
+    fn add_to_side(&self, side: &mut Value, direction: Direction) {
+        for tier in side["tiers"].as_array_mut().into_iter().flatten() {
+            let name = tier["tier"].as_str().unwrap_or_default().to_owned();
+            let outcome = tier["outcome"].as_str().unwrap_or_default();
+            if let Some(default) = outcome.strip_prefix("default_") {
+                let word = match default {
+                    "allowed" => "allow",
+                    "denied" => "deny",
+                    _ => "pass",
+                };
+                tier["nft"] = self.find(&format!("{name} default {word}"), |_| true).into();
+            }
+            for rule in tier["rules"].as_array_mut().into_iter().flatten() {
+                let text = |key: &str| rule[key].as_str().unwrap_or_default().to_owned();
+                let comment = format!(
+                    "{}{} {} {} {}",
+                    if rule["staged"] == true { "staged " } else { "" },
+                    text("policy"),
+                    direction.as_str(),
+                    rule["rule"],
+                    text("action")
+                );
+                rule["nft"] = self.find(&comment, |_| true).into();
+            }
+        }
+    }
+}

@@ -52,9 +52,12 @@ const FILTER_PRIORITY: i32 = -5;
 /// How often refused packets are logged while somebody traces.
 const TRACE_RATE: Rate = Rate { events: 100, per: 1, burst: 50 };
 
-/// ICMPv6 types that an IPv6 host cannot do without (RFC 4861, RFC 2710, RFC 3810): neighbour and router
-/// solicitation, neighbour advertisement, multicast listener reports.
-const NEIGHBOUR_TYPES: [u8; 6] = [131, 132, 133, 135, 136, 143];
+/// ICMPv6 types that an IPv6 host cannot do without (RFC 4861): neighbour and router solicitation, neighbour
+/// advertisement.
+const NEIGHBOUR_TYPES: [u8; 3] = [133, 135, 136];
+/// Multicast listener queries, reports and "done" (RFC 2710, RFC 3810). Every new interface sends some. Nobody here
+/// listens to them, but the kernel would look for their route among those of all endpoints, one by one.
+const LISTENER_TYPES: [u8; 4] = [130, 131, 132, 143];
 /// Echo between link-local addresses, so that people can ping their gateway.
 const ECHO_TYPES: [u8; 2] = [128, 129];
 
@@ -85,13 +88,16 @@ pub(super) fn build(
     Skeleton { rules: builder.rules, sets: builder.sets }
 }
 
-/// Has every rule that drops log first.
+/// Has every rule that refuses log first.
 fn trace(rules: &mut Ruleset) {
     for chain in rules.chains.values_mut() {
         let traced = |rule: Rule| {
             let is_end =
                 |s: &Statement| *s == verdict(Verdict::Drop) || matches!(s, Statement::Reject { .. });
-            let log = rule.statements.last().is_some_and(is_end).then(|| {
+            // What is not worth counting is not worth a line either.
+            let counted = rule.statements.contains(&Statement::Counter)
+                || !rule.statements.contains(&verdict(Verdict::Drop));
+            let log = (counted && rule.statements.last().is_some_and(is_end)).then(|| {
                 let matches =
                     rule.statements.iter().filter(|s| **s != Statement::Counter && !is_end(s)).cloned();
                 logged(matches, &rule.comment)
@@ -146,6 +152,7 @@ impl Builder {
         self.set("ct_states", &[KeyType::CtState], Some(DataType::Verdict), states.into());
         let types = |list: &[u8]| list.iter().map(|t| (Key::byte(*t), Data::None)).collect::<Vec<_>>();
         self.set("nd_types", &[KeyType::Icmpv6Type], None, types(&NEIGHBOUR_TYPES));
+        self.set("mld_types", &[KeyType::Icmpv6Type], None, types(&LISTENER_TYPES));
         self.set(
             "link_types",
             &[KeyType::Icmpv6Type],
@@ -183,7 +190,9 @@ impl Builder {
         self.chain(
             "anti_spoof",
             vec![
-                // Duplicate address detection and MLD reports during it come from the unspecified address.
+                Rule::new([ipv6(), icmpv6(), typed("mld_types"), verdict(Verdict::Drop)])
+                    .comment("multicast listener message"),
+                // Duplicate address detection comes from the unspecified address.
                 Rule::new([
                     ipv6(),
                     Statement::is(Field::HeaderSourceV6, Key::address(ip("::"))),

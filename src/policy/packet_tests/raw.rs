@@ -2,7 +2,7 @@
 
 use std::{
     io::Read,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use super::{
     three,
 };
 use crate::{
-    netlink::ns::testing::NamedNetns,
+    netlink::{self, link, ns::testing::NamedNetns},
     policy::{Ports, Protocol as Transport, Service, engine::EngineConfig},
 };
 
@@ -121,6 +121,39 @@ fn no_source_but_the_own_addresses_leaves_a_container() {
     assert!(counted > 0 && counted <= sent + 20, "{counted} counted of {sent}");
     let most = sent * 2 / 3;
     assert!(counted >= most, "{counted} counted of {sent}: the others never came to the rule");
+}
+
+#[test]
+fn what_a_container_listens_to_is_nobodys_business() {
+    let mut lab = Lab::new(1);
+    lab.know(0, &[]);
+    let receiver = raw(&lab.host, true, 58);
+    receiver.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let inside = &lab.containers[0].ns;
+    // What listener messages are sent from (RFC 3810 section 5.1.14).
+    ip(inside, "addr add fe80::51/64 dev eth0 nodad");
+    let links = inside.run(|| link::list(&mut netlink::Socket::route().unwrap()).unwrap());
+    let index = links.iter().find(|l| l.name == "eth0").unwrap().index;
+    let gateway = SocketAddrV6::new("fe80::1".parse().unwrap(), 0, 0, index);
+    let sender = raw(inside, true, 58);
+    let before = spoofed(&lab);
+    for number in 0..20 {
+        // Reports and a query, and then an echo, which may pass.
+        for kind in [131, 132, 143, 130, 128] {
+            let message = [kind, 0, 0, 0, 0x51, number, 0, 0];
+            sender.send_to(&[&message[..], b"slash32"].concat(), &SocketAddr::V6(gateway).into()).unwrap();
+        }
+        let mut heard = [0; 64];
+        while let Ok(length) = (&receiver).read(&mut heard) {
+            let ours = heard[..length].ends_with(b"slash32");
+            assert!(!ours || [128, 129].contains(&heard[0]), "type {} arrives", heard[0]);
+            if ours && heard[0] == 128 {
+                assert_eq!(spoofed(&lab), before, "a report is no spoofed packet");
+                return;
+            }
+        }
+    }
+    panic!("the echo does not arrive");
 }
 
 fn spoofed(lab: &Lab) -> u64 {

@@ -12,6 +12,10 @@ use crate::figures::{Row, milliseconds, p50, p99, quantile, ratio};
 pub(crate) const REFERENCE: &str = r#"{"cniVersion":"1.0.0","name":"ptp","plugins":[{"type":"ptp","ipam":{"type":
     "host-local","subnet":"10.200.0.0/16","routes":[{"dst":"0.0.0.0/0"}]}}]}"#;
 
+/// Containers without IPv6. The kernel goes through all IPv6 routes of the host whenever a link comes up.
+pub(crate) const IPV4_ONLY: &str =
+    r#"{"cniVersion":"1.0.0","name":"four","plugins":[{"type":"slash32","ipam":{"families":["ipv4"]}}]}"#;
+
 /// One plugin and what it took so far, a list for each round.
 pub(crate) struct Bench {
     machine: Machine,
@@ -175,8 +179,8 @@ pub(crate) fn first_answers(host1: &Agent, host2: &Agent, count: usize) -> Resul
     Ok(Row::plain("ADD to first answered ping from another host, p50 / p99", figure))
 }
 
-/// ADD on an empty host and on one with a crowd of endpoints.
-pub(crate) fn crowd(bench: &mut Bench, crowd: usize, each: usize) -> Result<Row> {
+/// ADD on an empty host and on one with a crowd of endpoints like these.
+pub(crate) fn crowd(bench: &mut Bench, what: &str, crowd: usize, each: usize) -> Result<Row> {
     let ids = names("alone", each);
     let alone = few(bench, &ids)?;
     let many = names("many", crowd);
@@ -185,13 +189,40 @@ pub(crate) fn crowd(bench: &mut Bench, crowd: usize, each: usize) -> Result<Row>
     let crowded = few(bench, &ids)?;
     bench.plugin.delete_all(&many, &results, 2)?;
     remove(&bench.machine, &many)?;
-    Ok(Row::new(
-        format!("ADD p50 with {crowd} endpoints on the host"),
-        milliseconds(quantile(&crowded, 50)),
-        format!("with none {}", milliseconds(quantile(&alone, 50))),
-        ratio(&crowded, &alone, 50),
-        "≤ 1.3",
-    ))
+    Ok(crowd_row(&format!("ADD p50{what}"), crowd, &alone, &crowded, "≤ 1.3"))
+}
+
+/// The same for bare netlink and an empty process: what the kernel alone needs more when there are many.
+pub(crate) fn crowded_floor(machine: &Machine, crowd: usize, each: usize) -> Result<Row> {
+    let mut floor = Floor::new(machine)?;
+    let (ids, many, more) = (names("alone", each), names("many", crowd), names("more", each));
+    let mut attach = |ids: &[String]| -> Result<Vec<Duration>> {
+        sandboxes(machine, ids)?;
+        ids.iter().map(|id| Ok(floor.spawn()? + floor.attach(id)?)).collect()
+    };
+    let alone = attach(&ids)?;
+    attach(&many)?;
+    let crowded = attach(&more)?;
+    for ids in [&ids, &many, &more] {
+        remove(machine, ids)?;
+    }
+    Ok(crowd_row("bare netlink + an empty process", crowd, &alone, &crowded, ""))
+}
+
+fn crowd_row(
+    what: &str,
+    crowd: usize,
+    alone: &[Duration],
+    crowded: &[Duration],
+    target: &'static str,
+) -> Row {
+    Row::new(
+        format!("{what} with {crowd} endpoints on the host"),
+        milliseconds(quantile(crowded, 50)),
+        format!("with none {}", milliseconds(quantile(alone, 50))),
+        ratio(crowded, alone, 50),
+        target,
+    )
 }
 
 fn few(bench: &mut Bench, ids: &[String]) -> Result<Vec<Duration>> {

@@ -71,7 +71,11 @@ fn main() -> Result<()> {
     rows.push(attach::first_answers(host1, host2, options.pings)?);
     let used = attach::settled_rss(host1)?;
     eprintln!("{} endpoints on the host", options.crowd);
-    rows.push(attach::crowd(&mut ours, options.crowd, each)?);
+    rows.push(attach::crowd(&mut ours, "", options.crowd, each)?);
+    let ipv4 = Network::parse(attach::IPV4_ONLY)?.label("role", "bench");
+    let mut ipv4 = Bench::new(host1.machine(), &ipv4)?;
+    rows.push(attach::crowd(&mut ipv4, ", IPv4 only,", options.crowd, each)?);
+    rows.push(attach::crowded_floor(&lab.machine("crowded-floor")?, options.crowd, each)?);
     if options.seconds > 0 {
         rows.extend(paths::measure(&lab, &rack, &options)?);
     }

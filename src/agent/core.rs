@@ -185,9 +185,10 @@ impl Core {
             .collect()
     }
 
-    /// What a person should know of endpoints, in words.
+    /// What a person should know of endpoints and their files, in words.
     pub(super) fn attention(&self) -> Vec<String> {
-        attention_lines(&self.handler.attention())
+        let storage = self.handler.storage_problem();
+        storage.into_iter().chain(attention_lines(&self.handler.attention())).collect()
     }
 
     /// How many endpoints a person should know of, by why.

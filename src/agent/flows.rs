@@ -72,6 +72,7 @@ impl Flows {
 fn is_meant(mapping: &PortMapping, to: SocketAddr, ours: &[IpAddr]) -> bool {
     mapping.protocol == L4::Udp
         && mapping.host_port == to.port()
+        && mapping.host_ip.is_none_or(|ip| ip.is_ipv4() == to.is_ipv4())
         && match mapping.host_ip.filter(|ip| !ip.is_unspecified()) {
             Some(ip) => ip == to.ip(),
             None => ours.contains(&to.ip()),

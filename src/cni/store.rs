@@ -25,6 +25,12 @@ use crate::model::{EndpointId, EndpointKey};
 /// No file of ours comes near this; larger ones are damaged.
 const MAX_FILE: u64 = 4 << 20;
 
+/// So long a plugin is never busy with one file: a temporary file that is older belongs to nobody.
+const ABANDONED: Duration = Duration::from_secs(60);
+
+/// What an attachment's file takes at the most, nearly always.
+const ROOM: usize = 4096;
+
 /// A DEL that the agent was not there for: what the plugin leaves behind after it has taken the link down itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tombstone {
@@ -160,6 +166,15 @@ impl Store {
         }
     }
 
+    /// Whether the file of a new attachment could be written.
+    pub fn check_room(&self) -> Result<(), StoreError> {
+        let path = self.endpoints.join(".room");
+        let written = fs::write(&path, [b' '; ROOM]);
+        let removed = remove(&path);
+        written.map_err(|source| StoreError { what: "write", path, source })?;
+        removed
+    }
+
     /// Removes an attachment that never came to be.
     pub fn forget(&self, id: &EndpointId) -> Result<(), StoreError> {
         remove(&self.endpoints.join(format!("{id}.json")))
@@ -177,11 +192,20 @@ impl Store {
 
     /// The tombstones; those that cannot be read are set aside.
     pub fn tombstones(&self) -> Result<Vec<Tombstone>, StoreError> {
+        self.tombstones_at(SystemTime::now())
+    }
+
+    fn tombstones_at(&self, now: SystemTime) -> Result<Vec<Tombstone>, StoreError> {
         let mut tombstones = Vec::new();
         for path in list(&self.tombstones)? {
+            if file_name(&path).starts_with('.') {
+                // A plugin may be writing it right now, or was killed over it.
+                if age(&path, now).is_some_and(|age| age > ABANDONED) {
+                    remove(&path)?;
+                }
+                continue;
+            }
             match read(&path) {
-                // A plugin may be writing it right now.
-                _ if file_name(&path).starts_with('.') => {}
                 Ok(tombstone) => tombstones.push(tombstone),
                 Err(why) => {
                     tracing::warn!(path = %path.display(), why, "setting a damaged tombstone aside");
@@ -376,6 +400,31 @@ mod tests {
         Tombstone::leave(dir.path(), key, at).unwrap();
         let found = store.tombstones().unwrap();
         assert!(found[0].means(&first) && !found[0].means(&sample("c1", micros(at) + 1)));
+    }
+
+    /// A plugin that is killed while it writes leaves a temporary file.
+    #[test]
+    fn abandoned_files_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let [young, old] =
+            [".s32a.1.json", ".s32b.2.json"].map(|name| dir.path().join("tombstones").join(name));
+        fs::write(&young, "{").unwrap();
+        assert_eq!(store.tombstones_at(SystemTime::now()).unwrap(), []);
+        assert!(young.exists());
+        fs::rename(&young, &old).unwrap();
+        assert_eq!(store.tombstones_at(SystemTime::now() + 2 * ABANDONED).unwrap(), []);
+        assert!(!old.exists());
+    }
+
+    #[test]
+    fn room_is_tried() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.check_room().unwrap();
+        assert_eq!(list(&dir.path().join("endpoints")).unwrap(), [] as [PathBuf; 0]);
+        fs::remove_dir(dir.path().join("endpoints")).unwrap();
+        store.check_room().unwrap_err();
     }
 
     #[test]

@@ -35,14 +35,20 @@ fn on_a_host(name: &str, test: impl FnOnce(&Machine, Agent) -> Result<()>) {
 #[test]
 fn a_full_disk() {
     on_a_host("disk-full", |host, mut agent| {
-        let network = Network::slash32()?;
+        let network = Network::slash32()?.version("1.1.0");
         let old = host.container("old", &network)?;
+        let problems = || Ok::<_, anyhow::Error>(agent.status()?["problems"].to_string());
+        old.call("STATUS", 0, None)?;
+        ensure!(!problems()?.contains("can be attached"), "{}", problems()?);
         // Filled to the last byte.
         drop(host.command("sh").args(["-c", &format!("cat /dev/zero > {RUN_DIR}/filler")]).output()?);
         host.sandbox("new")?;
         let error = refused(host.attach("new", &network))?;
         ensure!(error.code == 5 && error.details.contains("full"), "{error}");
         ensure!(!error.details.contains("rolling back"), "{error}");
+        let status = old.call("STATUS", 0, None).err().context("STATUS on a full disk")?.to_string();
+        ensure!(status.contains("error 50") && status.contains("full"), "{status}");
+        ensure!(problems()?.contains("no container can be attached"), "{}", problems()?);
         let ends = host.command("ip").args(["-o", "link", "show"]).netns("new").run()?;
         ensure!(!ends.contains("eth0"), "{ends}");
         tidy(&agent, 1)?;

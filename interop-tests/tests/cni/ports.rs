@@ -75,8 +75,13 @@ fn ports_are_reached_from_everywhere() {
             // Only the address that was named.
             ensure!(tcp(machine, netns, SIX, 9090).is_err(), "{who} reaches 9090 by {SIX}");
         }
-        eventually("TCP from localhost", PATIENCE, || tcp(host, None, "127.0.0.1", 8080))?;
-        eventually("UDP from localhost", PATIENCE, || udp(host, None, "127.0.0.1", 8080))?;
+        // By both names of localhost; another port of ::1 is the host's, as ever.
+        for address in ["127.0.0.1", "::1"] {
+            eventually(&format!("TCP from {address}"), PATIENCE, || tcp(host, None, address, 8080))?;
+            eventually(&format!("UDP from {address}"), PATIENCE, || udp(host, None, address, 8080))?;
+        }
+        let _own = host.command("lab-tool").args(["echo", "7070"]).spawn("echo-host")?;
+        eventually("a port of the host's own", PATIENCE, || tcp(host, None, "::1", 7070))?;
         ensure!(tcp(host, None, "127.0.0.1", 9090).is_err(), "9090 is for {FOUR} only");
         let (four, six) = (far.ipv4()?, far.ipv6()?);
         ensure!(!four.is_empty() && !six.is_empty(), "two families");
@@ -154,6 +159,22 @@ fn a_port_has_one_owner() {
         }
         let again = host.container("again", &with_ports(&[mapping(8080, 80, "tcp", FOUR)])?)?;
         again.remove()?;
+        // All addresses of one family.
+        let four = host.container("four", &with_ports(&[mapping(8080, 7, "tcp", "0.0.0.0")])?)?;
+        let six = host.container("six", &with_ports(&[mapping(8080, 8, "tcp", "::")])?)?;
+        let _echo4 = four.echo()?;
+        for address in [FOUR, "127.0.0.1"] {
+            eventually(address, PATIENCE, || tcp(host, None, address, 8080))?;
+        }
+        for address in [SIX, "::1"] {
+            ensure!(tcp(host, None, address, 8080).is_err(), "{address} leads to the container of IPv4");
+        }
+        let _echo6 = six.echo_on(8)?;
+        for address in [SIX, "::1"] {
+            eventually(address, PATIENCE, || tcp(host, None, address, 8080))?;
+        }
+        six.remove()?;
+        four.remove()?;
         tidy(&host1, 0)
     });
 }

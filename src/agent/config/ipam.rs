@@ -38,6 +38,11 @@ pub(super) fn pools(tables: Vec<file::Pool>, errors: &mut Errors<'_>) -> Vec<Poo
                 errors.at(&place("block"), format!("block {block} is not inside the pool {cidr}"));
             }
         }
+        for (at, block) in blocks.iter().enumerate() {
+            if let Some(other) = blocks[..at].iter().find(|other| other.overlaps(*block)) {
+                errors.at(&place("block"), format!("block {block} overlaps block {other}"));
+            }
+        }
         for exclude in &table.exclude {
             if !cidr.covers(*exclude) {
                 errors.at(&place("exclude"), format!("{exclude} is not inside the pool {cidr}"));

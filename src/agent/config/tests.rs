@@ -70,6 +70,12 @@ fn refusals_name_the_place() {
         ("[bgp]\nasn = 1\n[[bgp.peer]]\naddress = \"fe80::1\"\nasn = 2\n", "link-local", "4:11"),
         ("[[ipam.pool]]\ncidr = \"10.0.0.1/8\"\n", "did you mean 10.0.0.0/8", "2:8"),
         ("[[ipam.pool]]\ncidr = \"10.0.0.0/8\"\nblock = \"11.0.0.0/24\"\n", "not inside the pool", "3:9"),
+        (
+            "[[ipam.pool]]\ncidr = \"10.0.0.0/8\"\nblock = [\"10.0.1.0/24\", \"10.0.2.0/24\", \"10.0.1.0/25\"]\n",
+            "block 10.0.1.0/25 overlaps block 10.0.1.0/24",
+            "3:9",
+        ),
+        ("[ipam]\naudit_seconds = 0\n", "at least one second", "2:17"),
         ("[[ipam.pool]]\ncidr = \"240.0.0.0/16\"\nblock = \"240.0.1.0/24\"\n", "is never routed", "2:8"),
         ("[routes]\nprotocol = 2\n", "belong to the kernel", "2:12"),
         ("[network]\nmtu = 100\n", "1280", "2:7"),

@@ -312,6 +312,29 @@ impl Steps {
         }
     }
 
+    /// A route to ::1 by a host end, worse than the one of `lo`. What a container answers to a program that has called a
+    /// mapped port by ::1 is translated back to that address, and IPv6 takes it only where the interface has a route to
+    /// it. (For IPv4 `route_localnet` does this.) A packet that comes with ::1 in it is dropped before it is looked at.
+    pub(super) fn loopback_route(&mut self, index: u32) {
+        self.add("let answers to ::1 in", RTM_NEWROUTE, NLM_F_CREATE, |w| {
+            let scope = libc::RT_SCOPE_UNIVERSE;
+            w.raw(&[
+                libc::AF_INET6 as u8,
+                128,
+                0,
+                0,
+                TABLE_LOCAL as u8,
+                RTPROT_KERNEL,
+                scope,
+                libc::RTN_LOCAL,
+            ])
+            .raw(&[0; 4])
+            .attr_ip(RTA_DST, Ipv6Addr::LOCALHOST.into())
+            .attr_u32(RTA_OIF, index)
+            .attr_u32(RTA_PRIORITY, KERNEL_METRIC);
+        });
+    }
+
     /// A route onto the link.
     pub(super) fn device_route(&mut self, what: &'static str, key: &route::Key, index: u32, replace: bool) {
         let mode = if replace { route::Mode::Replace } else { route::Mode::Create };

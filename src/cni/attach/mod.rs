@@ -388,6 +388,9 @@ impl Attacher {
         }
         if attachment.endpoint.ipv6.is_some() {
             steps.link_local_routes(attachment.ifindex, attachment.gateway6(), attachment.mac.link_local());
+            if !attachment.port_mappings.is_empty() {
+                steps.loopback_route(attachment.ifindex);
+            }
         }
         let errors = steps.errors(&mut self.socket)?;
         errors.into_iter().find(|error| !error.source.is_exists()).map_or(Ok(()), Err)

@@ -91,7 +91,18 @@ impl Handler {
                 CniError::new(code::NOT_AVAILABLE, error.msg)
             })?;
         }
+        self.store.check_room().map_err(|error| {
+            let error = CniError::from(error);
+            CniError::new(code::NOT_AVAILABLE, error.msg).details(error.details)
+        })?;
         host.ready()
+    }
+
+    /// Why no file can be written, if so.
+    pub fn storage_problem(&self) -> Option<String> {
+        let error = CniError::from(self.store.check_room().err()?);
+        let hint = if error.details.is_empty() { String::new() } else { format!(": {}", error.details) };
+        Some(format!("no container can be attached: {}{hint}", error.msg))
     }
 }
 

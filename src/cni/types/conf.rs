@@ -115,7 +115,7 @@ pub struct PortMapping {
     pub container_port: u16,
     /// The transport protocol.
     pub protocol: L4,
-    /// Only connections to this address of the host.
+    /// Only connections to this address of the host; 0.0.0.0 stands for all its IPv4 addresses, `::` for all of IPv6.
     #[serde(default)]
     pub host_ip: Option<IpAddr>,
 }
@@ -304,7 +304,7 @@ impl PortMapping {
         };
         let host_ip = match object.get("hostIP") {
             Some(ip) if ip.value.as_str() == Some("") => None,
-            Some(ip) => Some(ip.ip()?).filter(|ip| !ip.is_unspecified()),
+            Some(ip) => Some(ip.ip()?),
             None => None,
         };
         Ok(Some(Self { host_port, container_port, protocol, host_ip }))

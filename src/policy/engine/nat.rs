@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
 use super::{
@@ -54,7 +54,7 @@ pub enum PortMapError {
     /// The same endpoint wants it for two ports.
     #[error("host port {0} is mapped to two ports of the container")]
     Twice(String),
-    /// Address families differ, or a loopback address is given for IPv6, which Linux does not route.
+    /// Address families differ.
     #[error("host address {0} cannot lead to {1}")]
     Family(IpAddr, IpAddr),
     /// A port of the agent, which no container may take over.
@@ -76,9 +76,7 @@ impl PortMap {
             return Err(PortMapError::Protocol(self.protocol));
         }
         match self.host {
-            Some(host) if host.is_ipv4() != target.is_ipv4() || (host.is_ipv6() && host.is_loopback()) => {
-                Err(PortMapError::Family(host, target))
-            }
+            Some(host) if host.is_ipv4() != target.is_ipv4() => Err(PortMapError::Family(host, target)),
             _ => Ok(()),
         }
     }
@@ -221,13 +219,14 @@ fn port_maps(rules: &mut Ruleset) -> Vec<Rule> {
         // An endpoint that reaches itself by its mapping would answer itself directly.
         let rule = Rule::new([is_family(family), translated.clone(), itself, Statement::Masquerade]);
         post.push(rule.comment("port mapping: hairpin"));
-        if family == Family::Ipv4 {
-            // From the host's loopback address, which must not leave the host. Needs `route_localnet` on the
-            // endpoint's interface.
-            let loopback = Statement::in_prefix(source, IpAddr::from([127, 0, 0, 0]), 8);
-            let rule = Rule::new([is_family(family), translated, loopback, Statement::Masquerade]);
-            post.push(rule.comment("port mapping: from loopback"));
-        }
+        // From the host's loopback address, which must not leave the host. The way back needs `route_localnet` on the
+        // endpoint's interface, and for IPv6 a local route to ::1 there.
+        let loopback = match family {
+            Family::Ipv4 => Statement::in_prefix(source, IpAddr::from([127, 0, 0, 0]), 8),
+            Family::Ipv6 => Statement::is(source, Key::address(Ipv6Addr::LOCALHOST.into())),
+        };
+        let rule = Rule::new([is_family(family), translated, loopback, Statement::Masquerade]);
+        post.push(rule.comment("port mapping: from loopback"));
     }
     rules.chains.insert("port_maps".into(), Chain { hook: None, rules: lookups, comment: String::new() });
     let local = || {

@@ -1,5 +1,5 @@
 //! What packets cost between containers of two hosts: beside the hosts' own path, a bridge with address translation,
-//! and VXLAN. All paths run over the same kind of cables and switch, and take turns.
+//! VXLAN, and a routed pair without anything else. All paths run over the same kind of cables and switch, and take turns.
 
 use std::time::Duration;
 
@@ -160,19 +160,38 @@ fn others(lab: &Lab) -> Result<Vec<Path>> {
         host.run("ip link set vx0 master wide0 up")?;
         host.run("ip link set wide0 up")?;
         plug(host, "wide", "wide0", &format!("10.202.0.{number}/24"), 1450)?;
+        // What a pair and two more decisions of the kernel cost by themselves, with no rule anywhere.
+        cable(host, "plain", 1500)?;
+        host.run(&format!("ip address add 10.203.{number}.1/24 dev v-plain"))?;
+        dress(host, "plain", &format!("10.203.{number}.2/24"))?;
+        let default = format!("default via 10.203.{number}.1");
+        host.command("ip").args(["route", "add"]).args(default.split(' ')).netns("plain").run()?;
+        switch.run(&format!("ip route add 10.203.{number}.0/24 via 192.0.2.{}", (number - 1) * 2 + 1))?;
     }
     let server = |name: &str| two.command("iperf3").netns(name);
     Ok(vec![
         Path::new("bridge + NAT", netns(one, "nat"), "192.0.2.3", server("nat"))?,
         Path::new("VXLAN", netns(one, "wide"), "10.202.0.2", server("wide"))?,
+        Path::new("a plain routed pair without rules", netns(one, "plain"), "10.203.2.2", server("plain"))?,
     ])
 }
 
 /// A network namespace at a bridge.
 fn plug(host: &Machine, name: &str, bridge: &str, address: &str, mtu: u32) -> Result<()> {
+    cable(host, name, mtu)?;
+    host.run(&format!("ip link set v-{name} master {bridge}"))?;
+    dress(host, name, address)
+}
+
+/// A network namespace and a pair into it, up on this side.
+fn cable(host: &Machine, name: &str, mtu: u32) -> Result<()> {
     host.sandbox(name)?;
     host.run(&format!("ip link add v-{name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {name}"))?;
-    host.run(&format!("ip link set v-{name} master {bridge} up"))?;
+    host.run(&format!("ip link set v-{name} up")).map(drop)
+}
+
+/// An address inside.
+fn dress(host: &Machine, name: &str, address: &str) -> Result<()> {
     let lines = format!("address add {address} dev eth0\nlink set eth0 up\n");
     host.command("ip").args(["-batch", "-"]).stdin(lines).netns(name).run().map(drop)
 }

@@ -276,10 +276,10 @@ impl<'a> View<'a> {
 
     /// What an endpoint may do in a direction where no policy decides.
     pub(super) fn default_allow(&self, direction: Direction, me: &Known<'_>) -> bool {
-        let nothing = Labels::new();
-        // Profiles are asked by full labels; of a remote endpoint assume what holds for most.
-        let labels = me.local.map_or(&nothing, |(_, labels)| labels);
-        self.config().default_allow(&self.set.profiles, direction, labels)
+        self.config().default_allow(&self.set.profiles, direction, |select| match me.local {
+            Some((_, labels)) => select.matches(labels),
+            None => self.is_selected(select, me),
+        })
     }
 
     fn party(&self, known: &Known<'_>) -> Party {

@@ -308,7 +308,6 @@ struct Questions {
     ranges: Vec<Ranges>,
     /// The labels that are asked for.
     keys: BTreeSet<String>,
-    profiles: bool,
 }
 
 impl Questions {
@@ -330,8 +329,7 @@ impl Questions {
         ranges.sort();
         ranges.dedup();
         let keys = selectors.iter().flat_map(|s| s.keys()).map(str::to_owned).collect();
-        let profiles = sets.iter().any(|s| !s.profiles.is_empty());
-        Self { selectors, ranges, keys, profiles }
+        Self { selectors, ranges, keys }
     }
 }
 
@@ -367,7 +365,6 @@ fn groups(engine: &Engine, sets: &[&PolicySet]) -> Result<Vec<Group>, TooMany> {
         }
         bits.extend(questions.ranges.iter().map(|r| r.contains(addr)));
         bits.push(known.identity.is_some());
-        bits.push(questions.profiles && labels.is_some());
         bits.push(engine.config().pools.iter().any(|p| p.cidr.contains_addr(addr)));
         let name = match (labels, known.identity) {
             (Some(labels), _) => names.of_labels(labels),

@@ -263,7 +263,8 @@ fn host_policy() -> impl Strategy<Value = HostPolicy> {
 }
 
 fn config(default_ingress: bool, default_egress: bool) -> EngineConfig {
-    let pool = |cidr: &str| PoolConfig { cidr: cidr.parse().unwrap(), nat_outgoing: false };
+    let nat_outgoing = default_ingress && !default_egress;
+    let pool = |cidr: &str| PoolConfig { cidr: cidr.parse().unwrap(), nat_outgoing };
     let mut pools = vec![pool("10.32.0.0/16"), pool("fd00:32::/32")];
     // At times endpoints have addresses of a family that no pool is of.
     if default_ingress == default_egress {
@@ -600,8 +601,15 @@ proptest! {
             for (flow, old) in flows.iter().zip(old) {
                 if old == Some(true) {
                     let new = passes(&engine, &rules, flow, 8, false, 0);
-                    // An endpoint that is new at an address was not there before, so no connection was its own.
-                    let arrived = matches!(&change, Event::Local(..));
+                    // An endpoint that is new at an address was not there before, so no connection was its own; unless
+                    // another host had the address.
+                    let arrived = |end: IpAddr| {
+                        let prefix = Prefix::host(end);
+                        matches!(&change, Event::Local(..)) && !before.iter().any(|event| {
+                            matches!(event, Event::Remote(i, _) if Prefix::host(addr(ADDRESSES[usize::from(*i)])) == prefix)
+                        })
+                    };
+                    let arrived = arrived(flow.source) || arrived(flow.destination);
                     prop_assert!(arrived || new == Some(true), "{flow} was revoked silently by {change:?}");
                 }
             }
@@ -616,6 +624,63 @@ fn ranges_of(text: &str) -> Vec<(u16, u16)> {
         (low.parse().unwrap(), high.parse().unwrap())
     };
     text.split(", ").filter(|part| !part.is_empty()).map(range).collect()
+}
+
+/// The profile of a remote endpoint is asked by what its route tells of its labels.
+#[test]
+fn profiles_of_remote_endpoints_count() {
+    let set = language::parse(&[(
+        "a.toml",
+        "[[profile]]\nname='p'\nselect='role == \"web\"'\negress='deny'\n[[profile]]\nname='q'\nselect='!has(role)'\ningress='deny'\n",
+    )])
+    .unwrap();
+    let mut engine = Engine::new(config(true, true));
+    let mut labels = Labels::new();
+    labels.insert("role", "web").unwrap();
+    Event::Local(0, labels.clone()).apply(&mut engine);
+    Event::Remote(4, labels.clone()).apply(&mut engine);
+    labels.insert("role", "db").unwrap();
+    Event::Remote(5, labels).apply(&mut engine);
+    let host = |_: IpAddr| false;
+    let nothing = PolicySet::default();
+    let (with, without) = (View::new(&engine, &set, &host), View::new(&engine, &nothing, &host));
+    let flow =
+        |from: usize, to: usize| Flow::new(addr(ADDRESSES[from]), addr(ADDRESSES[to]), Protocol::TCP, 80);
+    assert!(!with.explain(&flow(4, 0)).allowed && with.explain(&flow(5, 0)).allowed);
+    assert!(with.explain(&flow(5, 4)).allowed, "who has the label is not without it");
+    assert!(with.reach(addr(ADDRESSES[4]), addr(ADDRESSES[0])).is_empty());
+    let changes = without.diff(&set).unwrap();
+    assert!(
+        changes.iter().any(|c| c.from == "role=web" && c.to == "role=?" && !c.cuts.is_empty()),
+        "{changes:#?}"
+    );
+    assert!(!changes.iter().any(|c| c.from == "role=?"), "{changes:#?}");
+}
+
+/// A port of the host that leads to an endpoint.
+#[test]
+fn port_mappings_are_found() {
+    use super::engine::PortMap;
+    let mut engine = Engine::new(config(true, true));
+    Event::Local(0, Labels::new()).apply(&mut engine);
+    let map = |host: Option<&str>, port| PortMap {
+        host: host.map(addr),
+        protocol: Protocol::TCP,
+        host_port: 8080,
+        target: std::net::SocketAddr::new(addr(ADDRESSES[0]), port),
+    };
+    engine.set_port_maps(&interface(0), vec![map(None, 80), map(Some(HOST[0]), 81)]).unwrap();
+    let find = |to: &str, protocol, port| {
+        let source = if to.contains(':') { ADDRESSES[16] } else { ADDRESSES[13] };
+        let flow = Flow::new(addr(source), addr(to), protocol, port);
+        engine.mapped(&flow).map(|(id, flow)| (id.clone(), flow.destination, flow.port))
+    };
+    let to = |port| Some((interface(0), addr(ADDRESSES[0]), port));
+    assert_eq!(find("203.0.113.9", Protocol::TCP, 8080), to(80));
+    assert_eq!(find(HOST[0], Protocol::TCP, 8080), to(81), "one address goes before all");
+    assert_eq!(find(HOST[0], Protocol::UDP, 8080), None);
+    assert_eq!(find(HOST[0], Protocol::TCP, 80), None);
+    assert_eq!(find(HOST[1], Protocol::TCP, 8080), None, "another family");
 }
 
 fn low_ports(text: &str) -> Vec<u16> {

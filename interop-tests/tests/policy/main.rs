@@ -155,8 +155,22 @@ fn tools_tell_what_policies_do() {
             let nft = host1.cli("policy show --nft").run()?;
             check(!nft.contains("log prefix"), "still")
         })?;
-        host_policies_are_explained(&rack, &host1, &db.ipv4()?)
+        host_policies_are_explained(&rack, &host1, &db.ipv4()?)?;
+        translation_ends_with_its_setting(&rack, &host1)
     });
+}
+
+/// `nat_outgoing` switched off by a reload is off in the kernel.
+fn translation_ends_with_its_setting(rack: &Rack, host: &Agent) -> Result<()> {
+    let config = host.machine().read(CONFIG)?;
+    let table = || rack.hosts[0].run("nft list table inet slash32");
+    host.reconfigure(&config.replace("[[ipam.pool]]", "[[ipam.pool]]\nnat_outgoing = true"))?;
+    let on = table()?;
+    ensure!(on.contains("masquerade"), "{on}");
+    host.reconfigure(&config)?;
+    let off = table()?;
+    ensure!(!off.contains("masquerade"), "{off}");
+    eventually("nothing is left of it", PATIENCE, || check(!table()?.contains("nat_post"), "still there"))
 }
 
 const HOST_POLICIES: &str = "[[host_policy]]\nname = 'other-side'\norder = 1\ninterfaces = ['wan*']\ningress = []\n\
@@ -181,8 +195,13 @@ fn host_policies_are_explained(rack: &Rack, host: &Agent, container: &str) -> Re
     eventually("the host is reached without policies", PATIENCE, || {
         check([7, 8, 9].iter().all(|port| connects("192.0.2.1", *port)), "not yet")
     })?;
+    // Open before there are host policies, and cut by them.
+    let words = "exec 3<>/dev/tcp/192.0.2.1/8; echo open; while echo x >&3 && read -t 2 -u 3 line; do sleep 0.1; done";
+    let open = rack.tor.command("bash").args(["-c", words]).spawn("open")?;
+    eventually("the connection is open", PATIENCE, || check(open.log().contains("open"), open.log()))?;
     host.write_policy("host.toml", HOST_POLICIES)?;
     eventually("the host policies are in force", PATIENCE, || check(!connects("192.0.2.1", 8), "not yet"))?;
+    eventually("what was open is cut", PATIENCE, || check(!open.running(), "it goes on"))?;
     let outcomes = |answer: &Value| -> Vec<String> {
         let steps = answer["host"]["steps"].as_array().into_iter().flatten();
         steps.map(|s| s["outcome"].as_str().unwrap_or_default().to_owned()).collect()

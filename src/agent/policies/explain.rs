@@ -1,6 +1,9 @@
 //! `policy explain`: what the interpreter says, with the rules of the kernel's table and their live counters.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
@@ -43,8 +46,23 @@ impl Policies {
         let is_host = |addr: IpAddr| host.contains(&addr);
         let mut view = View::new(&self.engine, self.engine.policies(), &is_host);
         view.interface = interface.map(str::to_owned).or_else(|| interface_to(source));
-        let answer = view.tell(&flow);
+        // The host's address and port say nothing of what policies see behind a port mapping.
+        let mapped = self.engine.mapped(&flow).filter(|_| is_host(destination));
+        let mut answer = match &mapped {
+            Some((_, behind)) => view.explain(behind),
+            None => view.tell(&flow),
+        };
+        if let Some((id, behind)) = &mapped {
+            let to = SocketAddr::new(behind.destination, behind.port);
+            let from = SocketAddr::new(destination, flow.port);
+            answer.reason =
+                format!("the host's port {protocol}/{from} is mapped to {to} of {id}; {}", answer.reason);
+        }
+        let destination = mapped.as_ref().map_or(destination, |(_, behind)| behind.destination);
+        let mapped = mapped
+            .map(|(id, _)| json!({ "destination": flow.destination, "port": flow.port, "endpoint": id }));
         let mut value = serde_json::to_value(answer).map_err(|e| Failure::new(e.to_string()))?;
+        value["mapped"] = mapped.into();
         let counters = self.counters();
         let Some(driver) = &self.driver else { return Ok(value) };
         let nothing = Ruleset::default();

@@ -160,6 +160,11 @@ impl Engine {
             }
             for (name, chain) in &self.given.skeleton.chains {
                 if !self.skeleton.chains.contains_key(name) {
+                    // What is attached to a hook must do nothing from now on; removed it is a little later.
+                    if chain.hook.is_some() {
+                        let emptied = Chain { rules: Vec::new(), ..chain.clone() };
+                        delta.changed_chains.push((name.clone(), emptied));
+                    }
                     gone.insert(name.clone(), chain.clone());
                 }
             }

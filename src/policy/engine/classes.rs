@@ -14,6 +14,7 @@ use crate::{
     policy::{
         Direction, Policy, PolicySet,
         ir::{Data, Key, Verdict},
+        selector::Selector,
     },
 };
 
@@ -74,7 +75,8 @@ impl Engine {
 
     /// What an endpoint may do in a direction where no policy decides.
     pub(in crate::policy) fn default_allow(&self, direction: Direction, labels: &Labels) -> bool {
-        self.config.default_allow(&self.policies.profiles, direction, labels)
+        let selects = |select: &Selector| select.matches(labels);
+        self.config.default_allow(&self.policies.profiles, direction, selects)
     }
 
     pub(super) fn use_class(&mut self, key: &ClassKey) -> Data {

@@ -1,8 +1,8 @@
 //! What the engine must know beside policies and endpoints.
 
 use crate::{
-    model::{Labels, Prefix},
-    policy::{Direction, Ports, Profile, Protocol, Service, ranges::Ranges},
+    model::Prefix,
+    policy::{Direction, Ports, Profile, Protocol, Service, ranges::Ranges, selector::Selector},
 };
 
 /// The engine's settings.
@@ -80,17 +80,17 @@ impl EngineConfig {
     }
 
     /// What an endpoint may do in a direction where no policy decides: the first profile that says, or the default.
-    pub(in crate::policy) fn default_allow(
+    pub(in crate::policy) fn default_allow<'a>(
         &self,
-        profiles: &[Profile],
+        profiles: &'a [Profile],
         direction: Direction,
-        labels: &Labels,
+        selects: impl Fn(&'a Selector) -> bool,
     ) -> bool {
         let (default, profile): (bool, fn(&Profile) -> Option<bool>) = match direction {
             Direction::Ingress => (self.default_ingress, |p| p.ingress),
             Direction::Egress => (self.default_egress, |p| p.egress),
         };
-        let mut matching = profiles.iter().filter(|p| p.select.matches(labels));
+        let mut matching = profiles.iter().filter(|p| selects(&p.select));
         matching.find_map(profile).unwrap_or(default)
     }
 

@@ -24,7 +24,7 @@ use std::{
     sync::Arc,
 };
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 pub(super) use self::services::{join, subtract};
 use self::{
@@ -41,8 +41,8 @@ pub use self::{
     nat::{PortMap, PortMapError},
 };
 use super::{
-    Direction, PolicySet, Ports, Service,
-    ir::{Chain, Data, Key, Name, Ruleset},
+    Direction, Flow, PolicySet, Ports, Service,
+    ir::{Chain, Data, Key, Name, Ruleset, Verdict},
 };
 use crate::model::{EndpointId, Family, Identity, LabelHash, Labels, Prefix};
 
@@ -79,6 +79,8 @@ pub struct Engine {
     /// Which local endpoints have an address: one, unless somebody made a mistake.
     owners: FxHashMap<Prefix, BTreeSet<EndpointId>>,
     remotes: FxHashMap<Prefix, Arc<Identity>>,
+    /// Addresses that were in it: connections outlive routes.
+    departed: FxHashSet<Prefix>,
     classes: FxHashMap<ClassKey, Live<Class>>,
     chains: BTreeMap<Name, Live<CompiledChain>>,
     sets: BTreeMap<Name, LiveSet>,
@@ -136,6 +138,7 @@ impl Engine {
             locals: BTreeMap::new(),
             owners: FxHashMap::default(),
             remotes: FxHashMap::default(),
+            departed: FxHashSet::default(),
             classes: FxHashMap::default(),
             chains: BTreeMap::new(),
             sets: BTreeMap::new(),
@@ -271,8 +274,15 @@ impl Engine {
         self.drop_local(&id);
         let identity = Arc::new(Identity::in_full(&endpoint.labels));
         let classes = self.classes_of(&endpoint.labels, &identity);
+        // Connections with it that were judged while it was an endpoint of another host were not asked its own policies.
+        let moved = |addr: &IpAddr| {
+            let prefix = Prefix::host(*addr);
+            self.remotes.contains_key(&prefix) || self.departed.contains(&prefix)
+        };
+        let moved = endpoint.addresses.iter().any(moved);
         for key in &classes {
             let entry = self.use_class(key);
+            self.revokes |= moved && entry != Data::Verdict(Verdict::Return);
             self.dispatch(key.0, &id, None, Some(entry));
         }
         for addr in &endpoint.addresses {
@@ -326,6 +336,21 @@ impl Engine {
         }
     }
 
+    /// Where a port mapping leads what is sent to an address of the host: the endpoint, and the connection as policies
+    /// see it.
+    pub fn mapped(&self, flow: &Flow) -> Option<(&EndpointId, Flow)> {
+        let fits = |map: &PortMap| {
+            map.protocol == flow.protocol
+                && map.host_port == flow.port
+                && map.target.is_ipv4() == flow.destination.is_ipv4()
+                && map.host.is_none_or(|host| host == flow.destination)
+        };
+        let found = self.port_maps().filter(|(_, map)| fits(map));
+        // A mapping of one address goes before one of all.
+        let (id, map) = found.max_by_key(|(_, map)| map.host.is_some())?;
+        Some((id, Flow { destination: map.target.ip(), port: map.target.port(), ..*flow }))
+    }
+
     /// The port mappings of all endpoints.
     pub fn port_maps(&self) -> impl Iterator<Item = (&EndpointId, &PortMap)> {
         self.port_maps.by_endpoint.iter().flat_map(|(id, maps)| maps.iter().map(move |m| (id, m)))
@@ -353,7 +378,9 @@ impl Engine {
     /// Forgets the identity of a remote address.
     pub fn remove_remote(&mut self, prefix: Prefix) {
         self.change_address(prefix, |engine, prefix| {
-            engine.remotes.remove(&prefix);
+            if engine.remotes.remove(&prefix).is_some() {
+                engine.departed.insert(prefix);
+            }
         });
     }
 

@@ -147,7 +147,7 @@ impl Builder {
             let name = format!("src{}", family_digit(family));
             self.set(&name, &[KeyType::Interface, address_type(family)], None, Vec::new());
         }
-        let states = [(1, goto("invalid")), (4, Verdict::Accept)];
+        let states = [(1, goto("invalid")), (4, Verdict::Accept), (64, goto("untracked"))];
         let states = states.map(|(bit, v)| (Key::host_u32(bit), Data::Verdict(v)));
         self.set("ct_states", &[KeyType::CtState], Some(DataType::Verdict), states.into());
         let types = |list: &[u8]| list.iter().map(|t| (Key::byte(*t), Data::None)).collect::<Vec<_>>();
@@ -219,6 +219,7 @@ impl Builder {
         self.chain(
             "guard",
             vec![
+                related_from_endpoint(),
                 exceptional(),
                 Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("guard_reply"))]),
                 Rule::new([from_endpoint(), verdict(jump("infra_guard"))]),
@@ -260,14 +261,16 @@ impl Builder {
         let mut guard = Vec::new();
         let mut rules = vec![
             current(),
-            exceptional(),
-            // The host opened it, and the host may always reach its endpoints.
-            Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("pass"))]),
+            // Nobody tracks it.
             Rule::new([
                 Statement::is(Field::L4Proto, Key::byte(Protocol::ICMPV6.0)),
                 Statement::lookup([Field::Icmpv6Type], &"nd_types".into()),
                 verdict(Verdict::Accept),
             ]),
+            related_from_endpoint(),
+            exceptional(),
+            // The host opened it, and the host may always reach its endpoints.
+            Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("pass"))]),
         ];
         for statements in self.services(&config.protected) {
             let refuse = [Statement::Counter, verdict(goto(REFUSE))];
@@ -336,8 +339,16 @@ impl Builder {
     }
 
     fn input_host(&mut self, config: &EngineConfig, policies: &PolicySet) {
+        let icmpv6 = || Statement::is(Field::L4Proto, Key::byte(Protocol::ICMPV6.0));
         let mut rules = vec![
             current(),
+            // Router advertisements and everything else of neighbour discovery (RFC 4861), and MLD; nobody tracks it.
+            Rule::new([
+                icmpv6(),
+                Statement::Range(Field::Icmpv6Type, Key::byte(130), Key::byte(137)),
+                verdict(Verdict::Accept),
+            ]),
+            Rule::new([icmpv6(), Statement::is(Field::Icmpv6Type, Key::byte(143)), verdict(Verdict::Accept)]),
             exceptional(),
             Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("pass"))]),
         ];
@@ -345,12 +356,6 @@ impl Builder {
             let open = [Statement::Counter, verdict(goto("pass"))];
             rules.push(Rule::new([&statements[..], &open].concat()).comment("host failsafe"));
         }
-        // Router advertisements and everything else of neighbour discovery (RFC 4861), and MLD.
-        rules.push(Rule::new([
-            Statement::is(Field::L4Proto, Key::byte(Protocol::ICMPV6.0)),
-            Statement::Range(Field::Icmpv6Type, Key::byte(130), Key::byte(137)),
-            verdict(Verdict::Accept),
-        ]));
         // Each policy is a chain of its own, entered by the interfaces it is for; the last resort for an interface
         // with policies is refusal.
         let mut ends: BTreeSet<Option<&str>> = BTreeSet::new();
@@ -390,6 +395,28 @@ impl Builder {
             ],
         );
         self.chain("invalid", vec![dropped("invalid connection state")]);
+        // Rules ask for the connection, so what has none would pass by those that refuse.
+        self.chain("untracked", vec![dropped("untracked packet")]);
+        // An endpoint is no router: it tells of errors of its own connections only. Else it could send whatever it likes
+        // about those of others.
+        let own = |family: u8, direction: u8, field: Field, set: &str| {
+            Rule::new([
+                Statement::is(Field::NfProto, Key::byte(family)),
+                Statement::is(Field::CtDirection, Key::byte(direction)),
+                Statement::lookup([Field::IifName, field], &set.into()),
+                verdict(Verdict::Accept),
+            ])
+        };
+        self.chain(
+            "related_ep",
+            vec![
+                own(2, 1, Field::DestinationV4, SRC[0]),
+                own(10, 1, Field::DestinationV6, SRC[1]),
+                own(2, 0, Field::SourceV4, SRC[0]),
+                own(10, 0, Field::SourceV6, SRC[1]),
+                dropped("error of a connection of others"),
+            ],
+        );
         let deny = Rule::new([Statement::Counter, verdict(goto(REFUSE))]).comment("profile default deny");
         self.chain("profile_deny", vec![deny]);
     }
@@ -459,6 +486,17 @@ fn current() -> Rule {
         value: Key::host_u32(0),
     };
     Rule::new([established, Statement::GenerationIsCurrent, verdict(Verdict::Accept)])
+}
+
+/// Errors that an endpoint sends.
+fn related_from_endpoint() -> Rule {
+    let related = Statement::Compare {
+        field: Field::CtState,
+        mask: Some(Key::host_u32(4)),
+        negate: true,
+        value: Key::host_u32(0),
+    };
+    Rule::new([from_endpoint(), related, verdict(goto("related_ep"))])
 }
 
 /// What is neither new nor of a connection that it could be judged by.

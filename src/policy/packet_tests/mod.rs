@@ -267,6 +267,63 @@ fn a_flushed_table_is_restored_and_open_connections_do_not_notice() {
     assert_eq!(lab.enforcer.repair().unwrap(), []);
 }
 
+/// A container that comes here from another host, with its address: its flows were judged without its own policies.
+#[test]
+fn flows_of_an_address_that_moves_here_are_judged_anew() {
+    let mut lab = Lab::new(2);
+    lab.know(WEB, &[("role", "web")]);
+    lab.policies("[[policy]]\nname='p'\nselect='role == \"moved\"'\ningress=[]\n");
+    let mut labels = crate::model::Labels::new();
+    labels.insert("role", "moved").unwrap();
+    let identity = std::sync::Arc::new(crate::model::Identity::of(&labels));
+    let id = lab.containers[1].id.clone();
+    let mut flows = Vec::new();
+    for (v6, via) in [(V4, "192.0.2.2"), (V6, "2001:db8::2")] {
+        let addr = lab.addr(C(1), v6);
+        ip(&lab.outside, &format!("addr add {addr} dev lo{}", if v6 { " nodad" } else { "" }));
+        ip(&lab.host, &format!("route replace {addr} via {via}"));
+        lab.enforcer.engine_mut().upsert_remote(crate::model::Prefix::host(addr), identity.clone());
+        lab.enforcer.commit().unwrap();
+        let server = lab.outside.run(|| std::net::UdpSocket::bind((addr, 5300)).unwrap());
+        let client = lab.ns(C(WEB)).run(|| std::net::UdpSocket::bind((lab.addr(C(WEB), v6), 0)).unwrap());
+        for socket in [&server, &client] {
+            socket.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        }
+        client.connect((addr, 5300)).unwrap();
+        let mut heard = [0; 8];
+        client.send(b"there").unwrap();
+        let (_, from) = server.recv_from(&mut heard).unwrap();
+        server.send_to(b"here", from).unwrap();
+        client.recv(&mut heard).unwrap();
+        flows.push((v6, client));
+    }
+    for (v6, _) in &flows {
+        let addr = lab.addr(C(1), *v6);
+        ip(&lab.host, &format!("route replace {addr} dev {id}"));
+        // The one address leaves first, the other is claimed by both for a while.
+        if *v6 == V4 {
+            lab.enforcer.engine_mut().remove_remote(crate::model::Prefix::host(addr));
+            lab.enforcer.commit().unwrap();
+        }
+    }
+    lab.know(1, &[("role", "moved")]);
+    let arrives = |lab: &Lab, v6: bool, client: &std::net::UdpSocket, hopeful: bool| {
+        let server = lab.ns(C(1)).run(|| std::net::UdpSocket::bind((lab.addr(C(1), v6), 5300)).unwrap());
+        server.set_read_timeout(Some(std::time::Duration::from_millis(250))).unwrap();
+        (0..if hopeful { 20 } else { 1 }).any(|_| {
+            client.send(b"still").unwrap();
+            server.recv(&mut [0; 8]).is_ok()
+        })
+    };
+    for (v6, client) in &flows {
+        assert!(!arrives(&lab, *v6, client, false), "IPv6: {v6}");
+    }
+    lab.policies("");
+    for (v6, client) in &flows {
+        assert!(arrives(&lab, *v6, client, true), "IPv6: {v6}");
+    }
+}
+
 #[test]
 fn an_answer_is_no_way_around_a_revocation() {
     // The server keeps sending after the client was told off: the stream is cut although the client is silent.
@@ -378,6 +435,8 @@ fn named_ports_sets_world_and_host() {
 #[test]
 fn host_policies_protect_the_host_and_leave_a_way_in() {
     let mut lab = three();
+    let mut talks = [V4, V6].map(|v6| lab.talk_to(Outside, Host, v6, 443));
+    assert!(talks.iter_mut().all(|talk| talk.works(true)));
     lab.policies(
         r#"[[host_policy]]
         name = "front"
@@ -387,6 +446,7 @@ fn host_policies_protect_the_host_and_leave_a_way_in() {
     lab.expect(Outside, Host, Tcp, 80, true);
     lab.expect(Outside, Host, Tcp, 443, false);
     lab.expect(Outside, Host, Udp, 53, false);
+    assert!(!talks.iter_mut().any(|talk| talk.works(false)), "what was open before is cut as well");
     // BGP is among the failsafe ports, endpoints are not concerned, and the host's own connections are free.
     lab.expect(Outside, Host, Tcp, 179, true);
     lab.expect(C(WEB), Host, Udp, 53, true);

@@ -54,6 +54,13 @@ fn pools_with_nat_outgoing_are_masqueraded_towards_the_world_only() {
     lab.expect(C(0), C(1), Tcp, 80, true);
     lab.expect(Outside, C(1), Tcp, 80, false);
     lab.expect(C(0), Outside, Tcp, 80, true);
+    // Switched off, it is off at once.
+    lab.enforcer.engine_mut().set_config(super::lab::config());
+    lab.enforcer.commit().unwrap();
+    for v6 in [V4, V6] {
+        assert_eq!(seen_outside(&lab, 0, v6), lab.addr(C(0), v6));
+    }
+    assert_eq!(lab.enforcer.repair().unwrap(), []);
 }
 
 fn map(host: Option<IpAddr>, protocol: Protocol, host_port: u16, target: IpAddr, port: u16) -> PortMap {

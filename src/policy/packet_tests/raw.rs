@@ -226,6 +226,78 @@ fn icmp_by_type_and_code() {
     assert!(icmp_arrives(&lab, from, C(OTHER), V6, (128, 0), true));
 }
 
+/// Conntrack does not track neighbour discovery, so no rule that asks for its source would see it. It is for one link.
+#[test]
+fn neighbour_discovery_is_not_forwarded() {
+    let lab = three();
+    for kind in [130, 133, 134, 135, 136, 143] {
+        assert!(!icmp_arrives(&lab, C(LB), C(WEB), V6, (kind, 0), false), "type {kind}");
+        assert!(!icmp_arrives(&lab, Outside, C(WEB), V6, (kind, 0), false), "type {kind} from outside");
+    }
+    assert!(icmp_arrives(&lab, C(LB), C(WEB), V6, (128, 0), true));
+}
+
+/// The Internet checksum, put into its place.
+fn with_checksum(mut message: Vec<u8>) -> Vec<u8> {
+    let word = |c: &[u8]| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0));
+    let mut sum: u32 = message.chunks(2).map(word).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    message[2..4].copy_from_slice(&(!sum as u16).to_be_bytes());
+    message
+}
+
+/// An endpoint tells of errors of its own connections; what it says about those of others is what it likes.
+#[test]
+fn errors_are_of_own_connections() {
+    const SECRET: &[u8] = b"what must not get out";
+    let mut lab = three();
+    lab.policies("[[policy]]\nname='p'\nselect='role == \"web\"'\ningress=[]\negress=[]\n");
+    for v6 in [V4, V6] {
+        let [lb, other] = [LB, OTHER].map(|c| lab.addr(C(c), v6));
+        let client = lab.ns(C(LB)).run(|| UdpSocket::bind((lb, 4000)).unwrap());
+        let server = lab.ns(C(OTHER)).run(|| UdpSocket::bind((other, PORT)).unwrap());
+        client.connect((other, PORT)).unwrap();
+        for socket in [&client, &server] {
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        client.send(b"?").unwrap();
+        let (_, from) = server.recv_from(&mut [0; 4]).unwrap();
+        server.send_to(b"!", from).unwrap();
+        client.recv(&mut [0; 4]).unwrap();
+        // Who is no party: quotes the connection both ways, with a word.
+        let head = if v6 { [1, 4, 0, 0, 0, 0, 0, 0] } else { [3, 3, 0, 0, 0, 0, 0, 0] };
+        let protocol = if v6 { 58 } else { 1 };
+        let receivers = [LB, OTHER].map(|c| raw(lab.ns(C(c)), v6, protocol));
+        let sends = |from: Who| {
+            let sender = raw(lab.ns(from), v6, protocol);
+            let to_client = [&head[..], &udp(lb, other, SECRET)].concat();
+            let to_server = [&head[..], &udp(other, lb, SECRET)].concat();
+            for (to, message) in [(lb, to_client), (other, to_server)] {
+                sender.send_to(&with_checksum(message), &SocketAddr::new(to, 0).into()).unwrap();
+            }
+        };
+        let hears = |socket: &Socket| {
+            socket.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
+            let (mut socket, mut buffer) = (socket, [0; 256]);
+            std::iter::from_fn(|| socket.read(&mut buffer).ok().map(|n| buffer[..n].to_vec()))
+                .any(|packet| packet.windows(SECRET.len()).any(|w| w == SECRET))
+        };
+        sends(C(WEB));
+        assert!(!receivers.iter().any(hears), "IPv6: {v6}");
+        // A party may: the server about what it was sent.
+        sends(C(OTHER));
+        assert!(hears(&receivers[0]), "IPv6: {v6}");
+        // And the errors of everyday life arrive.
+        let closed = lab.ns(C(LB)).run(|| UdpSocket::bind((lb, 0)).unwrap());
+        closed.set_read_timeout(Some(PATIENCE)).unwrap();
+        closed.connect((other, 9)).unwrap();
+        closed.send(b"?").unwrap();
+        assert_eq!(closed.recv(&mut [0; 4]).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+}
+
 /// A container of another host: an address of the pool, beyond the uplink.
 #[test]
 fn endpoints_of_other_hosts_do_not_reach_routing_protocols() {

@@ -44,6 +44,11 @@ pub(super) fn host_addresses() -> Vec<IpAddr> {
         .unwrap_or_default()
 }
 
+/// Whether an address is this host's: one of its own, or that of its containers' gateways, which is on no interface.
+pub(super) fn is_host(addr: IpAddr, host: &[IpAddr]) -> bool {
+    host.contains(&addr) || matches!(addr, IpAddr::V4(v4) if v4.octets().starts_with(&[169, 254, 1]))
+}
+
 impl Policies {
     /// The address that `host` means: one that others can send to.
     pub(in crate::agent) fn host_address(ipv4: bool) -> Result<IpAddr, Failure> {
@@ -183,6 +188,11 @@ impl Policies {
             "oif": name(packet.oif),
             "chain": packet.prefix,
         });
+        // What a rule logs is not refused by it; its prefix ends as people want it in a log.
+        if let Some(rule) = packet.prefix.strip_suffix(": ") {
+            row["chain"] = rule.into();
+            row["logged"] = true.into();
+        }
         let Some((flow, source_port)) = flow_of(&packet.bytes) else {
             row["reason"] = packet.prefix.as_str().into();
             return row;
@@ -191,7 +201,7 @@ impl Policies {
         row["destination"] = flow.destination.to_string().into();
         row["service"] = service(&flow).into();
         row["source_port"] = source_port.into();
-        let is_host = |addr: IpAddr| host.contains(&addr);
+        let is_host = |addr: IpAddr| is_host(addr, host);
         let mut view = View::new(&self.engine, self.engine.policies(), &is_host);
         view.interface = packet.iif.map(interface_name);
         let by_policy = packet.prefix.ends_with("by policy");
@@ -207,7 +217,10 @@ impl Policies {
             (Some(answer), _) => answer.reason,
             (None, Some(answer)) => format!("a reply; {}", answer.reason),
             (None, None) if by_policy => "refused by what was in force at that moment; allowed now".into(),
-            (None, None) => packet.prefix.clone(),
+            (None, None) => match row["chain"].as_str() {
+                Some(rule) if row["logged"] == true => format!("logged by {rule}, not refused by it"),
+                _ => packet.prefix.clone(),
+            },
         }
         .into();
         row
@@ -226,7 +239,7 @@ impl Survey {
     /// `policy matrix`.
     pub(in crate::agent) fn matrix(&self) -> Result<Value, Failure> {
         let host = host_addresses();
-        let is_host = |addr: IpAddr| host.contains(&addr);
+        let is_host = |addr: IpAddr| is_host(addr, &host);
         let matrix = View::new(&self.engine, &self.policies, &is_host).matrix()?;
         serde_json::to_value(matrix).map_err(|e| Failure::new(e.to_string()))
     }
@@ -247,7 +260,7 @@ impl Survey {
         };
         let after = parse(new)?;
         let host = host_addresses();
-        let is_host = |addr: IpAddr| host.contains(&addr);
+        let is_host = |addr: IpAddr| is_host(addr, &host);
         let changes = View::new(&self.engine, &before, &is_host).diff(&after)?;
         Ok(json!({ "policies": before.differences(&after), "changes": changes }))
     }

@@ -7,7 +7,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Policies, answers::host_addresses};
+use super::{
+    Policies,
+    answers::{host_addresses, is_host},
+};
 use crate::{
     api::Failure,
     model::Prefix,
@@ -43,7 +46,7 @@ impl Policies {
             flow.source_port = port;
         }
         let host = host_addresses();
-        let is_host = |addr: IpAddr| host.contains(&addr);
+        let is_host = |addr: IpAddr| is_host(addr, &host);
         let mut view = View::new(&self.engine, self.engine.policies(), &is_host);
         view.interface = interface.map(str::to_owned).or_else(|| interface_to(source));
         // The host's address and port say nothing of what policies see behind a port mapping.

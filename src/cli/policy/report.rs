@@ -35,11 +35,26 @@ pub(super) fn matrix(global: &Global, service: Option<&str>, endpoints: Option<&
         }
         None => global.call(&Request::PolicyMatrix)?,
     };
+    let mut value = value;
+    if let (Some((protocol, port)), Some(text)) = (wanted, service) {
+        value["service"] = text.into();
+        answer(&mut value, &|allowed| contains(allowed, &protocol.to_string(), port));
+    }
     global.print(&value, |value| match wanted {
         None => list(value),
         Some((protocol, port)) => grid(value, &|allowed| contains(allowed, &protocol.to_string(), port)),
     });
     Ok(())
+}
+
+/// Says of each cell whether it holds the one service that was asked for.
+fn answer(value: &mut Value, allowed: &dyn Fn(&str) -> bool) {
+    for key in ["cells", "from_source_ports"] {
+        for cell in value.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
+            let holds = allowed(cell["allowed"].as_str().unwrap_or_default());
+            cell["service_allowed"] = holds.into();
+        }
+    }
 }
 
 fn list(value: &Value) -> String {
@@ -235,6 +250,16 @@ mod tests {
     fn matrices() {
         insta::assert_snapshot!(list(&value()));
         insta::assert_snapshot!(grid(&value(), &|a| contains(a, "tcp", 80)));
+    }
+
+    #[test]
+    fn one_service_is_answered_in_json_too() {
+        let mut value = value();
+        answer(&mut value, &|a| contains(a, "tcp", 80));
+        let told: Vec<_> =
+            value["cells"].as_array().unwrap().iter().map(|c| c["service_allowed"] == true).collect();
+        assert_eq!(told, [false, false, true], "{value}");
+        assert!(value.get("from_source_ports").is_none());
     }
 
     #[test]

@@ -19,9 +19,10 @@ use crate::{
 
 const GETCHAIN: u16 = 4;
 const GETRULE: u16 = 7;
-/// `NF_INET_LOCAL_IN`, `NF_INET_FORWARD`.
-const INPUT: u32 = 1;
+/// The numbers of `enum nf_inet_hooks`, whose names are in [`HOOKS`] in the same order.
+const PREROUTING: u32 = 0;
 const FORWARD: u32 = 2;
+const HOOKS: [&str; 5] = ["prerouting", "input", "forward", "output", "postrouting"];
 /// `NFPROTO_INET`, `NFPROTO_IPV4`, `NFPROTO_IPV6`.
 const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
 
@@ -34,9 +35,9 @@ pub struct ForeignDrop {
     pub table: String,
     /// The chain.
     pub chain: String,
-    /// `forward` or `input`.
+    /// `forward`, `input` …
     pub hook: &'static str,
-    /// How it refuses: by its policy, or by its last rule.
+    /// How it refuses: by its policy, by its last rule, or by one about endpoints.
     pub how: &'static str,
     /// What lets our traffic through: commands, or advice where there is no such command.
     pub remedy: Vec<String>,
@@ -56,6 +57,21 @@ struct Base {
     chain: String,
     hook: u32,
     policy_drop: bool,
+}
+
+impl Base {
+    fn hook_name(&self) -> &'static str {
+        HOOKS.get(self.hook as usize).copied().unwrap_or("another")
+    }
+
+    /// The ways of endpoints' packets that the hook sees: in by an interface of theirs, out by one.
+    fn ways(&self) -> &'static [&'static str] {
+        match self.hook {
+            FORWARD => &["i", "o"],
+            hook if hook <= FORWARD => &["i"],
+            _ => &["o"],
+        }
+    }
 }
 
 /// Finds foreign chains that refuse traffic of endpoints, unless they accept it by a rule for `s32*`.
@@ -78,7 +94,7 @@ pub(super) fn drops(socket: &mut Socket, settings: &Settings) -> Result<Vec<Fore
             if table == settings.table && family == 1 {
                 continue;
             }
-            if let Some((hook, policy_drop)) = base.filter(|(hook, _)| [INPUT, FORWARD].contains(hook)) {
+            if let Some((hook, policy_drop)) = base.filter(|(hook, _)| HOOKS.get(*hook as usize).is_some()) {
                 let (table, chain) = (table.clone(), name.clone());
                 chains.push(Base { family, family_name, table, chain, hook, policy_drop });
             }
@@ -91,19 +107,32 @@ pub(super) fn drops(socket: &mut Socket, settings: &Settings) -> Result<Vec<Fore
         let how = match (base.policy_drop, rules.last()) {
             (true, _) => "policy drop",
             (false, Some(last)) if last.refuses && last.unconditional => "its last rule",
+            _ if rules.iter().any(|r| r.refuses && r.names_endpoints) => {
+                found.push(ForeignDrop {
+                    family: base.family_name,
+                    hook: base.hook_name(),
+                    how: "a rule about s32*",
+                    remedy: vec![format!(
+                        "nft -a list chain {} {} {}   # and delete the rule if it is not meant so",
+                        base.family_name, base.table, base.chain
+                    )],
+                    table: base.table,
+                    chain: base.chain,
+                });
+                continue;
+            }
             _ => continue,
         };
         let admits = |rule: &RuleSummary| rule.accepts && rule.names_endpoints;
-        // Traffic needs a rule for either direction; traffic to the host itself has only one.
-        let needed = if base.hook == FORWARD { 2 } else { 1 };
-        if rules.iter().filter(|r| admits(r)).count() >= needed {
+        // What is forwarded needs a rule for either direction; traffic to the host itself has only one.
+        if rules.iter().filter(|r| admits(r)).count() >= base.ways().len() {
             continue;
         }
         let docker =
             names.iter().any(|(f, t, n)| *f == base.family && *t == base.table && n == "DOCKER-USER");
         found.push(ForeignDrop {
             family: base.family_name,
-            hook: if base.hook == FORWARD { "forward" } else { "input" },
+            hook: base.hook_name(),
             how,
             remedy: remedy(&base, docker),
             table: base.table,
@@ -185,7 +214,7 @@ fn summarise(expressions: Attrs<'_>) -> RuleSummary {
 
 fn remedy(base: &Base, docker: bool) -> Vec<String> {
     let prefix = EndpointId::PREFIX;
-    let both: &[&str] = if base.hook == FORWARD { &["i", "o"] } else { &["i"] };
+    let both = base.ways();
     let iptables = if base.family == 10 { "ip6tables" } else { "iptables" };
     // Chains that iptables made are best changed by iptables, which would not understand others' rules.
     if docker && base.hook == FORWARD {
@@ -203,9 +232,20 @@ fn remedy(base: &Base, docker: bool) -> Vec<String> {
         )];
     }
     let (family, table, chain) = (base.family_name, &base.table, &base.chain);
-    both.iter()
-        .map(|d| format!("nft insert rule {family} {table} {chain} {d}ifname \"{prefix}*\" accept"))
-        .collect()
+    let insert = format!("nft insert rule {family} {table} {chain}");
+    let mut remedy: Vec<String> =
+        both.iter().map(|d| format!("{insert} {d}ifname \"{prefix}*\" accept")).collect();
+    // These hooks see one end of the way only.
+    match base.hook {
+        PREROUTING => {
+            remedy.push(format!("{insert} ip daddr POOL accept   # what comes to them, for each pool"));
+        }
+        hook if hook == HOOKS.len() as u32 - 1 => {
+            remedy.push(format!("{insert} ip saddr POOL accept   # what they send, for each pool"));
+        }
+        _ => {}
+    }
+    remedy
 }
 
 /// Tables of the old iptables, which nftables cannot look into.

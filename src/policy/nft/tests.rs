@@ -407,20 +407,26 @@ fn foreign_chains_that_drop_are_found() {
             table inet other {
                 chain f { type filter hook forward priority 10; policy drop; iifname \"s32*\" accept; oifname \"s32*\" accept; }
                 chain o { type filter hook output priority 10; policy drop; }
+                chain p { type filter hook postrouting priority 10; policy drop; oifname \"eth0\" accept; }
+                chain r { type filter hook forward priority 11; iifname \"s32*\" reject; ip saddr 10.0.0.1 accept; }
                 chain n { type nat hook prerouting priority dstnat; }
             }",
         )
         .unwrap();
         let found = [
+            "inet other o drops at the output hook (policy drop)",
+            "inet other p drops at the postrouting hook (policy drop)",
+            "inet other r drops at the forward hook (a rule about s32*)",
             "ip filter FORWARD drops at the forward hook (policy drop)",
             "ip6 mine in drops at the input hook (its last rule)",
         ];
         assert_eq!(shown(&mut driver), found);
         let drops = driver.foreign_drops().unwrap();
-        assert_eq!(drops[0].remedy[0], "iptables -I DOCKER-USER -i s32+ -j ACCEPT");
-        assert_eq!(drops[1].remedy, ["nft insert rule ip6 mine in iifname \"s32*\" accept"]);
+        assert_eq!(drops[1].remedy[0], "nft insert rule inet other p oifname \"s32*\" accept");
+        assert_eq!(drops[3].remedy[0], "iptables -I DOCKER-USER -i s32+ -j ACCEPT");
+        assert_eq!(drops[4].remedy, ["nft insert rule ip6 mine in iifname \"s32*\" accept"]);
         // The remedy helps.
         nft(&["insert", "rule", "ip6", "mine", "in", "iifname", "s32*", "accept"], "").unwrap();
-        assert_eq!(shown(&mut driver), &found[..1]);
+        assert_eq!(shown(&mut driver), &found[..4]);
     });
 }

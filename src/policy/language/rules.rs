@@ -104,7 +104,9 @@ impl Source<'_> {
         let sets = table.take("set").map(|v| self.network_sets(v, known));
         let mut inside = match (cidr, sets) {
             (None, None) => None,
-            (a, b) => Some(a.unwrap_or_default().union(&b.unwrap_or_default())),
+            (Some(one), None) | (None, Some(one)) => Some(one),
+            // All keys of a peer must hold; the items of one key's list are alternatives.
+            (Some(cidr), Some(set)) => Some(cidr.intersection(&set)),
         };
         let except = table.take("except").map(|v| self.prefixes(v));
         let not_set = table.take("not_set").map(|v| self.network_sets(v, known));

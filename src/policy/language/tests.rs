@@ -111,6 +111,11 @@ fn every_mistake_has_its_place() {
         (peer("{cidr='10.0.0.1/8'}"), "4:38", "did you mean 10.0.0.0/8"),
         (peer("{cidr='10.0.0.0/8',except='10.0.0.0/7'}"), "4:32", "leave nothing"),
         (peer("{set='nope'}"), "4:37", "no [[network_set]]"),
+        (
+            peer("{set='s',cidr='203.0.113.0/24'}") + "[[network_set]]\nname='s'\ncidr=['192.0.2.0/24']\n",
+            "4:32",
+            "leave nothing",
+        ),
         (peer("{selector='role contains \"w\"'}"), "4:43", "cannot be answered"),
         (peer("{selector='a == \"b'}"), "4:48", "not closed"),
         (peer("{selektor='a'}"), "4:33", "unknown key `selektor`"),
@@ -286,4 +291,13 @@ proptest::proptest! {
     fn no_text_panics(text in "\\PC{0,80}") {
         let _ = parse(&[("a.toml", &text), ("b.toml", &rule(&text))]);
     }
+}
+
+#[test]
+fn all_keys_of_a_peer_must_hold() {
+    let text = "[[network_set]]\nname='s'\ncidr=['192.0.2.0/24','198.51.100.0/24','2001:db8::/48']\n[[policy]]\nname='p'\n\
+                select='all()'\ningress=[{action='allow',from={set='s',cidr=['192.0.2.0/25','203.0.113.0/24']}}]\n";
+    let set = parse(&[("a.toml", text)]).unwrap();
+    let ranges = set.policies[0].ingress.as_ref().unwrap()[0].peers[0].ranges.clone().unwrap();
+    assert_eq!(ranges, ["192.0.2.0/25".parse().unwrap()].into_iter().collect());
 }

@@ -273,6 +273,7 @@ fn show_part(kind: KeyType, bytes: &[u8]) -> String {
             64 => "untracked".into(),
             other => other.to_string(),
         },
+        (KeyType::CtStatus, _) if number() == 0x08 => "confirmed".into(),
         (KeyType::CtStatus, _) if number() == 0x20 => "dnat".into(),
         (KeyType::FibType, _) if number() == 2 => "local".into(),
         (KeyType::Mark, _) => format!("{:#010x}", number()),

@@ -81,6 +81,39 @@ fn a_flow_that_was_let_in_is_not_limited() {
 }
 
 #[test]
+fn a_flow_that_was_let_in_is_judged_again_without_a_token() {
+    let mut lab = three();
+    let with = |other: &str| {
+        let limited = "{ action = 'allow', protocol = 'udp', ports = 7000, limit = '3/day burst 3' }";
+        format!("[[policy]]\nname='web'\nselect='role == \"web\"'\ningress=[{limited}]\n{other}")
+    };
+    lab.policies(&with(""));
+    let server = lab.ns(C(WEB)).run(|| UdpSocket::bind(("::", 7000)).unwrap());
+    server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let client = || {
+        let socket = lab.ns(C(LB)).run(|| UdpSocket::bind((lab.addr(C(LB), V6), 0)).unwrap());
+        socket.connect((lab.addr(C(WEB), V6), 7000)).unwrap();
+        socket
+    };
+    let arrives = |socket: &UdpSocket| {
+        socket.send(b"one").unwrap();
+        server.recv(&mut [0; 8]).is_ok()
+    };
+    let flows = [client(), client(), client()];
+    let late = client();
+    assert!(flows.iter().all(arrives), "three have a token");
+    assert!(!arrives(&late), "the fourth has none");
+    for ports in [9000, 9001] {
+        let other = format!(
+            "[[policy]]\nname='other'\nselect='role == \"lb\"'\ningress=[{{action='allow',protocol='tcp',ports={ports}}}]"
+        );
+        lab.policies(&with(&other));
+        assert!(flows.iter().all(arrives), "a change of other policies cuts nobody");
+        assert!(!arrives(&late));
+    }
+}
+
+#[test]
 fn a_rule_logs_so_often_and_no_more() {
     let mut lab = three();
     let group = lab.enforcer.driver().settings().log_group;

@@ -85,7 +85,9 @@ impl Core {
                 "endpoints from before the start"
             );
         }
-        if let Err(error) = core.outside.policies.load() {
+        if let Err(error) = core.outside.policies.load()
+            && !core.outside.policies.blocked()
+        {
             anyhow::bail!("the policy table cannot be loaded: {error}");
         }
         Ok(core)

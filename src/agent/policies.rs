@@ -11,7 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{config::Config, core::RemoteChange, identities, trace::Trace};
+use super::{
+    config::Config,
+    core::RemoteChange,
+    identities,
+    last_good::{self, Folder},
+    trace::Trace,
+};
 use crate::{
     bgp::config::PeerAddress,
     cni::{
@@ -50,8 +56,16 @@ pub(super) struct Policies {
     driver: Option<Driver>,
     /// Whether the kernel's table is from this process. Until then nothing is changed in it.
     loaded: bool,
+    /// The endpoints that live are known, and the table should be loaded.
+    wanted: bool,
+    /// Why nobody knows what should be in force. The kernel's table stays as the process before left it, and no endpoint
+    /// is added.
+    blocked: Option<String>,
     folder: PathBuf,
     options: language::Options,
+    /// The folder when it had no error last, and where the next process finds it.
+    last_good: Option<Folder>,
+    last_good_file: PathBuf,
     /// Why the kernel does not have what the engine wants, if so.
     error: Option<String>,
     /// Errors of the policy folder; the last good state stays in force.
@@ -120,8 +134,12 @@ impl Policies {
             engine: Engine::new(engine_config(config)),
             driver,
             loaded: false,
+            wanted: false,
+            blocked: None,
             folder: config.policy_dir.clone(),
             options: config.policy.language(),
+            last_good: None,
+            last_good_file: config.run_dir.join(last_good::FILE),
             error: None,
             file_errors: Vec::new(),
             unread: Vec::new(),
@@ -134,8 +152,49 @@ impl Policies {
             trace: None,
         };
         policies.read_folder();
+        if !policies.file_errors.is_empty() {
+            policies.as_before();
+        }
         policies.remember();
         Ok(policies)
+    }
+
+    /// The folder has errors: what the process before us had in force stays in force.
+    fn as_before(&mut self) {
+        let file = self.last_good_file.display().to_string();
+        let known = match Folder::load(&self.last_good_file) {
+            Ok(Some(folder)) => folder.parse().map(|set| (folder, set)).map_err(|errors| {
+                format!(
+                    "{file} has errors too: {}",
+                    errors.first().map(ToString::to_string).unwrap_or_default()
+                )
+            }),
+            Ok(None) => Err("no earlier policies are known".to_owned()),
+            Err(error) => Err(format!("{file} cannot be read: {error}")),
+        };
+        match known {
+            Ok((folder, set)) => {
+                tracing::warn!(
+                    "policy folder: it has errors; the policies from before the start stay in force"
+                );
+                self.engine.set_policies(Arc::new(set));
+                self.last_good = Some(folder);
+            }
+            Err(why) if self.driver.is_some() => {
+                let why = format!(
+                    "the policy folder has errors, and {why}: no container is attached until the folder is right"
+                );
+                self.error = Some(why.clone());
+                self.blocked = Some(why);
+            }
+            // Nothing is enforced anyway.
+            Err(_) => {}
+        }
+    }
+
+    /// Nobody knows what should be in force.
+    pub(super) fn blocked(&self) -> bool {
+        self.blocked.is_some()
     }
 
     /// Starts with the remote endpoints that the process before us knew.
@@ -181,6 +240,10 @@ impl Policies {
     /// Loads the whole table. Called once the endpoints that live are known, so that a restart replaces the table of
     /// the process before by an equal one.
     pub(super) fn load(&mut self) -> Result<(), String> {
+        self.wanted = true;
+        if let Some(why) = &self.blocked {
+            return Err(why.clone());
+        }
         let first = !std::mem::replace(&mut self.loaded, true);
         let Some(driver) = &mut self.driver else { return Ok(()) };
         let rules = self.engine.snapshot();
@@ -204,7 +267,7 @@ impl Policies {
     /// Brings the kernel up to date with the engine, in one transaction.
     fn flush(&mut self) -> Result<(), String> {
         if !self.loaded {
-            return Ok(());
+            return if self.wanted { self.load() } else { Ok(()) };
         }
         let delta = self.engine.changes();
         let Some(driver) = &mut self.driver else { return Ok(()) };
@@ -278,7 +341,8 @@ impl Policies {
 
     pub(super) fn unenforce(&mut self, attachment: &Attachment) -> Result<(), String> {
         self.engine.remove_local(&attachment.endpoint.id);
-        self.flush()
+        // What is left of it in the kernel goes with the first table that is loaded.
+        if self.blocked() { Ok(()) } else { self.flush() }
     }
 
     /// Remote endpoints came, went or changed their labels.
@@ -326,15 +390,28 @@ impl Policies {
             }
             self.unread = unread;
         }
-        match language::load_dir(&self.folder, &self.options) {
-            Ok(set) => {
+        let read = language::read_dir(&self.folder).and_then(|files| {
+            let folder = Folder::new(files, self.options.clone());
+            folder.parse().map(|set| (folder, set))
+        });
+        match read {
+            Ok((folder, set)) => {
                 self.file_errors.clear();
+                if self.blocked.take().is_some() {
+                    self.error = None;
+                }
                 self.engine.set_policies(Arc::new(set));
+                if self.last_good.as_ref() != Some(&folder) {
+                    if let Err(error) = folder.save(&self.last_good_file) {
+                        tracing::warn!("cannot write {}: {error}", self.last_good_file.display());
+                    }
+                    self.last_good = Some(folder);
+                }
             }
             Err(errors) => {
                 self.file_errors = errors.iter().map(ToString::to_string).collect();
                 for error in &self.file_errors {
-                    tracing::error!("policy folder: the last good state stays in force\n{error}");
+                    tracing::error!("policy folder: an error, so nothing of it is put in force\n{error}");
                 }
             }
         }
@@ -343,6 +420,9 @@ impl Policies {
     /// Compares the table in the kernel with what it should be and puts it back. Connections that are allowed do not
     /// notice.
     pub(super) fn repair(&mut self) {
+        if self.blocked() {
+            return;
+        }
         let want = self.engine.compiled();
         let Some(driver) = &mut self.driver else { return };
         let result = match driver.differences(&want) {
@@ -431,7 +511,7 @@ impl Policies {
                  match no selector that depends on it; list `{key}` in `expand` of [policy] on their hosts too"
             )
         });
-        let stale = (!self.file_errors.is_empty())
+        let stale = (!self.file_errors.is_empty() && !self.blocked())
             .then(|| "the policy folder has errors; the last good policies stay in force".to_owned());
         self.error
             .iter()

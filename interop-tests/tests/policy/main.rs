@@ -3,6 +3,7 @@
 mod forged;
 mod meddling;
 mod protocols;
+mod restart;
 
 use anyhow::{Context, Result, ensure};
 use interop_tests::{Agent, Lab, PATIENCE, Rack, Switch, check, eventually, labelled, reach, unreachable};

@@ -60,7 +60,8 @@ pub(super) struct Definitions {
 }
 
 /// What the reading of policies depends on beside the files.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Options {
     /// Labels that travel in full: `contains`, `starts with` and `ends with` can ask for them at remote endpoints.
     pub expand: BTreeSet<String>,

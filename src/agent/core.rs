@@ -129,6 +129,7 @@ impl Core {
     /// Every neighbour has told what it knows.
     pub(super) fn converged(&mut self) {
         self.outside.policies.forget_unconfirmed();
+        self.handler.converged(&mut self.outside);
     }
 
     /// Single addresses that other hosts announce, with their attachment numbers, or announce no longer. One of ours
@@ -136,7 +137,7 @@ impl Core {
     pub(super) fn elsewhere(&mut self, changes: Vec<(IpAddr, Elsewhere)>) {
         for (addr, announced) in changes {
             let Elsewhere::Announced(number) = announced else {
-                self.handler.no_longer_elsewhere(addr, Now::read());
+                self.handler.no_longer_elsewhere(&mut self.outside, addr, Now::read());
                 continue;
             };
             if let Err(error) = self.handler.announced_elsewhere(&mut self.outside, addr, number, Now::read())

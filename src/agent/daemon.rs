@@ -379,6 +379,13 @@ impl Daemon {
         if old.pools != config.pools || old.policy != config.policy || old.label_rules != config.label_rules {
             changes.push("pools, label rules or policy defaults changed".to_owned());
         }
+        if old.mtu != config.mtu {
+            changes.push("[network] mtu changed: for new containers".to_owned());
+        }
+        let rest = |c: &Config| (c.quarantine_seconds, c.ipam_audit_seconds);
+        if rest(&old) != rest(&config) {
+            changes.push("[ipam] changed".to_owned());
+        }
         let core = self.service.core();
         let policies = core
             .ask(move |core| {

@@ -9,6 +9,9 @@ use crate::{
 const REQUIRED: [(Family, &str, &str); 2] =
     [(Family::Ipv4, "net/ipv4/ip_forward", "1"), (Family::Ipv6, "net/ipv6/conf/all/forwarding", "1")];
 
+/// With this a host answers ARP only for addresses of the interface that was asked. The containers' gateway is none's.
+const ARP_IGNORE: &str = "net/ipv4/conf/all/arp_ignore";
+
 /// Switches forwarding on where it is off. An interface that took its default route from router advertisements keeps
 /// taking them: with forwarding on the kernel ignores them unless `accept_ra` is 2 (Documentation/networking/ip-sysctl).
 pub(super) fn apply() -> Result<(), netlink::Error> {
@@ -32,11 +35,19 @@ pub(super) fn missing() -> Vec<String> {
 
 /// Those that containers with addresses of these families need, for CHECK and STATUS.
 pub(super) fn missing_for(families: &[Family]) -> Vec<String> {
+    let ignores = families.contains(&Family::Ipv4)
+        && sysctl::read(ARP_IGNORE).is_ok_and(|value| !matches!(value.trim(), "0" | "3"));
+    let arp = ignores.then(|| {
+        "net.ipv4.conf.all.arp_ignore should be 0: containers get no answer from their IPv4 gateway (set it on the interfaces \
+         that need it)"
+            .to_owned()
+    });
     REQUIRED
         .iter()
         .filter(|(family, ..)| families.contains(family))
         .filter(|(_, name, wanted)| sysctl::read(name).map_or(true, |value| value.trim() != *wanted))
         .map(|(_, name, wanted)| format!("{} should be {wanted}", name.replace('/', ".")))
+        .chain(arp)
         .collect()
 }
 

@@ -51,6 +51,9 @@ pub struct Attachment {
     /// Ports of the host that lead into the container.
     #[serde(default)]
     pub port_mappings: Vec<PortMapping>,
+    /// Port mappings that another network of the same container serves, as long as it is there.
+    #[serde(default)]
+    pub spare_mappings: Vec<PortMapping>,
     /// Rate limits.
     #[serde(default)]
     pub bandwidth: Option<Bandwidth>,
@@ -61,6 +64,10 @@ pub struct Attachment {
     /// go back to no block of ours.
     #[serde(default)]
     pub moved: Vec<IpAddr>,
+    /// Addresses that it had until another host announced them with a higher number. The container has them still, and
+    /// gets them back when nobody else announces them.
+    #[serde(default)]
+    pub given_up: Vec<IpAddr>,
     /// The least attachment number of addresses that moved here: one more than that of the host they came from, whose
     /// clock may be ahead of ours.
     #[serde(default)]
@@ -211,9 +218,11 @@ pub(super) mod tests {
             allow_spoofing: Vec::new(),
             forwarding: false,
             port_mappings: Vec::new(),
+            spare_mappings: Vec::new(),
             bandwidth: None,
             aliases: Vec::new(),
             moved: Vec::new(),
+            given_up: Vec::new(),
             number: None,
             moved_again: false,
             anycast: false,

@@ -180,10 +180,29 @@ impl Store {
         remove(&self.endpoints.join(format!("{id}.json")))
     }
 
-    /// Removes what rested longer than `rest`.
+    /// Removes what rested longer than `rest`, but not what is [owed](Self::owed).
     pub fn sweep(&self, rest: Duration, now: SystemTime) -> Result<(), StoreError> {
         for path in list(&self.released)? {
-            if age(&path, now).is_none_or(|age| age > rest) {
+            let rested = age(&path, now).is_none_or(|age| age > rest);
+            if rested && !read::<Attachment>(&path).is_ok_and(|attachment| attachment.delegate.is_some()) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The released attachments whose addresses another IPAM plugin manages, which may not know of their end: a DEL or
+    /// GC of the runtime's has to tell it.
+    pub fn owed(&self) -> Result<Vec<Attachment>, StoreError> {
+        let released = list(&self.released)?.into_iter().filter_map(|path| read::<Attachment>(&path).ok());
+        Ok(released.filter(|attachment| attachment.delegate.is_some()).collect())
+    }
+
+    /// Forgets that the other IPAM plugin has to be told.
+    pub fn forget_owed(&self, id: &EndpointId) -> Result<(), StoreError> {
+        let prefix = format!("{id}.");
+        for path in list(&self.released)?.into_iter().filter(|path| file_name(path).starts_with(&prefix)) {
+            if read::<Attachment>(&path).is_ok_and(|attachment| attachment.delegate.is_some()) {
                 remove(&path)?;
             }
         }

@@ -1,7 +1,9 @@
 //! Addresses by other IPAM plugins: Debian's host-local and static.
 
 use anyhow::{Result, ensure};
-use interop_tests::{Agent, Lab, Machine, Network, Rack, Switch, reach_each_other};
+use interop_tests::{
+    Agent, Lab, Machine, Network, PATIENCE, Rack, Switch, check, eventually, reach_each_other,
+};
 use serde_json::{Value, json};
 
 use crate::kit::{refused, tidy};
@@ -81,6 +83,21 @@ fn host_local_gives_and_takes() {
                 nobody_lives(host, &nobody)?;
                 ensure!(leases(host)?.is_empty(), "{:?}", leases(host)?);
                 tidy(agent, 0)?;
+                web.add()?;
+            }
+            // It goes without a DEL, and the runtime begins again with an ADD; or only GC ever comes.
+            host.run("ip netns delete web")?;
+            eventually("it is released", PATIENCE, || check(agent.endpoints()?.is_empty(), "not yet"))?;
+            host.sandbox("web")?;
+            web.add()?;
+            web.check()?;
+            ensure!(leases(host)?.len() == 2, "{:?}", leases(host)?);
+            if version == "1.1.0" {
+                host.run("ip netns delete web")?;
+                eventually("it is released", PATIENCE, || check(agent.endpoints()?.is_empty(), "not yet"))?;
+                nobody_lives(host, &network)?;
+                ensure!(leases(host)?.is_empty(), "{:?}", leases(host)?);
+                host.sandbox("web")?;
                 web.add()?;
             }
             web.detach()?;

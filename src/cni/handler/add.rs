@@ -59,11 +59,13 @@ impl Handler {
         // Nomad repeats an ADD without a DEL between.
         let mut earlier = Vec::new();
         if let Some(old) = self.attachments.get(&id).cloned() {
-            if old.netns_id == ns.id() && self.attacher.check(&old)?.is_empty() {
+            let whole = !old.rebuilt && old.given_up.is_empty();
+            if whole && old.netns_id == ns.id() && self.attacher.check(&old)?.is_empty() {
                 return Ok(old.result().to_json(conf.version));
             }
             tracing::info!(endpoint = %key, "ADD of an endpoint that is not intact: making it anew");
-            earlier = old.endpoint.addresses().collect();
+            let free = old.given_up.iter().copied().filter(|addr| !self.held_elsewhere.contains(addr));
+            earlier = old.endpoint.addresses().chain(free).collect();
             self.remove(host, &old, now)?;
         }
 
@@ -78,7 +80,7 @@ impl Handler {
         };
         fault::point("add:leased");
         let replaced = grant.moved.iter().filter_map(|addr| self.numbers.get(addr)).max().copied();
-        let attachment = Attachment {
+        let mut attachment = Attachment {
             endpoint: Endpoint {
                 ipv4: grant.ipv4,
                 ipv6: grant.ipv6,
@@ -98,16 +100,19 @@ impl Handler {
             allow_spoofing: conf.allow_spoofing,
             forwarding: conf.forwarding,
             port_mappings: conf.runtime.port_mappings,
+            spare_mappings: Vec::new(),
             bandwidth: conf.runtime.bandwidth,
             aliases: conf.runtime.aliases,
             number: replaced.map(|number| number.saturating_add(1)),
             moved_again: replaced.is_some_and(|number| is_recent(number, now)),
             moved: grant.moved,
+            given_up: Vec::new(),
             anycast: conf.anycast,
             delegate: conf.ipam.delegate,
             rebuilt: false,
             sequence: self.next_sequence(now),
         };
+        self.leave_to_siblings(&mut attachment);
         let attachment = self.make(host, attachment, &ns, &mut inside, now)?;
         let result = attachment.result().to_json(conf.version);
         if attachment.takes_over(now.wall) {

@@ -36,19 +36,22 @@ pub enum AttentionKind {
     Rebuilt,
     /// A port mapping is not in force.
     HostPort,
+    /// Another host announces one of its addresses.
+    AddressMoved,
     /// Policy or announcement has failed since the start.
     NotTakenUp,
 }
 
 impl AttentionKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Rebuilt, Self::HostPort, Self::NotTakenUp];
+    pub const ALL: [Self; 4] = [Self::Rebuilt, Self::HostPort, Self::AddressMoved, Self::NotTakenUp];
 
     /// As in JSON and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rebuilt => "rebuilt",
             Self::HostPort => "host_port",
+            Self::AddressMoved => "address_moved",
             Self::NotTakenUp => "not_taken_up",
         }
     }
@@ -59,6 +62,9 @@ impl AttentionKind {
             Self::Rebuilt => {
                 "give each its labels again by `slash32 endpoints label ID KEY=VALUE` (`KEY-` if it had none), or recreate the \
                  container if it had port mappings, rate limits or further source addresses"
+            }
+            Self::AddressMoved => {
+                "remove whichever of the two containers should not have it; this one gets it back when the other goes"
             }
             Self::HostPort => "recreate the container with another host port, or free this one",
             Self::NotTakenUp => {
@@ -103,6 +109,10 @@ impl Handler {
             }
             for why in self.unmapped.get(id).into_iter().flatten() {
                 note(AttentionKind::HostPort, attachment, format!("a port mapping is not in force: {why}"));
+            }
+            for addr in &attachment.given_up {
+                let text = format!("{addr} is announced by another host, as the newer attachment of it");
+                note(AttentionKind::AddressMoved, attachment, text);
             }
             if let Some(why) = self.unfinished.get(id).filter(|why| !why.is_empty()) {
                 note(AttentionKind::NotTakenUp, attachment, format!("not taken up after the start: {why}"));

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::{Handler, Host, Now, add::ipam_error, needs};
+use super::{Handler, Host, Now, add::ipam_error, labels, needs};
 use crate::{
     api::CniRequest,
     cni::{
         attachment::Attachment,
-        types::{AddResult, CniError, Mac, NetConf, SpecVersion, code, names},
+        types::{AddResult, CniArgs, CniError, Mac, NetConf, SpecVersion, code, names},
     },
     model::{EndpointId, EndpointKey},
     netlink::ns::NetnsId,
@@ -20,17 +20,17 @@ impl Handler {
         names::container_id(&request.container_id)?;
         names::ifname(&request.ifname)?;
         let key = EndpointKey {
-            network: conf.name,
+            network: conf.name.clone(),
             container_id: request.container_id.clone(),
             ifname: request.ifname.clone(),
         };
         let previous = conf
             .prev_result
+            .as_ref()
             .ok_or_else(|| CniError::new(code::INVALID_CONFIG, "CHECK needs `prevResult`"))?;
-        let attachment = self
-            .attachments
-            .get(&EndpointId::of(&key))
-            .ok_or_else(|| CniError::new(code::UNKNOWN_CONTAINER, format!("{key} is not attached")))?;
+        let id = EndpointId::of(&key);
+        let unknown = || CniError::new(code::UNKNOWN_CONTAINER, format!("{key} is not attached"));
+        let attachment = &self.attachments.get(&id).cloned().ok_or_else(unknown)?;
         let failed = |details: String| {
             CniError::new(code::CHECK_FAILED, format!("{key} is not as ADD made it")).details(details)
         };
@@ -45,9 +45,25 @@ impl Handler {
             return Err(failed(format!("prevResult lacks the interface {}", request.ifname)));
         }
         let mac = inside.and_then(|i| i.mac.parse().ok());
-        let learned = if attachment.endpoint.netns.is_empty() {
+        if let Some(addr) = attachment.given_up.first() {
+            return Err(failed(format!("{addr} is announced by another host, and was given up here")));
+        }
+        let learned = if attachment.rebuilt || attachment.endpoint.netns.is_empty() {
             let ns = self.attacher.open(&request.netns)?.id();
-            Some(learned(attachment, &request.netns, ns, mac, &previous))
+            let mut known = learned(attachment, &request.netns, ns, mac, previous);
+            if known.rebuilt {
+                let args = CniArgs::parse(&request.args)?;
+                known.endpoint.labels = labels::collect(&conf, &args, &key, &self.config.label_rules)?;
+                // Somebody who leaves them out at CHECK does not say that there were none.
+                known.rebuilt = known.endpoint.labels.is_empty();
+                known.port_mappings.clone_from(&conf.runtime.port_mappings);
+                known.bandwidth = conf.runtime.bandwidth;
+                known.aliases.clone_from(&conf.runtime.aliases);
+                known.allow_spoofing.clone_from(&conf.allow_spoofing);
+                (known.forwarding, known.anycast) = (conf.forwarding, conf.anycast);
+                self.leave_to_siblings(&mut known);
+            }
+            Some(known)
         } else {
             None
         };
@@ -66,6 +82,12 @@ impl Handler {
                 return Err(failed(format!("the address {addr} is not reserved for it")));
             }
         }
+        if let Some(known) = &learned {
+            self.attacher.repair_host_side(known)?;
+            self.enforce_living(host, known)?;
+            host.announce(known)?;
+        }
+        let attachment = learned.as_ref().unwrap_or(attachment);
         if let Some(unmapped) = self.unmapped.get(&attachment.endpoint.id) {
             return Err(failed(format!("a port mapping is not in force: {}", unmapped.join("; "))));
         }

@@ -18,12 +18,13 @@ mod labels;
 mod moves;
 mod recover;
 mod remove;
+mod siblings;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     path::PathBuf,
     time::{Duration, Instant, SystemTime},
@@ -120,6 +121,9 @@ pub struct Handler {
     taking_over: Vec<EndpointId>,
     /// The attachment numbers that other hosts announce addresses with: of the few that have moved.
     numbers: HashMap<IpAddr, u32>,
+    /// Whose addresses were given up to other hosts, and which of them are announced by others as far as we know.
+    given_up: HashMap<IpAddr, EndpointId>,
+    held_elsewhere: HashSet<IpAddr>,
     /// Removed, but their files could not be.
     left_over: Vec<Attachment>,
     last_sequence: u64,
@@ -144,6 +148,8 @@ impl Handler {
             taking_over: Vec::new(),
             left_over: Vec::new(),
             numbers: HashMap::new(),
+            given_up: HashMap::new(),
+            held_elsewhere: HashSet::new(),
             last_sequence: 0,
             uplink_mtu: None,
             last_sweep: None,
@@ -286,6 +292,8 @@ impl Handler {
     fn keep(&mut self, attachment: Attachment) {
         self.forget(&attachment.endpoint.id);
         self.gateways.insert(gateway_of(&attachment));
+        let id = &attachment.endpoint.id;
+        self.given_up.extend(attachment.given_up.iter().map(|addr| (*addr, id.clone())));
         self.attachments.insert(attachment.endpoint.id.clone(), attachment);
     }
 
@@ -293,6 +301,7 @@ impl Handler {
     fn forget(&mut self, id: &EndpointId) {
         if let Some(old) = self.attachments.remove(id) {
             self.gateways.remove(&gateway_of(&old));
+            self.given_up.retain(|_, of| of != id);
         }
     }
 

@@ -45,6 +45,9 @@ impl Handler {
             Some(number) => self.numbers.insert(addr, number),
             None => self.numbers.remove(&addr),
         };
+        if self.given_up.contains_key(&addr) {
+            self.held_elsewhere.insert(addr);
+        }
         let holder = self.ipam.owner(addr).and_then(|id| self.attachments.get(id)).cloned();
         let Some(holder) = holder else {
             self.ipam.set_elsewhere(addr, true, now.mono);
@@ -61,17 +64,64 @@ impl Handler {
         kept.endpoint.ipv4 = kept.endpoint.ipv4.filter(|a| IpAddr::V4(*a) != addr);
         kept.endpoint.ipv6 = kept.endpoint.ipv6.filter(|a| IpAddr::V6(*a) != addr);
         kept.moved.retain(|a| *a != addr);
+        kept.given_up.push(addr);
         tracing::warn!(endpoint = %kept.endpoint.key, %addr, "the address has moved to another host: given up here");
+        self.held_elsewhere.insert(addr);
         self.give_up(host, &lost, kept)?;
         self.ipam.give_back_one(addr, now.mono);
         self.ipam.set_elsewhere(addr, true, now.mono);
         Ok(Move::GaveWay)
     }
 
-    /// Says that no other host announces this address any more.
-    pub fn no_longer_elsewhere(&mut self, addr: IpAddr, now: Now) {
+    /// Says that no other host announces this address any more. A container here that had it gets it back.
+    pub fn no_longer_elsewhere(&mut self, host: &mut impl Host, addr: IpAddr, now: Now) {
         self.numbers.remove(&addr);
         self.ipam.set_elsewhere(addr, false, now.mono);
+        self.held_elsewhere.remove(&addr);
+        self.take_back(host, addr);
+    }
+
+    /// Says that all neighbours have told what they know: what nobody has announced by now, nobody does.
+    pub fn converged(&mut self, host: &mut impl Host) {
+        let free: Vec<IpAddr> =
+            self.given_up.keys().copied().filter(|addr| !self.held_elsewhere.contains(addr)).collect();
+        for addr in free {
+            self.take_back(host, addr);
+        }
+    }
+
+    /// Gives an address back to the container that had to give it up. With the number it had then: if the newer attachment
+    /// is announced again, it wins again.
+    fn take_back(&mut self, host: &mut impl Host, addr: IpAddr) {
+        let Some(mut whole) = self.given_up.get(&addr).and_then(|id| self.attachments.get(id)).cloned()
+        else {
+            return;
+        };
+        let (id, key) = (whole.endpoint.id.clone(), whole.endpoint.key.clone());
+        // Another container of this host may have asked for it meanwhile.
+        if self.ipam.adopt(&id, addr).is_err() {
+            return;
+        }
+        whole.given_up.retain(|a| *a != addr);
+        match addr {
+            IpAddr::V4(addr) => whole.endpoint.ipv4 = Some(addr),
+            IpAddr::V6(addr) => whole.endpoint.ipv6 = Some(addr),
+        }
+        if !self.ipam.is_local(addr) {
+            whole.moved.push(addr);
+        }
+        tracing::warn!(endpoint = %key, %addr, "no other host announces the address any more: taken back");
+        let note = |what, error: String| tracing::warn!(endpoint = %key, %addr, error, "cannot {what}");
+        if let Err(error) = self.store.put(&whole) {
+            note("write the file", error.to_string());
+        }
+        if let Err(error) = self.attacher.repair_host_side(&whole) {
+            note("restore the route", error.to_string());
+        }
+        self.keep(whole);
+        // Again at every tick until it succeeds.
+        self.unfinished.insert(id, String::new());
+        self.finish_adoptions(host);
     }
 
     /// Announces what has moved here as everything else, once that must do.

@@ -12,7 +12,7 @@ use crate::{
         fault,
         types::{CniError, NetConf, REMOVED_KEY, SpecVersion, code, names},
     },
-    model::{EndpointId, EndpointKey},
+    model::{Endpoint, EndpointId, EndpointKey},
 };
 
 impl Handler {
@@ -43,10 +43,15 @@ impl Handler {
     ) -> Result<(), CniError> {
         let id = EndpointId::of(key);
         match self.attachments.get(&id).cloned() {
-            Some(attachment) => self.remove(host, &attachment, now),
+            Some(attachment) => self.remove(host, &attachment, now)?,
             // What an attachment that we know nothing of has left in the kernel.
-            None => self.attacher.detach(&id).map_err(Into::into),
+            None => self.attacher.detach(&id)?,
         }
+        // The plugin runs the other plugin's DEL now.
+        if let Err(error) = self.store.forget_owed(&id) {
+            tracing::warn!(endpoint = %key, %error, "cannot remove the file of a released endpoint");
+        }
+        Ok(())
     }
 
     /// Takes an endpoint out of the world. Failures of the agent's side do not stop it: policy and BGP hold what
@@ -95,6 +100,10 @@ impl Handler {
         self.forget(id);
         self.unfinished.remove(id);
         self.unmapped.remove(id);
+        for addr in &attachment.given_up {
+            self.held_elsewhere.remove(addr);
+        }
+        self.serve_instead_of(host, attachment);
         Ok(())
     }
 
@@ -126,13 +135,17 @@ impl Handler {
         for attachment in doomed {
             let key = &attachment.endpoint.key;
             tracing::info!(endpoint = %key, "removed by GC");
-            match self.remove(host, &attachment, now) {
-                Err(error) => failures.push(format!("{key}: {error}")),
-                Ok(()) if attachment.delegate.is_some() => {
-                    removed.push(json!({"containerID": key.container_id, "ifname": key.ifname}));
-                }
-                Ok(()) => {}
+            if let Err(error) = self.remove(host, &attachment, now) {
+                failures.push(format!("{key}: {error}"));
             }
+        }
+        // Also those that went without a DEL some time ago. One that is there again has its address again.
+        for owed in self.store.owed()?.into_iter().filter(|a| a.endpoint.key.network == conf.name) {
+            let Endpoint { id, key, .. } = &owed.endpoint;
+            if !self.attachments.contains_key(id) {
+                removed.push(json!({"containerID": key.container_id, "ifname": key.ifname}));
+            }
+            self.store.forget_owed(id)?;
         }
         if failures.is_empty() {
             return Ok(if removed.is_empty() { Value::Null } else { json!({ REMOVED_KEY: removed }) });

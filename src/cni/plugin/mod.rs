@@ -190,7 +190,10 @@ impl Call {
                 let Some(delegate) = delegate? else { return self.ask_agent(waits.agent) };
                 let given = match delegate.run("ADD") {
                     Ok(given) => given,
-                    Err(error) => return self.without_addresses(&delegate, error, waits),
+                    Err(error) => match self.without_addresses(&delegate, error, waits)? {
+                        Left::Result(result) => return Ok(result),
+                        Left::Addresses(given) => given,
+                    },
                 };
                 if let Value::Object(config) = &mut self.request.stdin {
                     config.insert(IPAM_RESULT_KEY.to_owned(), given);
@@ -226,18 +229,31 @@ impl Call {
     }
 
     /// What becomes of an ADD whose delegated plugin gave nothing. If the runtime repeats an ADD, the plugin may refuse
-    /// a second address although all is well. One that was ended may have reserved something.
+    /// a second address although all is well. If it is not, because the endpoint went without a DEL, what the plugin has
+    /// reserved for this very attachment goes back, and it is asked once more. One that was ended may have reserved
+    /// something.
     fn without_addresses(
         &self,
         delegate: &Delegate,
         error: CniError,
         waits: Waits,
-    ) -> Result<Value, CniError> {
+    ) -> Result<Left, CniError> {
         if error.code == code::DELEGATE_FAILED {
             let failures = delegate.roll_back();
             return Err(error.and_rollback(&failures));
         }
-        self.ask_agent(waits.agent).map_err(|_| error)
+        match self.ask_agent(waits.agent) {
+            Ok(result) => Ok(Left::Result(result)),
+            // It has none that is whole, and cannot make one without addresses.
+            Err(answer) if answer.code == code::DELEGATE_FAILED => {
+                let failures = delegate.roll_back();
+                if !failures.is_empty() {
+                    return Err(error.and_rollback(&failures));
+                }
+                delegate.run("ADD").map(Left::Addresses)
+            }
+            Err(_) => Err(error),
+        }
     }
 
     fn del(&self, waits: Waits) -> Result<(), CniError> {
@@ -276,6 +292,14 @@ impl Call {
             .or_else(|| self.run_dir.clone())
             .unwrap_or_else(|| PathBuf::from(DEFAULT_RUN_DIR))
     }
+}
+
+/// What an ADD can go on with whose delegated plugin gave nothing at first.
+enum Left {
+    /// The result of the ADD before.
+    Result(Value),
+    /// What the plugin gave then.
+    Addresses(Value),
 }
 
 /// Whether the variables are there that the specification demands for the verb. The agent checks again.

@@ -325,7 +325,27 @@ impl Bandwidth {
 }
 
 fn read_routes(object: &Object<'_>) -> Result<Option<Vec<Route>>, CniError> {
-    object.read("routes", |node| node.list()?.iter().map(Route::read).collect())
+    object.read("routes", |node| {
+        let mut routes: Vec<Route> = Vec::new();
+        for node in node.list()? {
+            let route = Route::read(&node)?;
+            let (dst, len) = route.dst;
+            if route.table == Some(255) {
+                return Err(node.place.invalid(format!("table 255 is the kernel's own ({dst}/{len})")));
+            }
+            if let Some(gw) = route.gw.filter(|gw| gw.is_ipv4() != dst.is_ipv4()) {
+                return Err(node
+                    .place
+                    .invalid(format!("{gw} cannot be the gateway to {dst}/{len}: another family")));
+            }
+            let place = |r: &Route| (r.dst, r.table, r.priority);
+            if routes.iter().any(|other| place(other) == place(&route)) {
+                return Err(node.place.invalid(format!("the route to {dst}/{len} is there twice")));
+            }
+            routes.push(route);
+        }
+        Ok(routes)
+    })
 }
 
 fn read_mtu(node: &Node<'_>) -> Result<Option<u32>, CniError> {
@@ -535,6 +555,17 @@ mod tests {
         assert!(message(json!({"ipam": {"families": "ipv5"}})).contains("ipv5"));
         assert!(message(json!({"allow_spoofing": ["10.0.0.1/8"]})).contains("did you mean 10.0.0.0/8"));
         assert!(message(json!({"allow_spoofing": ["10.0.0.0/23"]})).contains("too large"));
+        for (routes, why) in [
+            (json!([{"dst": "10.0.0.0/8", "table": 255}]), "table 255"),
+            (json!([{"dst": "10.0.0.0/8", "gw": "fd00::1"}]), "gateway to 10.0.0.0/8"),
+            (json!([{"dst": "10.0.0.0/8"}, {"dst": "10.0.0.0/8"}]), "10.0.0.0/8 is there twice"),
+        ] {
+            assert!(
+                message(json!({"routes": routes})).contains(why),
+                "{}",
+                message(json!({"routes": routes}))
+            );
+        }
         assert!(message(json!({"allow_spoofing": ["fd00::/119"]})).contains("too large"));
         assert_eq!(
             parse(json!({"allow_spoofing": ["10.0.0.0/24", "fd00::/120"]})).unwrap().allow_spoofing.len(),

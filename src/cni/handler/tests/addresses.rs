@@ -136,7 +136,7 @@ fn an_address_that_moves_away() {
             assert_eq!(back.moved_again, again);
             world.call(&request("DEL", "c2", &ns)).unwrap();
         }
-        world.handler.no_longer_elsewhere(v4, now);
+        world.handler.no_longer_elsewhere(&mut world.host, v4, now);
         // Anycast is announced by many, and nobody gives way.
         let add = with(
             with(request("ADD", "c3", &ns), "anycast", true.into()),
@@ -172,5 +172,65 @@ fn labels_change_while_it_lives() {
         assert!(world.handler.attachment(&id).unwrap().endpoint.labels.is_empty());
         let unknown = EndpointId("s32x".into());
         assert_eq!(world.handler.set_labels(&mut world.host, &unknown, &set, &[]).unwrap_err().code, 3);
+    });
+}
+
+/// Whoever had to give an address up has it again when nobody else announces it, also if the agent was away meanwhile.
+#[test]
+fn an_address_comes_back() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        // One of our block, and one that moved here.
+        let asked = json!({"ips": ["10.32.4.5", "fd00:32::9:9"]});
+        let add = with(request("ADD", "c1", &ns), "runtimeConfig", asked);
+        let result = world.call(&add).unwrap();
+        let check = with(request("CHECK", "c1", &ns), "prevResult", result.clone());
+        let (v4, v6): (IpAddr, IpAddr) = ("10.32.4.5".parse().unwrap(), "fd00:32::9:9".parse().unwrap());
+        let before = world.handler.attachments().next().unwrap().clone();
+        let number = before.number(v6).unwrap();
+        for restarted in [false, true] {
+            let now = Now::read();
+            for addr in [v4, v6] {
+                let moved = world.handler.announced_elsewhere(&mut world.host, addr, Some(number + 5), now);
+                assert_eq!(moved.unwrap(), Move::GaveWay);
+            }
+            assert_eq!(world.host.announced.len(), 0);
+            let told: Vec<_> = world.handler.attention().iter().map(|a| a.kind).collect();
+            assert_eq!(told, [AttentionKind::AddressMoved; 2]);
+            assert!(world.call(&check).unwrap_err().details.contains("another host"));
+            if restarted {
+                world.restart();
+                assert_eq!(world.handler.attention().len(), 2);
+                // v4 is not announced any more, v6 is until later.
+                let learned = world.handler.announced_elsewhere(&mut world.host, v6, Some(number + 5), now);
+                assert_eq!(learned.unwrap(), Move::NotOurs);
+                world.handler.converged(&mut world.host);
+            } else {
+                world.handler.no_longer_elsewhere(&mut world.host, v4, now);
+            }
+            assert_eq!(world.host.announced, HashSet::from([v4]));
+            world.handler.no_longer_elsewhere(&mut world.host, v6, now);
+            world.assert_consistent();
+            assert_eq!(world.handler.attention(), []);
+            assert_eq!(*world.handler.attachments().next().unwrap(), before);
+            world.call(&check).unwrap();
+        }
+        // The newer one comes back: it still wins. What is free comes back with a repeated ADD, what is not does not.
+        let now = Now::read();
+        for addr in [v4, v6] {
+            world.handler.announced_elsewhere(&mut world.host, addr, Some(number + 5), now).unwrap();
+        }
+        let again = world.call(&request("ADD", "c1", &ns)).unwrap();
+        let ips = again["ips"].to_string();
+        assert!(
+            again["ips"].as_array().unwrap().len() == 2
+                && !ips.contains("10.32.4.5/")
+                && !ips.contains("9:9"),
+            "{ips}"
+        );
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        assert_eq!(world.handler.attention(), []);
+        world.assert_clean();
     });
 }

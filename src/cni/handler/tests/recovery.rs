@@ -231,6 +231,23 @@ fn a_lost_file_is_told_of() {
         world.handler.set_labels(&mut world.host, &ids[0], &Labels::new(), &["none".into()]).unwrap();
         world.restart();
         assert_eq!(world.handler.attention().len(), 1);
+        // A CHECK that names labels gives them back, and so does a repeated ADD.
+        let left = world.handler.attachment(&ids[1]).unwrap();
+        let (id, result) =
+            (left.endpoint.key.container_id.clone(), left.result().to_json(SpecVersion::LATEST));
+        let ns = if id == "a" { &a } else { &b };
+        let named = |verb: &str| CniRequest { args: "S32_LABELS=role=web".into(), ..request(verb, &id, ns) };
+        let mut told = result;
+        told["interfaces"][1]["sandbox"] = ns.path().to_str().unwrap().into();
+        world.call(&with(named("CHECK"), "prevResult", told)).unwrap();
+        let labels = |world: &World| world.handler.attachment(&ids[1]).unwrap().endpoint.labels.to_string();
+        assert_eq!((labels(&world), world.handler.attention().len()), ("role=web".to_owned(), 0));
+        fs::remove_file(dir.join(format!("{}.json", ids[1]))).unwrap();
+        world.restart();
+        assert_eq!((labels(&world), world.handler.attention().len()), (String::new(), 1));
+        world.call(&named("ADD")).unwrap();
+        assert_eq!((labels(&world), world.handler.attention().len()), ("role=web".to_owned(), 0));
+        world.assert_consistent();
         for (id, ns) in [("a", &a), ("b", &b)] {
             world.call(&request("DEL", id, ns)).unwrap();
         }

@@ -1,6 +1,7 @@
 //! ADD, DEL, GC and their answers.
 
 use super::*;
+use crate::cni::types::REMOVED_KEY;
 
 #[test]
 fn the_life_of_a_container() {
@@ -221,5 +222,88 @@ fn the_longest_names() {
             world.call(&CniRequest { command: "DEL".into(), ..add }).unwrap();
             world.assert_clean();
         }
+    });
+}
+
+/// A runtime gives all port mappings to every network of a container: the first serves them, then the next.
+#[test]
+fn port_mappings_of_a_container_with_two_networks() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let ports = json!({"portMappings": [{"hostPort": 8099, "containerPort": 80, "protocol": "tcp"}]});
+        let first = with(request("ADD", "c1", &ns), "runtimeConfig", ports);
+        let second = CniRequest { ifname: "net1".into(), ..with(first.clone(), "name", "other".into()) };
+        world.call(&first).unwrap();
+        let result = world.call(&second).unwrap();
+        let serve = |world: &World| -> Vec<(String, usize, usize)> {
+            let of = |a: &Attachment| {
+                (a.endpoint.key.ifname.clone(), a.port_mappings.len(), a.spare_mappings.len())
+            };
+            let mut all: Vec<_> = world.handler.attachments().map(of).collect();
+            all.sort();
+            all
+        };
+        let both = [("eth0".to_owned(), 1, 0), ("net1".to_owned(), 0, 1)];
+        assert_eq!(serve(&world), both);
+        world.restart();
+        assert_eq!(serve(&world), both);
+        world.call(&CniRequest { command: "DEL".into(), ..first }).unwrap();
+        for _ in 0..2 {
+            assert_eq!(serve(&world), [("net1".to_owned(), 1, 0)]);
+            world.restart();
+        }
+        let index = world.handler.attachments().next().unwrap().ifindex;
+        let routes = std::process::Command::new("ip")
+            .args(["-6", "route", "show", "table", "local"])
+            .output()
+            .unwrap();
+        let name = link::list(&mut Socket::route().unwrap())
+            .unwrap()
+            .into_iter()
+            .find(|l| l.index == index)
+            .unwrap()
+            .name;
+        let routes = String::from_utf8_lossy(&routes.stdout).into_owned();
+        assert!(routes.contains(&format!("local ::1 dev {name}")), "{routes}");
+        let check = CniRequest { command: "CHECK".into(), ..with(second.clone(), "prevResult", result) };
+        world.call(&check).unwrap();
+        world.call(&CniRequest { command: "DEL".into(), ..second }).unwrap();
+        world.assert_clean();
+    });
+}
+
+/// What another IPAM plugin gave to a container that went without a DEL is told to it by the next GC.
+#[test]
+fn gc_tells_of_what_went_without_a_del() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let given = json!({"ips": [{"address": "10.99.0.5/24"}]});
+        let add = with(request("ADD", "c1", &ns), "ipam", json!({"type": "host-local"}));
+        let add = with(add, crate::cni::types::IPAM_RESULT_KEY, given);
+        let (gc, gone) = (request("GC", "", &ns), json!([{"containerID": "c1", "ifname": "eth0"}]));
+        let vanish = |world: &mut World| {
+            let attachment = world.handler.attachments().next().unwrap().clone();
+            link::delete(&mut Socket::route().unwrap(), attachment.ifindex).unwrap();
+            world.handler.link_gone(&mut world.host, &attachment.endpoint.id, Now::read());
+            let day = Duration::from_secs(86_400);
+            let later = Now { mono: Instant::now() + day, wall: SystemTime::now() + day };
+            world.handler.tick(&mut world.host, later);
+        };
+        world.call(&add).unwrap();
+        vanish(&mut world);
+        world.restart();
+        assert_eq!(world.call(&gc).unwrap()[REMOVED_KEY], gone);
+        assert_eq!(world.call(&gc).unwrap(), Value::Null);
+        // It is there again, or its DEL has come.
+        world.call(&add).unwrap();
+        vanish(&mut world);
+        world.call(&add).unwrap();
+        assert_eq!(world.call(&gc).unwrap(), Value::Null);
+        vanish(&mut world);
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        assert_eq!(world.call(&gc).unwrap(), Value::Null);
+        world.assert_clean();
     });
 }

@@ -126,10 +126,15 @@ impl Core {
         self.outside.policies.remote(changes);
     }
 
+    /// Nobody is going to confirm what a process before us knew of other hosts' endpoints.
+    pub(super) fn unconfirmed(&mut self) {
+        self.outside.policies.forget_unconfirmed();
+    }
+
     /// Every neighbour has told what it knows.
     pub(super) fn converged(&mut self) {
         self.outside.policies.forget_unconfirmed();
-        self.handler.converged(&mut self.outside);
+        self.handler.converged(&mut self.outside, Now::read());
     }
 
     /// Single addresses that other hosts announce, with their attachment numbers, or announce no longer. One of ours

@@ -309,7 +309,7 @@ async fn start_speaker(
     let Some(bgp) = &config.bgp else {
         tracing::warn!("no [bgp] in the configuration: containers of this host only");
         fib.send(FibCommand::SweepStale(None)).await?;
-        core.tell(Core::converged)?;
+        core.tell(Core::unconfirmed)?;
         return Ok((None, None));
     };
     let marker = config.run_dir.join(MARKER);
@@ -324,7 +324,7 @@ async fn start_speaker(
     if !restarting {
         // Nobody will confirm what an agent before the last boot, or one without a speaker, left behind.
         fib.send(FibCommand::SweepStale(None)).await?;
-        core.tell(Core::converged)?;
+        core.tell(Core::unconfirmed)?;
     }
     std::fs::write(&marker, "").with_context(|| format!("cannot write {}", marker.display()))?;
     Ok((Some(speaker), Some(events)))

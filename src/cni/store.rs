@@ -5,6 +5,8 @@
 //! - `released/<id>.<sequence>.json`: the same file, renamed there by DEL; its addresses rest. The time of the rename
 //!   (ctime) is the time of release. Removed when the rest is over.
 //! - `tombstones/<id>.<sequence>.json`: a DEL that came while the agent was down, see [`Tombstone`].
+//! - `elsewhere.json`: addresses of our blocks that other hosts have, so that a new process does not give them to anybody
+//!   before it has heard of them.
 //! - `damaged/`: files that could not be read, set aside for a person to look at.
 //!
 //! The run directory is on a tmpfs: after a reboot there are neither containers nor files. So nothing is synced.
@@ -12,6 +14,7 @@
 use std::{
     fs::{self, DirBuilder, OpenOptions},
     io::{self, Write},
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -72,7 +75,11 @@ pub struct Store {
     released: PathBuf,
     tombstones: PathBuf,
     damaged: PathBuf,
+    run_dir: PathBuf,
 }
+
+/// The name of the file of addresses that other hosts have.
+const ELSEWHERE: &str = "elsewhere.json";
 
 /// What was found at start.
 #[derive(Debug, Default)]
@@ -98,6 +105,7 @@ impl Store {
             released: dir("released")?,
             tombstones: dir("tombstones")?,
             damaged: dir("damaged")?,
+            run_dir: run_dir.to_owned(),
         })
     }
 
@@ -107,9 +115,9 @@ impl Store {
         for path in list(&self.endpoints)? {
             let name = file_name(&path);
             let Some(id) = name.strip_suffix(".json").filter(|n| n.starts_with(EndpointId::PREFIX)) else {
-                // A temporary file of a write that was interrupted.
+                // A temporary file of a write that was interrupted. Whatever cannot be removed is in nobody's way.
                 if name.starts_with('.') {
-                    remove(&path)?;
+                    let _ = fs::remove_file(&path);
                 }
                 continue;
             };
@@ -131,8 +139,8 @@ impl Store {
         for path in list(&self.released)? {
             match (read::<Attachment>(&path), age(&path, now)) {
                 (Ok(attachment), Some(age)) => loaded.released.push((attachment, age)),
-                // Only a hint that an address should rest: not worth keeping.
-                _ => remove(&path)?,
+                // Only a hint that an address should rest: not worth keeping, nor worth failing for.
+                _ => _ = fs::remove_file(&path),
             }
         }
         Ok(loaded)
@@ -164,6 +172,16 @@ impl Store {
             // A full file system may refuse the new name; forgetting the rest is better than keeping the lease.
             Err(_) => remove(&from),
         }
+    }
+
+    /// Remembers which addresses of our blocks other hosts have.
+    pub fn put_elsewhere(&self, addresses: &[IpAddr]) -> Result<(), StoreError> {
+        write(&self.run_dir, ELSEWHERE, &addresses)
+    }
+
+    /// What [`Self::put_elsewhere`] has remembered last; nothing if that is damaged, as BGP tells it again.
+    pub fn elsewhere(&self) -> Vec<IpAddr> {
+        read(&self.run_dir.join(ELSEWHERE)).unwrap_or_default()
     }
 
     /// Whether the file of a new attachment could be written.
@@ -220,7 +238,7 @@ impl Store {
             if file_name(&path).starts_with('.') {
                 // A plugin may be writing it right now, or was killed over it.
                 if age(&path, now).is_some_and(|age| age > ABANDONED) {
-                    remove(&path)?;
+                    let _ = fs::remove_file(&path);
                 }
                 continue;
             }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, fmt, net::IpAddr};
 
 use super::{
     ALIAS_PREFIX, AttachError, Attacher, RETIRED,
-    message::{StepError, TABLE_LOCAL},
+    message::{StepError, Steps, TABLE_LOCAL},
     shape::Limit,
 };
 use crate::{
@@ -116,6 +116,36 @@ impl Attacher {
             visited.map_err(|source| StepError { what: "list routes", source })?;
         }
         Ok(found)
+    }
+
+    /// Removes host routes of ours to containers that have another metric than the configured one: from before it was
+    /// changed.
+    pub fn drop_other_metrics(&mut self) -> Result<(), AttachError> {
+        let config = self.config;
+        let filter = route::Filter { table: Some(config.table), protocol: Some(config.protocol) };
+        let ends: HashSet<u32> = self.list_ours()?.into_iter().map(|end| end.link.index).collect();
+        let mut steps = Steps::default();
+        for family in Family::ALL {
+            let visited = route::visit(&mut self.socket, family, filter, |route| {
+                let device = route.hops.first().map(|hop| hop.ifindex).filter(|index| ends.contains(index));
+                if let Some(device) = device.filter(|_| route.is_on_link() && route.prefix.is_host())
+                    && route.metric != config.metric
+                {
+                    let key = route::Key {
+                        prefix: route.prefix,
+                        table: config.table,
+                        protocol: config.protocol,
+                        metric: route.metric,
+                    };
+                    steps.remove_device_route(&key, device);
+                }
+            });
+            visited.map_err(|source| StepError { what: "list routes", source })?;
+        }
+        match steps.errors(&mut self.socket)?.into_iter().find(|error| !error.source.is_missing()) {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
     }
 
     /// Whether the host's side of an attachment is in place, at the cost of one question to the kernel.

@@ -51,6 +51,7 @@ impl Handler {
         let learned = if attachment.rebuilt || attachment.endpoint.netns.is_empty() {
             let ns = self.attacher.open(&request.netns)?.id();
             let mut known = learned(attachment, &request.netns, ns, mac, previous);
+            known.endpoint.key = key.clone();
             if known.rebuilt {
                 let args = CniArgs::parse(&request.args)?;
                 known.endpoint.labels = labels::collect(&conf, &args, &key, &self.config.label_rules)?;
@@ -71,7 +72,12 @@ impl Handler {
         if !request.netns.is_empty() && self.attacher.open(&request.netns)?.id() != attachment.netns_id {
             return Err(failed(format!("{} is another namespace than at ADD", request.netns)));
         }
-        let findings = self.attacher.check_against(attachment, mac)?;
+        // Where the namespace is now; the path of ADD may be gone.
+        let mut as_called = attachment.clone();
+        if !request.netns.is_empty() {
+            as_called.endpoint.netns.clone_from(&request.netns);
+        }
+        let findings = self.attacher.check_against(&as_called, mac)?;
         if !findings.is_empty() {
             let texts: Vec<_> = findings.iter().map(ToString::to_string).collect();
             let lost = if learned.is_some() { "its file was lost; " } else { "" };

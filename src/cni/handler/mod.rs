@@ -124,6 +124,8 @@ pub struct Handler {
     /// Whose addresses were given up to other hosts, and which of them are announced by others as far as we know.
     given_up: HashMap<IpAddr, EndpointId>,
     held_elsewhere: HashSet<IpAddr>,
+    /// What other hosts had of our blocks before the start and have not announced since, and until when that counts.
+    remembered: (HashSet<IpAddr>, Option<Instant>),
     /// Removed, but their files could not be.
     left_over: Vec<Attachment>,
     last_sequence: u64,
@@ -150,6 +152,7 @@ impl Handler {
             numbers: HashMap::new(),
             given_up: HashMap::new(),
             held_elsewhere: HashSet::new(),
+            remembered: Default::default(),
             last_sequence: 0,
             uplink_mtu: None,
             last_sweep: None,
@@ -264,6 +267,7 @@ impl Handler {
         self.honour_tombstones(host, now);
         self.finish_adoptions(host);
         self.end_takeovers(host, now);
+        self.forget_remembered(host, now);
         self.remove_left_over();
         if self.last_look.is_none_or(|last| now.mono.saturating_duration_since(last) >= self.config.look) {
             self.last_look = Some(now.mono);

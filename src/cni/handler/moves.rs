@@ -21,6 +21,9 @@ use crate::cni::{
     types::CniError,
 };
 
+/// How long after a start an address counts as another host's because it was before: time for sessions to come up.
+const REMEMBER: Duration = Duration::from_secs(60);
+
 /// What became of a remote announcement of a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
@@ -45,12 +48,13 @@ impl Handler {
             Some(number) => self.numbers.insert(addr, number),
             None => self.numbers.remove(&addr),
         };
+        self.remembered.0.remove(&addr);
         if self.given_up.contains_key(&addr) {
             self.held_elsewhere.insert(addr);
         }
         let holder = self.ipam.owner(addr).and_then(|id| self.attachments.get(id)).cloned();
         let Some(holder) = holder else {
-            self.ipam.set_elsewhere(addr, true, now.mono);
+            self.set_elsewhere(addr, true, now);
             return Ok(Move::NotOurs);
         };
         // A plain announcement (no number) never takes over: it may be a stale one, or a mistake.
@@ -69,20 +73,50 @@ impl Handler {
         self.held_elsewhere.insert(addr);
         self.give_up(host, &lost, kept)?;
         self.ipam.give_back_one(addr, now.mono);
-        self.ipam.set_elsewhere(addr, true, now.mono);
+        self.set_elsewhere(addr, true, now);
         Ok(Move::GaveWay)
     }
 
     /// Says that no other host announces this address any more. A container here that had it gets it back.
     pub fn no_longer_elsewhere(&mut self, host: &mut impl Host, addr: IpAddr, now: Now) {
         self.numbers.remove(&addr);
-        self.ipam.set_elsewhere(addr, false, now.mono);
+        self.remembered.0.remove(&addr);
+        self.set_elsewhere(addr, false, now);
         self.held_elsewhere.remove(&addr);
         self.take_back(host, addr);
     }
 
+    fn set_elsewhere(&mut self, addr: IpAddr, elsewhere: bool, now: Now) {
+        if self.ipam.set_elsewhere(addr, elsewhere, now.mono) {
+            let list: Vec<IpAddr> = self.ipam.elsewhere().collect();
+            if let Err(error) = self.store.put_elsewhere(&list) {
+                tracing::warn!(%error, "cannot note which addresses other hosts have");
+            }
+        }
+    }
+
+    /// An address that another host had before the start: nobody gets it before the neighbours have told of it.
+    pub(super) fn remember_elsewhere(&mut self, addr: IpAddr, now: Now) {
+        self.ipam.set_elsewhere(addr, true, now.mono);
+        self.held_elsewhere.insert(addr);
+        self.remembered.0.insert(addr);
+        self.remembered.1 = Some(now.mono + REMEMBER);
+    }
+
+    /// Forgets what nobody has announced since the start.
+    pub(super) fn forget_remembered(&mut self, host: &mut impl Host, now: Now) {
+        if self.remembered.1.is_some_and(|until| until <= now.mono) {
+            for addr in std::mem::take(&mut self.remembered).0 {
+                self.no_longer_elsewhere(host, addr, now);
+            }
+        }
+    }
+
     /// Says that all neighbours have told what they know: what nobody has announced by now, nobody does.
-    pub fn converged(&mut self, host: &mut impl Host) {
+    pub fn converged(&mut self, host: &mut impl Host, now: Now) {
+        for addr in std::mem::take(&mut self.remembered).0 {
+            self.no_longer_elsewhere(host, addr, now);
+        }
         let free: Vec<IpAddr> =
             self.given_up.keys().copied().filter(|addr| !self.held_elsewhere.contains(addr)).collect();
         for addr in free {

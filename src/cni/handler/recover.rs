@@ -51,6 +51,9 @@ impl Handler {
                 attachment.endpoint.addresses().for_each(|addr| self.ipam.rest(addr, since));
             }
         }
+        for addr in self.store.elsewhere() {
+            self.remember_elsewhere(addr, now);
+        }
         match self.compare(loaded.attachments, &mut report) {
             Ok(found) => self.settle(host, found, &mut report, now),
             Err(error) => report.problems.push(format!("cannot read the kernel's state: {error}")),
@@ -150,6 +153,9 @@ impl Handler {
                 report.problems.push(format!("cannot remove the interface {id}: {error}"));
             }
         }
+        if let Err(error) = self.attacher.drop_other_metrics() {
+            report.problems.push(format!("cannot remove routes of another local_metric: {error}"));
+        }
         self.honour_tombstones(host, now);
         for problem in self.finish_adoptions(host) {
             report.problems.push(problem);
@@ -177,16 +183,10 @@ impl Handler {
 
 /// What the kernel alone tells of an endpoint; none when that is too little to keep it.
 fn rebuild(end: &HostEnd, routes: &[(u32, IpAddr)]) -> Option<Attachment> {
+    // An alias that was too long for the kernel gives only the beginning of the name; the identifier is right all the same.
     let mut parts = end.link.alias.as_deref()?.strip_prefix(ALIAS_PREFIX)?.splitn(3, '/');
-    let key = EndpointKey {
-        network: parts.next()?.to_owned(),
-        container_id: parts.next()?.to_owned(),
-        ifname: parts.next()?.to_owned(),
-    };
-    // An alias that was too long for the kernel does not give the name back.
-    if EndpointId::of(&key) != end.id {
-        return None;
-    }
+    let mut part = || parts.next().unwrap_or("?").to_owned();
+    let key = EndpointKey { network: part(), container_id: part(), ifname: part() };
     let mut endpoint = Endpoint {
         key,
         id: end.id.clone(),

@@ -263,15 +263,21 @@ impl Ipam {
 
     /// Notes whether another host announces an address. One of our blocks' is not given to anybody meanwhile, unless
     /// it is asked for by name (it comes home), and rests afterwards.
-    pub fn set_elsewhere(&mut self, addr: IpAddr, elsewhere: bool, now: Instant) {
+    pub fn set_elsewhere(&mut self, addr: IpAddr, elsewhere: bool, now: Instant) -> bool {
         if elsewhere {
             // The other hosts' own addresses are most of the cluster and nothing that we would give.
-            if self.is_local(addr) {
-                self.elsewhere.insert(addr);
-            }
-        } else if self.elsewhere.remove(&addr) {
+            return self.is_local(addr) && self.elsewhere.insert(addr);
+        }
+        let known = self.elsewhere.remove(&addr);
+        if known {
             self.rest(addr, now);
         }
+        known
+    }
+
+    /// The addresses of our blocks that other hosts have.
+    pub fn elsewhere(&self) -> impl Iterator<Item = IpAddr> {
+        self.elsewhere.iter().copied()
     }
 
     /// Lets a free address rest since `since`: after a restart, from what was noted at its release.

@@ -205,7 +205,7 @@ fn an_address_comes_back() {
                 // v4 is not announced any more, v6 is until later.
                 let learned = world.handler.announced_elsewhere(&mut world.host, v6, Some(number + 5), now);
                 assert_eq!(learned.unwrap(), Move::NotOurs);
-                world.handler.converged(&mut world.host);
+                world.handler.converged(&mut world.host, now);
             } else {
                 world.handler.no_longer_elsewhere(&mut world.host, v4, now);
             }
@@ -231,6 +231,42 @@ fn an_address_comes_back() {
         );
         world.call(&request("DEL", "c1", &ns)).unwrap();
         assert_eq!(world.handler.attention(), []);
+        world.assert_clean();
+    });
+}
+
+/// After a start nobody gets an address by chance that another host had before it, until the neighbours have told.
+#[test]
+fn what_others_have_is_known_across_a_restart() {
+    private(|| {
+        let mut world = World::new();
+        let (a, b) = (container(), container());
+        let now = Now::read();
+        let addr: IpAddr = "10.32.4.0".parse().unwrap();
+        let learn = |world: &mut World, number| {
+            world.handler.announced_elsewhere(&mut world.host, addr, number, now).unwrap()
+        };
+        assert_eq!(learn(&mut world, Some(5)), Move::NotOurs);
+        for _ in 0..2 {
+            world.restart();
+        }
+        let first = world.call(&request("ADD", "a", &a)).unwrap();
+        assert_eq!(first_ip(&first), "10.32.4.1/32");
+        // It has been told of: that holds. Then it has not been for too long.
+        learn(&mut world, Some(5));
+        let later = Now { mono: Instant::now() + Duration::from_secs(100), ..now };
+        world.handler.tick(&mut world.host, later);
+        assert_eq!(world.handler.ipam().elsewhere().count(), 1);
+        world.restart();
+        world.handler.tick(&mut world.host, later);
+        assert_eq!(world.handler.ipam().elsewhere().count(), 0);
+        world.restart();
+        assert_eq!(world.handler.ipam().elsewhere().count(), 0);
+        let asked = with(request("ADD", "b", &b), "runtimeConfig", json!({"ips": [addr]}));
+        assert_eq!(first_ip(&world.call(&asked).unwrap()), "10.32.4.0/32");
+        for (id, ns) in [("a", &a), ("b", &b)] {
+            world.call(&request("DEL", id, ns)).unwrap();
+        }
         world.assert_clean();
     });
 }

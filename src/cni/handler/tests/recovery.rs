@@ -311,3 +311,34 @@ fn a_mapping_that_is_refused_now() {
         world.assert_clean();
     });
 }
+
+/// Routes of a `local_metric` from before do not stay beside those of the new one, and names that the kernel has no room
+/// for do not cost a container its life when its file is lost.
+#[test]
+fn another_metric_and_long_names_after_a_restart() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let add = with(request("ADD", &"c".repeat(255), &ns), "name", Value::from("n".repeat(255)));
+        let result = world.call(&add).unwrap();
+        for metric in [5, 1] {
+            let mut config = config(world.dir.path());
+            config.attach.metric = metric;
+            world.handler = Handler::start(config).unwrap();
+            world.host = Notes::default();
+            world.handler.recover(&mut world.host, Now::read()).unwrap();
+            assert_eq!(world.handler.attacher.host_routes().unwrap().len(), 2);
+        }
+        let id = world.handler.attachments().next().unwrap().endpoint.id.clone();
+        fs::remove_file(world.dir.path().join(format!("endpoints/{id}.json"))).unwrap();
+        let recovery = world.restart();
+        assert_eq!((recovery.adopted, recovery.cleaned, recovery.rebuilt.len()), (1, 0, 1));
+        world
+            .call(&CniRequest { command: "CHECK".into(), ..with(add.clone(), "prevResult", result) })
+            .unwrap();
+        assert_eq!(world.handler.attachment(&id).unwrap().endpoint.key.container_id.len(), 255);
+        world.assert_consistent();
+        world.call(&CniRequest { command: "DEL".into(), ..add }).unwrap();
+        world.assert_clean();
+    });
+}

@@ -44,7 +44,7 @@ pub enum InstallError {
 
 /// Puts this program into `bin_dir` and a configuration for `network` into `conf_dir`, the binary first, so that no
 /// runtime finds a configuration without its plugin. Answers what has changed; a configuration that was there and
-/// differs is kept beside the new one as `10-slash32.conflist.old`.
+/// differs is kept beside the new one as `10-slash32.conflist.old` (or `.old.1` and so on), and that is told.
 pub fn install(
     bin_dir: &Path,
     conf_dir: &Path,
@@ -55,9 +55,13 @@ pub fn install(
     install_program(&program, bin_dir, conf_dir, network, run_dir)
 }
 
-/// Removes what [`install`] put there, the configuration first. Answers what was removed.
+/// Removes what [`install`] put there, the configuration first. Answers what was removed. A configuration that somebody
+/// has changed is kept, as by [`install`].
 pub fn uninstall(bin_dir: &Path, conf_dir: &Path) -> Result<Vec<PathBuf>, InstallError> {
     let mut changed = Vec::new();
+    if let Some(text) = fs::read(conf_dir.join(CONFLIST)).ok().filter(|text| !is_as_installed(text)) {
+        keep(conf_dir, &text)?;
+    }
     for path in [conf_dir.join(CONFLIST), bin_dir.join(BINARY)] {
         match fs::remove_file(&path) {
             Ok(()) => changed.push(path),
@@ -104,12 +108,36 @@ fn install_program(
     let conf = conf_dir.join(CONFLIST);
     match fs::read(&conf) {
         Ok(old) if old == text.as_bytes() => return Ok(changed),
-        Ok(old) => replace(&conf_dir.join(format!("{CONFLIST}.old")), &old, 0o644)?,
-        Err(_) => {}
+        Ok(old) if !is_as_installed(&old) => keep(conf_dir, &old)?,
+        _ => {}
     }
     replace(&conf, text.as_bytes(), 0o644)?;
     changed.push(conf);
     Ok(changed)
+}
+
+/// Whether a configuration is as [`conflist`] makes it, for whatever network and run directory.
+fn is_as_installed(text: &[u8]) -> bool {
+    let Ok(list) = serde_json::from_slice::<Value>(text) else { return false };
+    let run_dir = list["plugins"][0]["run_dir"].as_str().unwrap_or(DEFAULT_RUN_DIR);
+    let ours = list["name"].as_str().and_then(|network| conflist(network, Path::new(run_dir)).ok());
+    ours.is_some_and(|ours| ours.as_bytes() == text)
+}
+
+/// Keeps a configuration that was changed, under the first of the names `.old`, `.old.1` … that is free or has it.
+fn keep(conf_dir: &Path, text: &[u8]) -> Result<(), InstallError> {
+    let mut path = conf_dir.join(format!("{CONFLIST}.old"));
+    let mut number = 0;
+    while let Ok(there) = fs::read(&path) {
+        if there == text {
+            return Ok(());
+        }
+        number += 1;
+        path = conf_dir.join(format!("{CONFLIST}.old.{number}"));
+    }
+    replace(&path, text, 0o644)?;
+    eprintln!("slash32: the network configuration was not as installed; it is kept as {}", path.display());
+    Ok(())
 }
 
 /// Writes a file beside the target and renames it.
@@ -194,7 +222,13 @@ mod tests {
             install_program(&own, &bin, &conf, "net", Path::new("/run/slash32")).unwrap(),
             [] as [PathBuf; 0]
         );
+        // Nothing that somebody has written is lost, however often.
+        fs::write(conf.join(CONFLIST), "edited again").unwrap();
         assert_eq!(uninstall(&bin, &conf).unwrap().len(), 2);
         assert_eq!(uninstall(&bin, &conf).unwrap().len(), 0);
+        assert_eq!(fs::read_to_string(conf.join("10-slash32.conflist.old.1")).unwrap(), "edited again");
+        run();
+        assert_eq!(uninstall(&bin, &conf).unwrap().len(), 2);
+        assert_eq!(fs::read_dir(&conf).unwrap().count(), 2);
     }
 }

@@ -5,6 +5,7 @@
 //! - `released/<id>.<sequence>.json`: the same file, renamed there by DEL; its addresses rest. The time of the rename
 //!   (ctime) is the time of release. Removed when the rest is over.
 //! - `tombstones/<id>.<sequence>.json`: a DEL that came while the agent was down, see [`Tombstone`].
+//! - `copies/<id>.json`: the same as in `endpoints/`, written a moment later: should one be lost, the other tells.
 //! - `elsewhere.json`: addresses of our blocks that other hosts have, so that a new process does not give them to anybody
 //!   before it has heard of them.
 //! - `damaged/`: files that could not be read, set aside for a person to look at.
@@ -75,6 +76,7 @@ pub struct Store {
     released: PathBuf,
     tombstones: PathBuf,
     damaged: PathBuf,
+    copies: PathBuf,
     run_dir: PathBuf,
 }
 
@@ -105,6 +107,7 @@ impl Store {
             released: dir("released")?,
             tombstones: dir("tombstones")?,
             damaged: dir("damaged")?,
+            copies: dir("copies")?,
             run_dir: run_dir.to_owned(),
         })
     }
@@ -172,6 +175,28 @@ impl Store {
             // A full file system may refuse the new name; forgetting the rest is better than keeping the lease.
             Err(_) => remove(&from),
         }
+    }
+
+    /// Writes an attachment's copy.
+    pub fn put_copy(&self, attachment: &Attachment) -> Result<(), StoreError> {
+        write(&self.copies, &format!("{}.json", attachment.endpoint.id), attachment)
+    }
+
+    /// Removes an attachment's copy. No error when there is none.
+    pub fn drop_copy(&self, id: &EndpointId) -> Result<(), StoreError> {
+        remove(&self.copies.join(format!("{id}.json")))
+    }
+
+    /// An attachment's copy, if there is a sound one.
+    pub fn copy(&self, id: &EndpointId) -> Option<Attachment> {
+        let copy: Attachment = read(&self.copies.join(format!("{id}.json"))).ok()?;
+        (copy.endpoint.id == *id).then_some(copy)
+    }
+
+    /// The endpoints that have a copy.
+    pub fn copies(&self) -> Result<Vec<EndpointId>, StoreError> {
+        let names = list(&self.copies)?.into_iter().map(|path| file_name(&path));
+        Ok(names.filter_map(|name| name.strip_suffix(".json").map(|id| EndpointId(id.to_owned()))).collect())
     }
 
     /// Remembers which addresses of our blocks other hosts have.

@@ -63,7 +63,8 @@ fn a_file_that_was_lost() {
             let name = container.result()["interfaces"][0]["name"].as_str().context("a name")?;
             Ok(format!("{ENDPOINTS}/{name}.json"))
         };
-        // One removed, one damaged.
+        // One removed, one damaged, and no copies.
+        host.command("sh").args(["-c", "rm -f /run/slash32/copies/*"]).run()?;
         host.run(&format!("rm {}", file(&web)?))?;
         host.write(&file(&db)?, "{\"endpoint\"")?;
         agent.start_again()?;

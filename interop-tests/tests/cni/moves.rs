@@ -35,6 +35,67 @@ fn moves_across_racks_of_bird() {
     across_racks("move-fabric-bird", Make::Bird);
 }
 
+/// Two containers with one address, by mistake: the older one is told of, and has it again when the newer one goes.
+#[test]
+fn an_address_that_was_taken_by_mistake_comes_back() {
+    Lab::run("taken-back", |lab| {
+        let rack = Rack::new(lab, Switch::Bird)?;
+        let (_switch, [mut host1, _host2]) = rack.start()?;
+        let network = asking_for(&["10.32.1.99"])?;
+        let own = rack.hosts[0].container("own", &network)?;
+        let far = rack.hosts[1].container("far", &labelled("role", "far")?)?;
+        for killed in [false, true] {
+            let thief = rack.hosts[1].container("thief", &network)?;
+            eventually("the older one is told of", PATIENCE, || {
+                let problems = host1.status()?["problems"].to_string();
+                check(problems.contains("10.32.1.99 is announced by another host"), problems)
+            })?;
+            let error = own.check().err().context("CHECK")?.to_string();
+            ensure!(error.contains("error 105"), "{error}");
+            if killed {
+                host1.kill()?;
+                host1.start_again()?;
+                ensure!(own.check().is_err(), "it is announced by two");
+                host1.wait_established(2)?;
+            }
+            thief.remove()?;
+            eventually("it is back", PATIENCE, || {
+                own.check()?;
+                far.ping("10.32.1.99")
+            })?;
+            let status = host1.status()?["problems"].to_string();
+            ensure!(!status.contains("10.32.1.99"), "{status}");
+        }
+        Ok(())
+    });
+}
+
+/// An address of a host's block that lives elsewhere is nobody's there, however early after a start somebody asks.
+#[test]
+fn what_others_have_is_not_given_after_a_start() {
+    Lab::run("not-given", |lab| {
+        let rack = Rack::new(lab, Switch::Bird)?;
+        let (_switch, [mut host1, _host2]) = rack.start()?;
+        // The next one that host 1 would give.
+        let probe = rack.hosts[0].container("probe", &Network::slash32()?)?;
+        let last: u32 = probe.ipv4()?.rsplit('.').next().context("four numbers")?.parse()?;
+        let next = format!("10.32.1.{}", last + 1);
+        let far = rack.hosts[1].container("far", &asking_for(&[&next])?)?;
+        let shown = || {
+            Ok::<_, anyhow::Error>(host1.machine().read("/run/slash32/elsewhere.json").unwrap_or_default())
+        };
+        eventually("it is known there", PATIENCE, || check(shown()?.contains(&next), shown()?))?;
+        host1.kill()?;
+        host1.start_again()?;
+        let early = rack.hosts[0].container("early", &Network::slash32()?)?;
+        ensure!(early.ipv4()? != next, "{next} was given twice");
+        host1.wait_established(2)?;
+        probe.ping(&next)?;
+        early.check()?;
+        far.check()
+    });
+}
+
 fn inside_a_rack(name: &str, switch: Switch) {
     Lab::run(name, |lab| {
         let rack = Rack::new(lab, switch)?;

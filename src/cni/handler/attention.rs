@@ -159,6 +159,20 @@ impl Handler {
         }
     }
 
+    /// Brings the copies of files up to date. Not at once, as ADD and DEL are waited for.
+    pub(super) fn write_copies(&mut self) {
+        for id in std::mem::take(&mut self.uncopied) {
+            let done = match self.attachments.get(&id) {
+                Some(attachment) => self.store.put_copy(attachment),
+                None => self.store.drop_copy(&id),
+            };
+            if let Err(error) = done {
+                // A full disk, of which `status` tells; again when it changes, or after a restart.
+                tracing::debug!(%id, %error, "a copy is not up to date");
+            }
+        }
+    }
+
     /// Writes the files of living endpoints that somebody has removed, before a restart would miss them.
     pub(super) fn write_missing_files(&mut self) {
         let there: HashSet<EndpointId> = match self.store.ids() {

@@ -126,6 +126,8 @@ pub struct Handler {
     held_elsewhere: HashSet<IpAddr>,
     /// What other hosts had of our blocks before the start and have not announced since, and until when that counts.
     remembered: (HashSet<IpAddr>, Option<Instant>),
+    /// Whose copies are not up to date.
+    uncopied: BTreeSet<EndpointId>,
     /// Removed, but their files could not be.
     left_over: Vec<Attachment>,
     last_sequence: u64,
@@ -152,6 +154,7 @@ impl Handler {
             numbers: HashMap::new(),
             given_up: HashMap::new(),
             held_elsewhere: HashSet::new(),
+            uncopied: BTreeSet::new(),
             remembered: Default::default(),
             last_sequence: 0,
             uplink_mtu: None,
@@ -269,6 +272,7 @@ impl Handler {
         self.end_takeovers(host, now);
         self.forget_remembered(host, now);
         self.remove_left_over();
+        self.write_copies();
         if self.last_look.is_none_or(|last| now.mono.saturating_duration_since(last) >= self.config.look) {
             self.last_look = Some(now.mono);
             self.uplink_changed();
@@ -297,6 +301,7 @@ impl Handler {
         self.forget(&attachment.endpoint.id);
         self.gateways.insert(gateway_of(&attachment));
         let id = &attachment.endpoint.id;
+        self.uncopied.insert(id.clone());
         self.given_up.extend(attachment.given_up.iter().map(|addr| (*addr, id.clone())));
         self.attachments.insert(attachment.endpoint.id.clone(), attachment);
     }
@@ -306,6 +311,7 @@ impl Handler {
         if let Some(old) = self.attachments.remove(id) {
             self.gateways.remove(&gateway_of(&old));
             self.given_up.retain(|_, of| of != id);
+            self.uncopied.insert(id.clone());
         }
     }
 

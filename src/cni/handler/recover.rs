@@ -1,6 +1,9 @@
 //! The agent's start: what lives is adopted, what does not is cleaned.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use serde::Serialize;
 
@@ -61,6 +64,9 @@ impl Handler {
         if let Err(error) = self.attacher.reap() {
             report.problems.push(format!("cannot delete retired interfaces: {error}"));
         }
+        for id in self.store.copies().unwrap_or_default() {
+            self.uncopied.insert(id);
+        }
         report.adopted = self.attachments.len();
         self.last_look = Some(now.mono);
         Ok(report)
@@ -73,6 +79,20 @@ impl Handler {
             report.problems.push(error.to_string());
             Vec::new()
         });
+        // A file that is lost or damaged has a copy, which is right if it means the same interface.
+        let with_file: HashSet<EndpointId> = files.iter().map(|file| file.endpoint.id.clone()).collect();
+        for end in ends.values().filter(|end| !end.retired && !with_file.contains(&end.id)) {
+            let copy = self.store.copy(&end.id).filter(|copy| copy.ifindex == end.link.index);
+            if let Some(copy) = copy {
+                report
+                    .problems
+                    .push(format!("{}: the file was lost; known from its copy", copy.endpoint.key));
+                if let Err(error) = self.store.put(&copy) {
+                    report.problems.push(error.to_string());
+                }
+                files.push(copy);
+            }
+        }
         // The newest first: should two hold one address, the newer keeps it.
         files.sort_by_key(|a| std::cmp::Reverse(a.sequence));
         let mut found = Found::default();

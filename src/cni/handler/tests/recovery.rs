@@ -213,9 +213,15 @@ fn a_lost_file_is_told_of() {
         }
         let ids: Vec<EndpointId> = world.handler.attachments().map(|x| x.endpoint.id.clone()).collect();
         let dir = world.dir.path().join("endpoints");
-        let remove_files =
-            || ids.iter().for_each(|id| fs::remove_file(dir.join(format!("{id}.json"))).unwrap());
-        remove_files();
+        let copies = world.dir.path().join("copies");
+        let remove_files = || {
+            for id in &ids {
+                fs::remove_file(dir.join(format!("{id}.json"))).unwrap();
+            }
+            for copy in fs::read_dir(&copies).unwrap() {
+                fs::remove_file(copy.unwrap().path()).unwrap();
+            }
+        };
         let later = Now { mono: Instant::now() + Duration::from_secs(15), wall: SystemTime::now() };
         world.handler.tick(&mut world.host, later);
         world.assert_consistent();
@@ -339,6 +345,42 @@ fn another_metric_and_long_names_after_a_restart() {
         assert_eq!(world.handler.attachment(&id).unwrap().endpoint.key.container_id.len(), 255);
         world.assert_consistent();
         world.call(&CniRequest { command: "DEL".into(), ..add }).unwrap();
+        world.assert_clean();
+    });
+}
+
+/// A file that is lost or damaged has a copy: nothing is lost.
+#[test]
+fn a_lost_file_has_a_copy() {
+    private(|| {
+        let mut world = World::new();
+        let (a, b, c) = (container(), container(), container());
+        for (id, ns) in [("a", &a), ("b", &b), ("c", &c)] {
+            let ports = json!({"portMappings": [{"hostPort": 8099, "containerPort": 80, "protocol": "tcp"}]});
+            let labelled = CniRequest { args: "S32_LABELS=role=web".into(), ..request("ADD", id, ns) };
+            world.call(&with(labelled, "runtimeConfig", ports)).unwrap();
+        }
+        world.handler.tick(&mut world.host, Now::read());
+        let before: Vec<Attachment> = world.handler.attachments().cloned().collect();
+        let dir = world.dir.path().to_owned();
+        let file = |a: &Attachment| dir.join(format!("endpoints/{}.json", a.endpoint.id));
+        // One is lost, one is damaged, and the third is deleted while nobody looks: its copy does not bring it back.
+        fs::remove_file(file(&before[0])).unwrap();
+        fs::write(file(&before[1]), "{").unwrap();
+        fs::remove_file(file(&before[2])).unwrap();
+        Tombstone::leave(&dir, &before[2].endpoint.key, SystemTime::now()).unwrap();
+        let recovery = world.restart();
+        assert_eq!((recovery.adopted, recovery.cleaned, recovery.rebuilt.len()), (2, 1, 0), "{recovery:?}");
+        assert!(world.handler.attachments().eq(&before[..2]));
+        assert_eq!(world.handler.attention(), []);
+        world.assert_consistent();
+        world.handler.tick(&mut world.host, Now::read());
+        assert_eq!(fs::read_dir(dir.join("copies")).unwrap().count(), 2);
+        for (id, ns) in [("a", &a), ("b", &b), ("c", &c)] {
+            world.call(&request("DEL", id, ns)).unwrap();
+        }
+        world.handler.tick(&mut world.host, Now::read());
+        assert_eq!(fs::read_dir(dir.join("copies")).unwrap().count(), 0);
         world.assert_clean();
     });
 }

@@ -33,6 +33,11 @@ impl Folder {
         Self { files, options }
     }
 
+    /// Whether there is no file.
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// The policies, or every error.
     pub(super) fn parse(&self) -> Result<PolicySet, Vec<Diagnostic>> {
         let files: Vec<_> = self.files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();

@@ -24,7 +24,7 @@ use crate::{
         attachment::Attachment,
         types::{L4, PortMapping},
     },
-    model::{Family, Prefix},
+    model::{Diagnostic, Family, Prefix},
     policy::{
         Ports, Protocol, Service,
         engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig, PortMap},
@@ -382,6 +382,16 @@ impl Policies {
         Ok(before.differences(self.engine.policies()))
     }
 
+    /// Whether there was anything in the folder when it was good last, be it before the start.
+    fn had_files(&self) -> bool {
+        match &self.last_good {
+            Some(folder) => !folder.is_empty(),
+            None => {
+                Folder::load(&self.last_good_file).ok().flatten().is_some_and(|folder| !folder.is_empty())
+            }
+        }
+    }
+
     fn read_folder(&mut self) {
         let unread = language::unread(&self.folder);
         if unread != self.unread {
@@ -390,10 +400,16 @@ impl Policies {
             }
             self.unread = unread;
         }
-        let read = language::read_dir(&self.folder).and_then(|files| {
-            let folder = Folder::new(files, self.options.clone());
-            folder.parse().map(|set| (folder, set))
-        });
+        // One that was never there is empty. One that is gone may come back, and meanwhile nothing must open.
+        let read = if !self.folder.exists() && self.had_files() {
+            let gone = "the policy folder is gone (an empty one says that there are no policies)";
+            Err(vec![Diagnostic::new(&*self.folder, "", 0..0, gone)])
+        } else {
+            language::read_dir(&self.folder).and_then(|files| {
+                let folder = Folder::new(files, self.options.clone());
+                folder.parse().map(|set| (folder, set))
+            })
+        };
         match read {
             Ok((folder, set)) => {
                 self.file_errors.clear();

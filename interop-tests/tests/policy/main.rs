@@ -87,7 +87,7 @@ fn labels_in_full(name: &str, switch: Switch) {
 fn tools_tell_what_policies_do() {
     Lab::run("policy-tools", |lab| {
         let rack = Rack::new(lab, Switch::Slash32)?;
-        let (_switch, [host1, _host2]) = rack.start()?;
+        let (_switch, [mut host1, _host2]) = rack.start()?;
         let db = rack.hosts[0].container("db", &labelled("role", "db")?)?;
         let web = rack.hosts[1].container("web", &labelled("role", "web")?)?;
         let job = rack.hosts[1].container("job", &labelled("role", "job")?)?;
@@ -157,7 +157,8 @@ fn tools_tell_what_policies_do() {
             check(!nft.contains("log prefix"), "still")
         })?;
         host_policies_are_explained(&rack, &host1, &db.ipv4()?)?;
-        translation_ends_with_its_setting(&rack, &host1)
+        translation_ends_with_its_setting(&rack, &host1)?;
+        errors_outlast_a_restart(&rack, &mut host1, || unreachable(&job, &db))
     });
 }
 
@@ -172,6 +173,46 @@ fn translation_ends_with_its_setting(rack: &Rack, host: &Agent) -> Result<()> {
     let off = table()?;
     ensure!(!off.contains("masquerade"), "{off}");
     eventually("nothing is left of it", PATIENCE, || check(!table()?.contains("nat_post"), "still there"))
+}
+
+/// A folder with an error, or that is gone, changes nothing; neither does a restart then.
+fn errors_outlast_a_restart(rack: &Rack, host: &mut Agent, refused: impl Fn() -> Result<()>) -> Result<()> {
+    let problem = |host: &Agent, text: &str| {
+        eventually(text, PATIENCE, || {
+            let problems = answer(host, "status")?["problems"].to_string();
+            check(problems.contains(text), problems)
+        })
+    };
+    host.write_policy("typo.toml", "[[polcy]]\n")?;
+    problem(host, "typo.toml")?;
+    host.kill()?;
+    host.start_again()?;
+    problem(host, "typo.toml")?;
+    problem(host, "the last good policies stay in force")?;
+    refused()?;
+    // Nothing is known of the last good state: then nothing is changed, and nobody new comes.
+    host.kill()?;
+    rack.hosts[0].run("rm /run/slash32/policies.json")?;
+    host.start_again()?;
+    problem(host, "no earlier policies are known")?;
+    refused()?;
+    ensure!(rack.hosts[0].container("late", &labelled("role", "late")?).is_err(), "a container was attached");
+    host.remove_policy("typo.toml")?;
+    eventually("the folder is right", PATIENCE, || {
+        let problems = answer(host, "status")?["problems"].to_string();
+        check(!problems.contains("polic"), problems)
+    })?;
+    refused()?;
+    rack.hosts[0].container("later", &labelled("role", "late")?)?;
+    rack.hosts[0].run("mv /etc/slash32/policy.d /etc/slash32/elsewhere")?;
+    problem(host, "the policy folder is gone")?;
+    refused()?;
+    host.kill()?;
+    host.start_again()?;
+    problem(host, "the policy folder is gone")?;
+    refused()?;
+    rack.hosts[0].run("mv /etc/slash32/elsewhere /etc/slash32/policy.d")?;
+    refused()
 }
 
 const HOST_POLICIES: &str = "[[host_policy]]\nname = 'other-side'\norder = 1\ninterfaces = ['wan*']\ningress = []\n\

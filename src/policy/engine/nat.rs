@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     config::EngineConfig,
+    services::ServiceSet,
     sets::{SetDef, address_type, family_digit, family_index},
 };
 use crate::{
@@ -172,6 +173,21 @@ pub(super) fn build(rules: &mut Ruleset, config: &EngineConfig, mapped: bool) {
             };
             let masquerade = Statement::Masquerade;
             let from_pool = inside(source, format!("nat_pools{digit}"));
+            // With the host's address they would be the host to its neighbours and to other hosts, which refuse
+            // containers' own.
+            for (protocol, ports) in ServiceSet::of(&config.protected, &[]).listed {
+                let set = SetDef::ports(&ports);
+                rules.sets.insert(set.name.clone(), set.build());
+                let protected = Rule::new([
+                    is_family(family),
+                    Statement::is(Field::L4Proto, Key::byte(protocol.0)),
+                    Statement::lookup([Field::HeaderDestinationPort], &set.name),
+                    from_pool.clone(),
+                    outside.clone(),
+                    Statement::Verdict(Verdict::Return),
+                ]);
+                post.push(protected.comment("nat_outgoing: not for protected ports"));
+            }
             post.push(Rule::new([is_family(family), from_pool, outside, masquerade]).comment("nat_outgoing"));
         }
     }

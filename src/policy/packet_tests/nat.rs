@@ -49,7 +49,12 @@ fn loopback_addresses_are_the_hosts_own() {
 
 /// The address that the outside machine sees when a container sends to it.
 fn seen_outside(lab: &Lab, container: usize, v6: bool) -> IpAddr {
-    let addr = SocketAddr::new(lab.addr(Outside, v6), 7777);
+    seen_at(lab, container, v6, 7777)
+}
+
+/// The same at a port that nobody serves.
+fn seen_at(lab: &Lab, container: usize, v6: bool, port: u16) -> IpAddr {
+    let addr = SocketAddr::new(lab.addr(Outside, v6), port);
     let server = lab.outside.run(|| UdpSocket::bind(addr).unwrap());
     server.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
     let any: SocketAddr = if v6 { "[::]:0" } else { "0.0.0.0:0" }.parse().unwrap();
@@ -95,6 +100,25 @@ fn pools_with_nat_outgoing_are_masqueraded_towards_the_world_only() {
         assert_eq!(seen_outside(&lab, 0, v6), lab.addr(C(0), v6));
     }
     assert_eq!(lab.enforcer.repair().unwrap(), []);
+}
+
+/// With the host's address a container could speak BGP to whom the host may speak to.
+#[test]
+fn protected_ports_are_not_masqueraded() {
+    let mut lab = Lab::silent(1);
+    lab.know(0, &[]);
+    let mut config = EngineConfig { infrastructure: Vec::new(), ..config() };
+    for pool in &mut config.pools {
+        pool.nat_outgoing = true;
+    }
+    lab.enforcer.engine_mut().set_config(config);
+    lab.enforcer.commit().unwrap();
+    for v6 in [V4, V6] {
+        assert_eq!(seen_outside(&lab, 0, v6), lab.addr(Host, v6));
+        for port in [3784, 3785, 4784] {
+            assert_eq!(seen_at(&lab, 0, v6, port), lab.addr(C(0), v6), "udp/{port}");
+        }
+    }
 }
 
 fn map(host: Option<IpAddr>, protocol: Protocol, host_port: u16, target: IpAddr, port: u16) -> PortMap {

@@ -617,6 +617,115 @@ proptest! {
     }
 }
 
+/// A folder, a local endpoint `web`, and flows to it from a remote one with some labels: what is told and what is compiled.
+fn with_remote(text: &str, labels: &[(&str, &str)]) -> Engine {
+    let set = language::parse(&[("a.toml", text)]).unwrap_or_else(|e| panic!("{}", e[0]));
+    let mut engine = Engine::new(config(true, true));
+    engine.set_policies(Arc::new(set));
+    let all = |list: &[(&str, &str)]| {
+        let mut labels = Labels::new();
+        for (key, value) in list {
+            labels.insert(*key, *value).unwrap();
+        }
+        labels
+    };
+    Event::Local(0, all(&[("role", "web")])).apply(&mut engine);
+    Event::Remote(4, all(labels)).apply(&mut engine);
+    engine
+}
+
+/// A port by name that the rule excludes by number is not in it, where the name means that number.
+#[test]
+fn named_ports_without_excluded_ones() {
+    let text = "[[named_port]]\nname='http'\nselect='all()'\nport=80\n[[named_port]]\nname='http'\nselect='all()'\nport=8080\n\
+        [[policy]]\nname='p'\nselect='all()'\ningress=[{action='allow',protocol='tcp',ports=['http'],not_protocol='tcp',not_ports=[8080]}]\n";
+    let engine = with_remote(text, &[("role", "lb")]);
+    let flow = |port| Flow::new(addr(ADDRESSES[4]), addr(ADDRESSES[0]), Protocol::TCP, port);
+    check(&engine, &[flow(80), flow(8080), flow(443)]).unwrap();
+    let allowed = |port| engine.explain(&flow(port), |_| false).allowed;
+    assert_eq!([80, 8080, 443].map(allowed), [true, false, false]);
+}
+
+/// Both parts of a peer hold: who is selected and excluded as well is no peer.
+#[test]
+fn selected_and_excluded() {
+    for (labels, want) in
+        [(&[("app", "a")][..], true), (&[("app", "a"), ("env", "dev")], false), (&[("env", "prod")], false)]
+    {
+        let mut engine = with_remote("", labels);
+        let peer = Peer {
+            selector: Some("app == 'a'".parse().unwrap()),
+            not_selector: Some("env == 'dev'".parse().unwrap()),
+            ..Peer::default()
+        };
+        let rule = Rule {
+            action: Action::Allow,
+            peers: vec![peer],
+            services: Vec::new(),
+            not_services: Vec::new(),
+            source_ports: None,
+            log: None,
+            limit: None,
+            origin: Origin::default(),
+        };
+        let text = "[[policy]]\nname='p'\nselect='all()'\ningress=[]\n";
+        let mut set = language::parse(&[("a.toml", text)]).unwrap();
+        let policy = Policy { ingress: Some(vec![rule]), ..(*set.policies[0]).clone() };
+        set.policies = vec![Arc::new(policy)];
+        engine.set_policies(Arc::new(set));
+        let flow = Flow::new(addr(ADDRESSES[4]), addr(ADDRESSES[0]), Protocol::TCP, 80);
+        check(&engine, &[flow]).unwrap();
+        assert_eq!(engine.explain(&flow, |_| false).allowed, want, "{labels:?}");
+    }
+}
+
+/// What each new label of a remote endpoint revokes is announced, and nothing else.
+#[test]
+fn labels_that_revoke() {
+    let lb: &[(&str, &str)] = &[("role", "lb")];
+    let (dev, none): (&[_], &[_]) = (&[("env", "dev")], &[("role", "none")]);
+    for (rules, before, after, revokes) in [
+        ("{action='allow',from={selector='role == \"lb\"'}}", lb, none, true),
+        ("{action='allow',from={selector='role == \"lb\"'}}", none, lb, false),
+        ("{action='deny',from={selector='role == \"lb\"'}},{action='allow'}", none, lb, true),
+        ("{action='allow',from={selector='env != \"dev\"'}}", none, dev, true),
+        ("{action='allow',from={selector='env != \"dev\"'}}", dev, none, false),
+        ("{action='deny',from={selector='env != \"dev\"'}},{action='allow'}", dev, none, true),
+        ("{action='pass',from={selector='role == \"lb\"'}},{action='allow'}", none, lb, true),
+    ] {
+        let text = format!(
+            "[[tier]]\nname='t'\norder=1\n[[policy]]\nname='p'\ntier='t'\nselect='all()'\ningress=[{rules}]\n"
+        );
+        let mut engine = with_remote(&text, before);
+        engine.snapshot();
+        let mut labels = Labels::new();
+        for (key, value) in after {
+            labels.insert(*key, *value).unwrap();
+        }
+        Event::Remote(4, labels).apply(&mut engine);
+        assert_eq!(engine.changes().revokes, revokes, "{rules} {before:?} {after:?}");
+    }
+}
+
+/// An address of another host that becomes local has its flows judged anew only if policies of its own say anything.
+#[test]
+fn addresses_that_move_here() {
+    let text = "[[policy]]\nname='p'\nselect='role == \"closed\"'\ningress=[]\n";
+    for (role, gone, revokes) in [("closed", false, true), ("closed", true, true), ("free", false, false)] {
+        let mut engine = with_remote(text, &[("role", role)]);
+        engine.snapshot();
+        let mut labels = Labels::new();
+        labels.insert("role", role).unwrap();
+        if gone {
+            Event::RemoteGone(4).apply(&mut engine);
+            engine.snapshot();
+        }
+        let addresses = vec![addr(ADDRESSES[4])];
+        engine.upsert_local(LocalEndpoint { id: interface(3), addresses, labels });
+        assert_eq!(engine.changes().revokes, revokes, "{role} gone: {gone}");
+    }
+}
+
 /// The ranges of a text such as `68, 1000-1023`.
 fn ranges_of(text: &str) -> Vec<(u16, u16)> {
     let range = |part: &str| {

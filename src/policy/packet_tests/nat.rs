@@ -10,7 +10,7 @@ use super::lab::{
 };
 use crate::policy::{
     Protocol,
-    engine::{PortMap, PortMapError},
+    engine::{EngineConfig, PortMap, PortMapError},
     ir::{Statement, Verdict},
 };
 

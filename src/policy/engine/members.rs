@@ -250,4 +250,26 @@ mod tests {
         assert!(!engine.changes().revokes);
         assert_eq!(engine.compiled(), before);
     }
+
+    /// Between two endpoints with one address packets to it may have left the host, judged for their sender alone.
+    #[test]
+    fn an_address_that_is_used_again_is_judged_anew() {
+        let mut engine = Engine::new(EngineConfig::default());
+        let closed = "[[policy]]\nname='p'\nselect='zone == \"closed\"'\ningress=[]\n";
+        engine.set_policies(Arc::new(crate::policy::language::parse(&[("a.toml", closed)]).unwrap()));
+        let endpoint = |id: &str, last: u8, zone: &str| {
+            let mut labels = Labels::new();
+            labels.insert("zone", zone).unwrap();
+            let addresses = vec![[10, 0, 0, last].into()];
+            LocalEndpoint { id: EndpointId(id.into()), addresses, labels }
+        };
+        engine.upsert_local(endpoint("s32a", 1, "open"));
+        engine.changes();
+        engine.remove_local(&EndpointId("s32a".into()));
+        engine.changes();
+        engine.upsert_local(endpoint("s32b", 2, "closed"));
+        assert!(!engine.changes().revokes, "a new address");
+        engine.upsert_local(endpoint("s32c", 1, "closed"));
+        assert!(engine.changes().revokes, "one that was used before");
+    }
 }

@@ -79,7 +79,7 @@ pub struct Engine {
     /// Which local endpoints have an address: one, unless somebody made a mistake.
     owners: FxHashMap<Prefix, BTreeSet<EndpointId>>,
     remotes: FxHashMap<Prefix, Arc<Identity>>,
-    /// Addresses that were in it: connections outlive routes.
+    /// Addresses that were in it, or a local endpoint's: connections outlive routes.
     departed: FxHashSet<Prefix>,
     classes: FxHashMap<ClassKey, Live<Class>>,
     chains: BTreeMap<Name, Live<CompiledChain>>,
@@ -274,7 +274,8 @@ impl Engine {
         self.drop_local(&id);
         let identity = Arc::new(Identity::in_full(&endpoint.labels));
         let classes = self.classes_of(&endpoint.labels, &identity);
-        // Connections with it that were judged while it was an endpoint of another host were not asked its own policies.
+        // Connections with it that were judged while it was an endpoint of another host, or nobody's, were not asked its
+        // own policies.
         let moved = |addr: &IpAddr| {
             let prefix = Prefix::host(*addr);
             self.remotes.contains_key(&prefix) || self.departed.contains(&prefix)
@@ -300,6 +301,10 @@ impl Engine {
     /// Removes an endpoint; false if it was not there.
     pub fn remove_local(&mut self, id: &EndpointId) -> bool {
         self.replace_port_maps(id, Vec::new());
+        // Until the next endpoint has the address, packets to it may leave the host, judged for their sender alone.
+        if let Some(local) = self.locals.get(id) {
+            self.departed.extend(local.endpoint.addresses.iter().map(|addr| Prefix::host(*addr)));
+        }
         self.drop_local(id)
     }
 

@@ -2,14 +2,15 @@
 
 use crate::{
     model::Family,
-    netlink::{self, sysctl},
+    netlink::{self, Socket, route, sysctl},
 };
 
 /// What must be set on the host for packets to flow between containers and the network.
 const REQUIRED: [(Family, &str, &str); 2] =
     [(Family::Ipv4, "net/ipv4/ip_forward", "1"), (Family::Ipv6, "net/ipv6/conf/all/forwarding", "1")];
 
-/// With this a host answers ARP only for addresses of the interface that was asked. The containers' gateway is none's.
+/// With this a host answers ARP only for addresses of the interface that was asked. The containers' gateway is none's; it
+/// is made so that this does not matter, if it is set when the agent starts.
 const ARP_IGNORE: &str = "net/ipv4/conf/all/arp_ignore";
 
 /// Switches forwarding on where it is off. An interface that took its default route from router advertisements keeps
@@ -28,6 +29,13 @@ pub(super) fn apply() -> Result<(), netlink::Error> {
     Ok(())
 }
 
+/// Whether the containers' gateway is a local address of the host, for which `arp_ignore` counts.
+fn gateway_is_local() -> bool {
+    let way =
+        Socket::route().and_then(|mut socket| route::way_to(&mut socket, [169, 254, 1, 1].into(), None));
+    way.is_ok_and(|way| way.is_some_and(|way| way.kind == libc::RTN_LOCAL))
+}
+
 /// The settings that are not as required now, for `doctor` and `status`.
 pub(super) fn missing() -> Vec<String> {
     missing_for(&Family::ALL)
@@ -36,7 +44,8 @@ pub(super) fn missing() -> Vec<String> {
 /// Those that containers with addresses of these families need, for CHECK and STATUS.
 pub(super) fn missing_for(families: &[Family]) -> Vec<String> {
     let ignores = families.contains(&Family::Ipv4)
-        && sysctl::read(ARP_IGNORE).is_ok_and(|value| !matches!(value.trim(), "0" | "3"));
+        && sysctl::read(ARP_IGNORE).is_ok_and(|value| !matches!(value.trim(), "0" | "3"))
+        && gateway_is_local();
     let arp = ignores.then(|| {
         "net.ipv4.conf.all.arp_ignore should be 0: containers get no answer from their IPv4 gateway (set it on the interfaces \
          that need it)"
@@ -82,6 +91,26 @@ fn default_route_interfaces(table: &str) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::{Batch, addr, link, ns::testing::private};
+
+    /// Set before the gateway was made it does no harm, and is not told.
+    #[test]
+    fn arp_ignore_counts_for_a_local_gateway() {
+        private(|| {
+            sysctl::write("net/ipv4/ip_forward", "1").unwrap();
+            sysctl::write(ARP_IGNORE, "1").unwrap();
+            assert_eq!(missing_for(&[Family::Ipv4]), [] as [String; 0]);
+            let mut batch = Batch::new();
+            link::push_up(&mut batch, 1);
+            addr::push_add(&mut batch, 1, [169, 254, 1, 1].into(), 32);
+            Socket::route().unwrap().execute(&mut batch).unwrap();
+            let missing = missing_for(&[Family::Ipv4]);
+            assert!(missing.len() == 1 && missing[0].contains("arp_ignore should be 0"), "{missing:?}");
+            assert_eq!(missing_for(&[]), [] as [String; 0]);
+            sysctl::write(ARP_IGNORE, "0").unwrap();
+            assert_eq!(missing_for(&[Family::Ipv4]), [] as [String; 0]);
+        });
+    }
 
     #[test]
     fn default_routes_from_advertisements() {

@@ -18,6 +18,8 @@ pub(super) const RTM_DELROUTE: u16 = 25;
 pub(super) const RTM_GETROUTE: u16 = 26;
 /// `struct rtmsg` is 12 bytes: family, dst_len, src_len, tos, table, protocol, scope, type, flags.
 pub(super) const RTMSG: usize = 12;
+/// Where `rtm_type` is in it.
+const TYPE_AT: usize = 7;
 /// `struct rtnexthop` is 8 bytes: length, flags, hops, interface index.
 pub(super) const RTNEXTHOP: usize = 8;
 /// Attributes of linux/rtnetlink.h.
@@ -255,29 +257,30 @@ pub fn list(socket: &mut Socket, family: Family, filter: Filter) -> Result<Vec<R
     Ok(routes)
 }
 
-/// The interface by which the kernel would send to an address now; none without a way there.
-pub fn interface_to(socket: &mut Socket, addr: IpAddr) -> Result<Option<u32>, Error> {
+/// What the kernel would do with a packet now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// `rtm_type` of the route it finds, one of `RTN_*`.
+    pub kind: u8,
+    /// The interface it would leave by.
+    pub interface: Option<u32>,
+}
+
+/// Asks the kernel for its way to an address; `device` is the interface that it must leave by, if any. No way at all is
+/// an error, `ENETUNREACH` mostly.
+pub fn way_to(socket: &mut Socket, addr: IpAddr, device: Option<u32>) -> Result<Option<Way>, Error> {
     let prefix = Prefix::host(addr);
-    let answer = socket.request(RTM_GETROUTE, 0, |w| {
+    let report = socket.request(RTM_GETROUTE, 0, |w| {
         w.raw(&[af(prefix.family()), prefix.len(), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).attr_ip(RTA_DST, addr);
-    });
-    match answer {
-        Ok(report) => {
-            let payload = report.replies.first().map(|(_, _, payload)| payload.as_slice());
-            Ok(Attrs::after(payload.unwrap_or_default(), RTMSG)
-                .find(|a| a.kind == RTA_OIF)
-                .and_then(super::Attr::u32))
+        if let Some(device) = device {
+            w.attr_u32(RTA_OIF, device);
         }
-        Err(error)
-            if matches!(
-                error.errno(),
-                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL)
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
+    })?;
+    let way = |payload: &[u8]| {
+        let interface = Attrs::after(payload, RTMSG).find_kind(RTA_OIF).and_then(super::Attr::u32);
+        Some(Way { kind: *payload.get(TYPE_AT)?, interface })
+    };
+    Ok(report.replies.first().and_then(|(_, _, payload)| way(payload)))
 }
 
 fn dump_header(w: &mut Writer<'_>, family: Family, filter: Filter) {

@@ -97,7 +97,7 @@ impl Policies {
 /// The interface by which this host would answer.
 fn interface_to(addr: IpAddr) -> Option<String> {
     let mut socket = netlink::Socket::route().ok()?;
-    let index = netlink::route::interface_to(&mut socket, addr).ok()??;
+    let index = netlink::route::way_to(&mut socket, addr, None).ok()??.interface?;
     netlink::link::by_index(&mut socket, index).ok().map(|link| link.name)
 }
 

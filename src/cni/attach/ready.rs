@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-use super::{message::StepError, uplink};
+use super::message::StepError;
 use crate::{
     cni::attachment::Attachment,
-    netlink::{Error, Socket},
+    netlink::{Error, Socket, route},
 };
 
 /// How often to look, and how long to wait between, at first; the task is seldom later than the first look.
@@ -47,8 +47,8 @@ pub(super) fn wait(attachment: &Attachment, host: &mut Socket, inside: &mut Sock
 
 /// Whether packets to an address of an interface are for this machine.
 fn is_local(socket: &mut Socket, address: Ipv6Addr, index: u32) -> Result<bool, Error> {
-    match uplink::route_to(socket, IpAddr::V6(address), Some(index)) {
-        Ok(route) => Ok(route.as_deref().and_then(uplink::kind_of) == Some(libc::RTN_LOCAL)),
+    match route::way_to(socket, IpAddr::V6(address), Some(index)) {
+        Ok(way) => Ok(way.is_some_and(|way| way.kind == libc::RTN_LOCAL)),
         // No route at all yet.
         Err(error) if matches!(error.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(false),
         Err(error) => Err(error),

@@ -4,14 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
     model::EndpointId,
-    netlink::{Attrs, Error, Socket, link},
+    netlink::{Error, Socket, link, route},
 };
 
-const RTM_GETROUTE: u16 = 26;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-/// Where `rtm_type` is in `struct rtmsg`.
-const TYPE_AT: usize = 7;
 /// Without any way out.
 const FALLBACK: u32 = 1500;
 
@@ -43,39 +38,16 @@ pub fn uplink_mtu(socket: &mut Socket) -> u32 {
         .map_or(FALLBACK, |mtu| mtu.clamp(1280, 65535))
 }
 
-/// What the kernel would do with a packet: the route it finds, `struct rtmsg` and attributes. `device` is the one that it
-/// must leave by, if any.
-pub(super) fn route_to(
-    socket: &mut Socket,
-    addr: IpAddr,
-    device: Option<u32>,
-) -> Result<Option<Vec<u8>>, Error> {
-    let (family, bits) = if addr.is_ipv4() { (libc::AF_INET, 32) } else { (libc::AF_INET6, 128) };
-    let report = socket.request(RTM_GETROUTE, 0, |w| {
-        w.raw(&[family as u8, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).attr_ip(RTA_DST, addr);
-        if let Some(device) = device {
-            w.attr_u32(RTA_OIF, device);
-        }
-    })?;
-    Ok(report.replies.into_iter().next().map(|(_, _, route)| route))
-}
-
-/// `rtm_type` of such a route, one of `RTN_*`.
-pub(super) fn kind_of(route: &[u8]) -> Option<u8> {
-    route.get(TYPE_AT).copied()
-}
-
 /// The device the kernel would send a packet through.
 pub(super) fn device_towards(socket: &mut Socket, addr: IpAddr) -> Result<Option<u32>, Error> {
-    let route = route_to(socket, addr, None)?;
-    Ok(route.and_then(|route| Attrs::after(&route, 12).find_kind(RTA_OIF)?.u32()))
+    Ok(route::way_to(socket, addr, None)?.and_then(|way| way.interface))
 }
 
 /// Whether packets to an address are for this host itself, or for all on a link.
 pub(super) fn is_own(socket: &mut Socket, addr: IpAddr) -> bool {
-    let Ok(Some(route)) = route_to(socket, addr, None) else { return false };
+    let way = route::way_to(socket, addr, None).ok().flatten();
     matches!(
-        kind_of(&route),
+        way.map(|way| way.kind),
         Some(libc::RTN_LOCAL | libc::RTN_BROADCAST | libc::RTN_ANYCAST | libc::RTN_MULTICAST)
     )
 }

@@ -5,6 +5,10 @@ use crate::{
     policy::{Direction, Ports, Profile, Protocol, Service, ranges::Ranges, selector::Selector},
 };
 
+/// ICMPv6 types that host policies do not judge, first and last: neighbour discovery and what belongs to it (RFC 4861),
+/// and multicast listener messages (RFC 2710, RFC 3810).
+pub(in crate::policy) const LINK_TYPES: [(u8, u8); 2] = [(130, 137), (143, 143)];
+
 /// The engine's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {

@@ -267,7 +267,8 @@ impl Lower<'_> {
                     // A limit is for new connections. One that passed before is judged again when policies change, and
                     // is not asked for another token.
                     let mut passed = start.clone();
-                    passed.extend([confirmed(), Statement::Counter, Statement::Verdict(allow.clone())]);
+                    let confirmed = Statement::has(Field::CtStatus, IPS_CONFIRMED);
+                    passed.extend([confirmed, Statement::Counter, Statement::Verdict(allow.clone())]);
                     self.rules.push(Rule::new(passed).comment(&comment));
                 }
                 start.extend(rule.limit.map(Statement::Limit));
@@ -571,15 +572,5 @@ fn negated(mut statement: Statement) -> Statement {
 /// `RTN_LOCAL` of linux/rtnetlink.h.
 const RTN_LOCAL: u32 = 2;
 
-/// `IPS_CONFIRMED` of linux/netfilter/nf_conntrack_common.h.
+/// `IPS_CONFIRMED` of linux/netfilter/nf_conntrack_common.h: a packet of the connection has passed before.
 const IPS_CONFIRMED: u32 = 1 << 3;
-
-/// A packet of this connection has passed all of netfilter before.
-fn confirmed() -> Statement {
-    Statement::Compare {
-        field: Field::CtStatus,
-        mask: Some(Key::host_u32(IPS_CONFIRMED)),
-        negate: true,
-        value: Key::host_u32(0),
-    }
-}

@@ -26,7 +26,6 @@ use std::{
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-pub(super) use self::services::{join, subtract};
 use self::{
     changes::Given,
     classes::{Selects, entry_of},
@@ -35,6 +34,10 @@ use self::{
     nat::PortMaps,
     sets::SetDef,
     skeleton::{SRC, Skeleton},
+};
+pub(super) use self::{
+    config::LINK_TYPES,
+    services::{join, subtract},
 };
 pub use self::{
     config::{EngineConfig, PoolConfig},

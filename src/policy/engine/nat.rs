@@ -225,12 +225,7 @@ fn port_maps(rules: &mut Ruleset) -> Vec<Rule> {
             let dnat = Statement::DnatMap { ipv6, fields, map: map.into() };
             lookups.push(Rule::new([is_family(family), dnat]));
         }
-        let translated = Statement::Compare {
-            field: Field::CtStatus,
-            mask: Some(Key::host_u32(IPS_DST_NAT)),
-            negate: true,
-            value: Key::host_u32(0),
-        };
+        let translated = Statement::has(Field::CtStatus, IPS_DST_NAT);
         let itself = Statement::lookup([source, destination], &hairpin.into());
         // An endpoint that reaches itself by its mapping would answer itself directly.
         let rule = Rule::new([is_family(family), translated.clone(), itself, Statement::Masquerade]);

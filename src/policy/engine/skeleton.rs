@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     Families,
-    config::EngineConfig,
+    config::{EngineConfig, LINK_TYPES},
     lower::{SetUse, host_rules},
     nat,
     services::ServiceSet,
@@ -339,19 +339,21 @@ impl Builder {
     }
 
     fn input_host(&mut self, config: &EngineConfig, policies: &PolicySet) {
-        let icmpv6 = || Statement::is(Field::L4Proto, Key::byte(Protocol::ICMPV6.0));
-        let mut rules = vec![
-            current(),
-            // Router advertisements and everything else of neighbour discovery (RFC 4861), and MLD; nobody tracks it.
-            Rule::new([
-                icmpv6(),
-                Statement::Range(Field::Icmpv6Type, Key::byte(130), Key::byte(137)),
-                verdict(Verdict::Accept),
-            ]),
-            Rule::new([icmpv6(), Statement::is(Field::Icmpv6Type, Key::byte(143)), verdict(Verdict::Accept)]),
+        let mut rules = vec![current()];
+        // Nobody tracks these.
+        rules.extend(LINK_TYPES.map(|(first, last)| {
+            let kind = if first == last {
+                Statement::is(Field::Icmpv6Type, Key::byte(first))
+            } else {
+                Statement::Range(Field::Icmpv6Type, Key::byte(first), Key::byte(last))
+            };
+            let icmpv6 = Statement::is(Field::L4Proto, Key::byte(Protocol::ICMPV6.0));
+            Rule::new([icmpv6, kind, verdict(Verdict::Accept)])
+        }));
+        rules.extend([
             exceptional(),
             Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("pass"))]),
-        ];
+        ]);
         for statements in self.services(&config.failsafe) {
             let open = [Statement::Counter, verdict(goto("pass"))];
             rules.push(Rule::new([&statements[..], &open].concat()).comment("host failsafe"));
@@ -479,24 +481,12 @@ fn not_to_endpoint() -> Statement {
 
 /// Accepts what belongs to a connection that was judged since the last revocation.
 fn current() -> Rule {
-    let established = Statement::Compare {
-        field: Field::CtState,
-        mask: Some(Key::host_u32(2)),
-        negate: true,
-        value: Key::host_u32(0),
-    };
-    Rule::new([established, Statement::GenerationIsCurrent, verdict(Verdict::Accept)])
+    Rule::new([Statement::has(Field::CtState, 2), Statement::GenerationIsCurrent, verdict(Verdict::Accept)])
 }
 
 /// Errors that an endpoint sends.
 fn related_from_endpoint() -> Rule {
-    let related = Statement::Compare {
-        field: Field::CtState,
-        mask: Some(Key::host_u32(4)),
-        negate: true,
-        value: Key::host_u32(0),
-    };
-    Rule::new([from_endpoint(), related, verdict(goto("related_ep"))])
+    Rule::new([from_endpoint(), Statement::has(Field::CtState, 4), verdict(goto("related_ep"))])
 }
 
 /// What is neither new nor of a connection that it could be judged by.

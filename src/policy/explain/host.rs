@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::{Known, RuleStep, View, covers};
-use crate::policy::{Action, Direction, Flow, HostPolicy, Ports, Protocol, Service, reach::Services};
+use crate::policy::{
+    Action, Direction, Flow, HostPolicy, Ports, Protocol, Service, engine::LINK_TYPES, reach::Services,
+};
 
 /// What this host says of a connection to itself.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -63,9 +65,6 @@ pub enum HostOutcome {
     /// On to the next step.
     Passed,
 }
-
-/// ICMPv6 types that host policies do not judge: multicast listener queries to redirects (RFC 2710, RFC 4861).
-const NEIGHBOUR_TYPES: std::ops::RangeInclusive<u16> = 130..=137;
 
 impl HostSide {
     fn new(interface: Option<&str>) -> Self {
@@ -141,7 +140,10 @@ impl<'a> View<'a> {
         if side.step(HostPart::Failsafe, failsafe, "host: a failsafe port, which host policies never block") {
             return side;
         }
-        if flow.protocol == Protocol::ICMPV6 && NEIGHBOUR_TYPES.contains(&(flow.port >> 8)) {
+        let [kind, _] = flow.port.to_be_bytes();
+        if flow.protocol == Protocol::ICMPV6
+            && LINK_TYPES.iter().any(|(first, last)| (*first..=*last).contains(&kind))
+        {
             let why = "host: neighbour discovery, which host policies never block";
             side.step(HostPart::NeighbourDiscovery, HostOutcome::Allowed, why);
             return side;
@@ -180,15 +182,7 @@ impl<'a> View<'a> {
         if policy.applies(self.interface.as_deref()) {
             for (n, rule) in policy.ingress.iter().enumerate() {
                 let miss = self.mismatch(rule, Direction::Ingress, host, source, flow);
-                step.rules.push(RuleStep {
-                    policy: policy.name.clone(),
-                    rule: n + 1,
-                    action: rule.action,
-                    matched: miss.is_none(),
-                    because: miss.unwrap_or_default(),
-                    staged: policy.staged,
-                    origin: rule.origin.clone(),
-                });
+                step.rules.push(RuleStep::new(policy.name.clone(), policy.staged, n, rule, miss));
                 if miss.is_some() || (rule.action == Action::Log && !policy.staged) {
                     continue;
                 }
@@ -219,8 +213,10 @@ impl<'a> View<'a> {
         if set.host_policies.is_empty() {
             return Services::everything();
         }
-        let neighbours: Vec<Service> = NEIGHBOUR_TYPES
-            .map(|kind| Service { protocol: Protocol::ICMPV6, ports: Ports::Icmp(kind as u8, None) })
+        let neighbours: Vec<Service> = LINK_TYPES
+            .into_iter()
+            .flat_map(|(first, last)| first..=last)
+            .map(|kind| Service { protocol: Protocol::ICMPV6, ports: Ports::Icmp(kind, None) })
             .collect();
         let mut allowed = Services::of(&self.config().failsafe, &[]).union(&Services::of(&neighbours, &[]));
         let mut remaining = Services::everything().minus(&allowed);

@@ -112,6 +112,21 @@ pub struct RuleStep {
     pub origin: Origin,
 }
 
+impl RuleStep {
+    /// What happened at the rule that is `at` that place of a policy; `miss`: why it did not match, if so.
+    fn new(policy: String, staged: bool, at: usize, rule: &Rule, miss: Option<&'static str>) -> Self {
+        Self {
+            policy,
+            rule: at + 1,
+            action: rule.action,
+            matched: miss.is_none(),
+            because: miss.unwrap_or_default(),
+            staged,
+            origin: rule.origin.clone(),
+        }
+    }
+}
+
 /// How a tier ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -351,15 +366,7 @@ impl<'a> View<'a> {
         for policy in policies {
             for (n, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
                 let miss = self.mismatch(rule, direction, me, other, flow);
-                step.rules.push(RuleStep {
-                    policy: set.full_name(policy),
-                    rule: n + 1,
-                    action: rule.action,
-                    matched: miss.is_none(),
-                    because: miss.unwrap_or_default(),
-                    staged: policy.staged,
-                    origin: rule.origin.clone(),
-                });
+                step.rules.push(RuleStep::new(set.full_name(policy), policy.staged, n, rule, miss));
                 if miss.is_some() || policy.staged {
                     // A staged policy that has matched is done with.
                     if miss.is_none() && rule.action != Action::Log {

@@ -287,6 +287,11 @@ impl Statement {
         Self::Compare { field, mask: None, negate: true, value }
     }
 
+    /// The field has one of the bits.
+    pub fn has(field: Field, bits: u32) -> Self {
+        Self::Compare { field, mask: Some(Key::host_u32(bits)), negate: true, value: Key::host_u32(0) }
+    }
+
     /// The address is inside `addr/len`.
     pub fn in_prefix(field: Field, addr: IpAddr, len: u8) -> Self {
         let value = Key::address(addr);

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     netlink::{self, link, ns::testing::NamedNetns},
-    policy::{Ports, Protocol as Transport, Service, engine::EngineConfig},
+    policy::{Flow, Ports, Protocol as Transport, Service, engine::EngineConfig},
 };
 
 /// How long what must arrive may take.
@@ -235,6 +235,20 @@ fn neighbour_discovery_is_not_forwarded() {
         assert!(!icmp_arrives(&lab, Outside, C(WEB), V6, (kind, 0), false), "type {kind} from outside");
     }
     assert!(icmp_arrives(&lab, C(LB), C(WEB), V6, (128, 0), true));
+}
+
+/// What host policies do not judge is the same in the kernel and in what `policy explain` says.
+#[test]
+fn what_a_link_needs_reaches_a_closed_host() {
+    let mut lab = three();
+    lab.policies("[[host_policy]]\nname='closed'\ningress=[]\n");
+    let [source, host] = [Outside, Host].map(|who| lab.addr(who, V6));
+    for (kind, needed) in [(128, false), (130, true), (137, true), (138, false), (142, false), (143, true)] {
+        let flow = Flow::new(source, host, Transport::ICMPV6, u16::from_be_bytes([kind, 0]));
+        let told = lab.enforcer.engine().explain(&flow, |addr| addr == host);
+        assert_eq!(told.allowed, needed, "type {kind}: {}", told.reason);
+        assert_eq!(icmp_arrives(&lab, Outside, Host, V6, (kind, 0), needed), needed, "type {kind}");
+    }
 }
 
 /// The Internet checksum, put into its place.

@@ -1,12 +1,24 @@
-//! Notices changed files by looking: a fingerprint of the policy folder and of the files in it, twice a second.
+//! Files that others change, and files of our own that are read by the next process.
 //!
-//! Polling sees every way of changing a file (editors that rename, symbolic links that a configuration manager swaps,
+//! Changes are noticed by looking: a fingerprint of the policy folder and of the files in it, twice a second. Polling sees every way of changing a file (editors that rename, symbolic links that a configuration manager swaps,
 //! network file systems), which notifications do not.
 
 use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
+
+/// Writes a file anew: first beside it, then in its place.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file =
+        fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    fs::rename(&temporary, path)
+}
 
 /// How often to look.
 pub(super) const INTERVAL: Duration = Duration::from_millis(500);

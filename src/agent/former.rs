@@ -1,15 +1,12 @@
 //! A changed `[routes] protocol`: the run directory says which number the agent before this one marked its routes
 //! with, and they are given the new one where they are, so that no packet notices.
 
-use std::{
-    fs,
-    io::{ErrorKind, Write},
-    path::Path,
-};
+use std::{fs, io::ErrorKind, path::Path};
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::files::replace;
 use crate::netlink::{Socket, relabel};
 
 /// The file's name in the run directory: what it tells about the kernel is true until the next boot, as that is.
@@ -67,10 +64,7 @@ fn next(before: Option<Record>, protocol: u8) -> Record {
 }
 
 fn write(path: &Path, record: &Record) -> std::io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(record)?)?;
-    fs::rename(&temporary, path)
+    replace(path, &serde_json::to_vec(record)?)
 }
 
 #[cfg(test)]

@@ -4,15 +4,9 @@
 //! was known goes into a file a moment after it changes; a new process starts from it and forgets what has not been
 //! confirmed once every neighbour has sent its routes.
 
-use std::{
-    fs,
-    io::{self, Write},
-    net::IpAddr,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::Arc,
-};
+use std::{fs, io, net::IpAddr, path::Path, sync::Arc};
 
+use super::files::replace;
 use crate::model::{Identity, LabelHash, Prefix};
 
 /// The file's name in the run directory.
@@ -23,13 +17,9 @@ const MAGIC: &[u8; 8] = b"s32ids2\n";
 /// What is known of remote endpoints.
 pub(super) type Known = Vec<(Prefix, Arc<Identity>)>;
 
-/// Writes the file anew: first beside it, then in its place.
+/// Writes the file anew.
 pub(super) fn save(path: &Path, known: &Known) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file =
-        fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&encode(known))?;
-    fs::rename(&temporary, path)
+    replace(path, &encode(known))
 }
 
 /// Reads the file; one that is not there is empty, a damaged one is an error.

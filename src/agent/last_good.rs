@@ -2,15 +2,11 @@
 //!
 //! A folder with an error changes nothing: what was in force stays in force. A new process must know what that was.
 
-use std::{
-    fs,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::{fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
+use super::files::replace;
 use crate::{
     model::Diagnostic,
     policy::{PolicySet, language},
@@ -44,13 +40,9 @@ impl Folder {
         language::parse_with(&files, &self.options)
     }
 
-    /// Writes the file anew: first beside it, then in its place.
+    /// Writes the file anew.
     pub(super) fn save(&self, path: &Path) -> io::Result<()> {
-        let temporary = path.with_extension("new");
-        let mut file =
-            fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        fs::rename(&temporary, path)
+        replace(path, &serde_json::to_vec(self)?)
     }
 
     /// Reads the file; none if there is none, an error if it is damaged.

@@ -5,6 +5,7 @@ mod explain;
 
 use std::{
     collections::{BTreeMap, HashSet},
+    io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -151,34 +152,38 @@ impl Policies {
             },
             trace: None,
         };
+        let unreadable = match Folder::load(&policies.last_good_file) {
+            Ok(known) => {
+                policies.last_good = known;
+                None
+            }
+            Err(error) => Some(error),
+        };
         policies.read_folder();
         if !policies.file_errors.is_empty() {
-            policies.as_before();
+            policies.as_before(unreadable);
         }
         policies.remember();
         Ok(policies)
     }
 
     /// The folder has errors: what the process before us had in force stays in force.
-    fn as_before(&mut self) {
-        let file = self.last_good_file.display().to_string();
-        let known = match Folder::load(&self.last_good_file) {
-            Ok(Some(folder)) => folder.parse().map(|set| (folder, set)).map_err(|errors| {
-                format!(
-                    "{file} has errors too: {}",
-                    errors.first().map(ToString::to_string).unwrap_or_default()
-                )
+    fn as_before(&mut self, unreadable: Option<io::Error>) {
+        let file = self.last_good_file.display();
+        let known = match (&self.last_good, unreadable) {
+            (Some(folder), _) => folder.parse().map_err(|errors| {
+                let first = errors.first().map(ToString::to_string).unwrap_or_default();
+                format!("{file} has errors too: {first}")
             }),
-            Ok(None) => Err("no earlier policies are known".to_owned()),
-            Err(error) => Err(format!("{file} cannot be read: {error}")),
+            (None, None) => Err("no earlier policies are known".to_owned()),
+            (None, Some(error)) => Err(format!("{file} cannot be read: {error}")),
         };
         match known {
-            Ok((folder, set)) => {
+            Ok(set) => {
                 tracing::warn!(
                     "policy folder: it has errors; the policies from before the start stay in force"
                 );
                 self.engine.set_policies(Arc::new(set));
-                self.last_good = Some(folder);
             }
             Err(why) if self.driver.is_some() => {
                 let why = format!(
@@ -384,12 +389,7 @@ impl Policies {
 
     /// Whether there was anything in the folder when it was good last, be it before the start.
     fn had_files(&self) -> bool {
-        match &self.last_good {
-            Some(folder) => !folder.is_empty(),
-            None => {
-                Folder::load(&self.last_good_file).ok().flatten().is_some_and(|folder| !folder.is_empty())
-            }
-        }
+        self.last_good.as_ref().is_some_and(|folder| !folder.is_empty())
     }
 
     fn read_folder(&mut self) {

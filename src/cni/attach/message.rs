@@ -301,14 +301,7 @@ impl Steps {
         for (table, kind, address) in
             [(TABLE_LOCAL, libc::RTN_MULTICAST, group), (route::TABLE_MAIN, libc::RTN_UNICAST, container)]
         {
-            self.add("add a link-local route", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, |w| {
-                let scope = libc::RT_SCOPE_UNIVERSE;
-                w.raw(&[libc::AF_INET6 as u8, 128, 0, 0, table as u8, RTPROT_KERNEL, scope, kind])
-                    .raw(&[0; 4])
-                    .attr_ip(RTA_DST, address.into())
-                    .attr_u32(RTA_OIF, index)
-                    .attr_u32(RTA_PRIORITY, KERNEL_METRIC);
-            });
+            self.kernel_like_route("add a link-local route", NLM_F_EXCL, (table, kind), address, index);
         }
     }
 
@@ -316,22 +309,27 @@ impl Steps {
     /// mapped port by ::1 is translated back to that address, and IPv6 takes it only where the interface has a route to
     /// it. (For IPv4 `route_localnet` does this.) A packet that comes with ::1 in it is dropped before it is looked at.
     pub(super) fn loopback_route(&mut self, index: u32) {
-        self.add("let answers to ::1 in", RTM_NEWROUTE, NLM_F_CREATE, |w| {
+        let to = Ipv6Addr::LOCALHOST;
+        // Every host end may have one.
+        self.kernel_like_route("let answers to ::1 in", 0, (TABLE_LOCAL, libc::RTN_LOCAL), to, index);
+    }
+
+    /// A route to one address by a link, as the kernel makes them itself.
+    fn kernel_like_route(
+        &mut self,
+        what: &'static str,
+        flags: u16,
+        (table, kind): (u32, u8),
+        address: Ipv6Addr,
+        index: u32,
+    ) {
+        self.add(what, RTM_NEWROUTE, NLM_F_CREATE | flags, |w| {
             let scope = libc::RT_SCOPE_UNIVERSE;
-            w.raw(&[
-                libc::AF_INET6 as u8,
-                128,
-                0,
-                0,
-                TABLE_LOCAL as u8,
-                RTPROT_KERNEL,
-                scope,
-                libc::RTN_LOCAL,
-            ])
-            .raw(&[0; 4])
-            .attr_ip(RTA_DST, Ipv6Addr::LOCALHOST.into())
-            .attr_u32(RTA_OIF, index)
-            .attr_u32(RTA_PRIORITY, KERNEL_METRIC);
+            w.raw(&[libc::AF_INET6 as u8, 128, 0, 0, table as u8, RTPROT_KERNEL, scope, kind])
+                .raw(&[0; 4])
+                .attr_ip(RTA_DST, address.into())
+                .attr_u32(RTA_OIF, index)
+                .attr_u32(RTA_PRIORITY, KERNEL_METRIC);
         });
     }
 

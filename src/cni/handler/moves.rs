@@ -106,17 +106,19 @@ impl Handler {
     /// Forgets what nobody has announced since the start.
     pub(super) fn forget_remembered(&mut self, host: &mut impl Host, now: Now) {
         if self.remembered.1.is_some_and(|until| until <= now.mono) {
-            for addr in std::mem::take(&mut self.remembered).0 {
-                self.no_longer_elsewhere(host, addr, now);
-            }
+            self.nobody_told(host, now);
+        }
+    }
+
+    fn nobody_told(&mut self, host: &mut impl Host, now: Now) {
+        for addr in std::mem::take(&mut self.remembered).0 {
+            self.no_longer_elsewhere(host, addr, now);
         }
     }
 
     /// Says that all neighbours have told what they know: what nobody has announced by now, nobody does.
     pub fn converged(&mut self, host: &mut impl Host, now: Now) {
-        for addr in std::mem::take(&mut self.remembered).0 {
-            self.no_longer_elsewhere(host, addr, now);
-        }
+        self.nobody_told(host, now);
         let free: Vec<IpAddr> =
             self.given_up.keys().copied().filter(|addr| !self.held_elsewhere.contains(addr)).collect();
         for addr in free {

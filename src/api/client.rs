@@ -191,11 +191,16 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut line = String::new();
-            BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
-            stream.write_all(answer).unwrap();
+            reply(&mut stream, answer);
         });
         (dir, path)
+    }
+
+    /// Answers as an agent does, once it has the request: who closes before that may make the client's write fail.
+    fn reply(stream: &mut UnixStream, answer: &[u8]) {
+        let mut line = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+        stream.write_all(answer).unwrap();
     }
 
     #[test]
@@ -251,7 +256,7 @@ mod tests {
                 if ping == 2 {
                     first.write_all("{\"ok\":\"gr\u{fc}".as_bytes().split_last().unwrap().1).unwrap();
                 }
-                other.write_all(b"{\"error\":{\"message\":\"the request does not parse\"}}\n").unwrap();
+                reply(&mut other, b"{\"error\":{\"message\":\"the request does not parse\"}}\n");
             }
             first.write_all(&["\u{fc}".as_bytes()[1], b'"', b'}', b'\n']).unwrap();
         });
@@ -267,9 +272,7 @@ mod tests {
             let (_first, _) = listener.accept().unwrap();
             for answer in ["[]", "[\"its thread `core` waits\"]"] {
                 let (mut other, _) = listener.accept().unwrap();
-                other
-                    .write_all(format!("{{\"ok\":{{\"alive\":true,\"stuck\":{answer}}}}}\n").as_bytes())
-                    .unwrap();
+                reply(&mut other, format!("{{\"ok\":{{\"alive\":true,\"stuck\":{answer}}}}}\n").as_bytes());
             }
         });
         let error = patient(&path).call(&Request::Status).unwrap_err();

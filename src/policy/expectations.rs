@@ -1,16 +1,20 @@
 //! Evaluates a file of expectations: without an agent, without a kernel, without root.
 
-use std::{fmt::Write, net::IpAddr, sync::Arc};
+use std::{
+    fmt::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
 use super::{
-    Flow, Protocol,
+    Flow, PolicySet, Protocol,
     engine::{Engine, LocalEndpoint},
     explain::View,
     language::{
         self,
-        expect::{Side, TestFile},
+        expect::{Row, Side, TestFile},
     },
 };
 use crate::model::Diagnostic;
@@ -119,9 +123,15 @@ fn xml(text: &str) -> String {
 }
 
 /// The host of a test, for the ends that are called `host`.
-const HOST: [&str; 2] = ["192.0.0.8", "2001:db8:fffe::8"];
+pub const HOST: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xfffe, 0, 0, 0, 0, 8)),
+];
 /// Somewhere, for the ends that are called `world`.
-const WORLD: [&str; 2] = ["198.51.100.1", "2001:db8:ffff::1"];
+const WORLD: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1)),
+];
 
 impl TestFile {
     /// An engine with the file's endpoints and policies. `files`: the policy files, (name, text).
@@ -133,9 +143,7 @@ impl TestFile {
             all.push((&namespaces, &self.namespaces));
         }
         let set = language::parse_with(&all, &self.options)?;
-        if let Some(policy) = set.host_policies.first() {
-            self.refuse_host(policy)?;
-        }
+        self.need_interfaces(&set)?;
         let mut engine = Engine::new(self.config.clone());
         engine.set_policies(Arc::new(set));
         for endpoint in &self.endpoints {
@@ -148,30 +156,36 @@ impl TestFile {
         Ok(engine)
     }
 
-    /// Host policies depend on interfaces and on the configuration of a host, so expectations of what they judge would
-    /// hold or fail for nothing.
-    fn refuse_host(&self, policy: &super::HostPolicy) -> Result<(), Vec<Diagnostic>> {
+    /// Where host policies are for some interfaces only, rows about what reaches the host from elsewhere must say by which
+    /// one: they would hold or fail for nothing.
+    fn need_interfaces(&self, set: &PolicySet) -> Result<(), Vec<Diagnostic>> {
+        let Some(policy) = set.host_policies.iter().find(|p| !p.staged && !p.interfaces.is_empty()) else {
+            return Ok(());
+        };
         let outside = |side: &Side| matches!(side, Side::World | Side::Address(_));
-        let judged =
-            |row: &&language::expect::Row| row.to.contains(&Side::Host) && row.from.iter().any(outside);
-        let errors: Vec<_> = self.rows.iter().filter(judged).map(|row| {
-            let message = format!(
-                "what reaches the host from outside is for [[host_policy]] to say (`{}` at {}), which is not evaluated here",
-                policy.name, policy.origin
-            );
-            Diagnostic::at(&*row.origin.file, row.origin.line, message)
-                .with_help("try it on a host with `staged = true`, and read `slash32 policy show`")
-        }).collect();
+        let unclear = |row: &&Row| {
+            row.interface.is_none() && row.to.contains(&Side::Host) && row.from.iter().any(outside)
+        };
+        let told = |row: &Row| {
+            let (names, origin) = (policy.interfaces.join(", "), &policy.origin);
+            let reason = format!("host policy `{}` at {origin} is for {names} only", policy.name);
+            let mut error = row.no_interface.clone();
+            error.message = format!("{}: {reason}", error.message);
+            error
+        };
+        let errors: Vec<_> = self.rows.iter().filter(unclear).map(told).collect();
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     /// Checks every row.
     pub fn run(&self, engine: &Engine) -> Report {
-        let is_host = |addr: IpAddr| HOST.iter().any(|h| h.parse() == Ok(addr));
+        let is_host = |addr: IpAddr| HOST.contains(&addr);
         let mut view = View::new(engine, engine.policies(), &is_host);
         let mut report = Report { checks: 0, rows: Vec::new() };
         for row in &self.rows {
             view.source_port = row.source_port;
+            view.interface.clone_from(&row.interface);
+            view.elsewhere = row.interface.is_some();
             let mut failures = Vec::new();
             for (from, to) in row.from.iter().flat_map(|f| row.to.iter().map(move |t| (f, t))) {
                 // A selector that also finds the other end does not ask whether somebody reaches himself.
@@ -179,6 +193,10 @@ impl TestFile {
                     continue;
                 }
                 let before = report.checks;
+                let to_name = match &row.interface {
+                    Some(interface) => format!("{} by {interface}", self.name(to)),
+                    None => self.name(to),
+                };
                 for source in self.addresses(from) {
                     for destination in self.addresses(to) {
                         if source.is_ipv4() == destination.is_ipv4() {
@@ -200,7 +218,7 @@ impl TestFile {
                                 };
                                 failures.push(Failure {
                                     from: self.name(from),
-                                    to: self.name(to),
+                                    to: to_name.clone(),
                                     addresses: format!("{source} -> {destination}"),
                                     services: services.to_string(),
                                     expected,
@@ -213,7 +231,7 @@ impl TestFile {
                 if report.checks == before {
                     failures.push(Failure {
                         from: self.name(from),
-                        to: self.name(to),
+                        to: to_name.clone(),
                         addresses: "no address of the same family".into(),
                         services: "nothing".into(),
                         expected: !row.allow.is_empty(),
@@ -227,12 +245,11 @@ impl TestFile {
     }
 
     fn addresses(&self, side: &Side) -> Vec<IpAddr> {
-        let all = |texts: [&str; 2]| texts.iter().filter_map(|t| t.parse().ok()).collect();
         match side {
             Side::Endpoint(index) => self.endpoints[*index].addresses.clone(),
             Side::Address(addr) => vec![*addr],
-            Side::Host => all(HOST),
-            Side::World => all(WORLD),
+            Side::Host => HOST.to_vec(),
+            Side::World => WORLD.to_vec(),
         }
     }
 

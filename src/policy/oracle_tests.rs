@@ -17,6 +17,7 @@ use super::{
     engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig},
     explain::View,
     ir::{Connection, HookPoint, Packet, Ruleset},
+    matrix::Here,
     ranges::Ranges,
     selector::Selector,
 };
@@ -529,8 +530,8 @@ proptest! {
         let old = View::new(&reader, engine.policies(), &host);
         let new = View::new(&engine, &other, &host);
         let (changes, by_port): (Vec<_>, Vec<_>) =
-            old.diff(&other).unwrap().into_iter().partition(|c| c.source_ports.is_none());
-        let cells = old.matrix().unwrap().cells;
+            old.diff(&other, &Here::default()).unwrap().into_iter().partition(|c| c.source_ports.is_none());
+        let cells = old.matrix(&Here::default()).unwrap().cells;
         let known: Vec<IpAddr> = ADDRESSES.iter().map(|a| addr(a)).filter(|a| {
             engine.identity_of(Prefix::host(*a)).is_some()
         }).collect();
@@ -577,7 +578,57 @@ proptest! {
             let told: usize = of_port.filter(|c| !world(&c.from) && !world(&c.to)).map(|c| c.pairs).sum();
             prop_assert_eq!(told, differing, "from port {}: {:#?}", port, by_port);
         }
-        prop_assert_eq!(old.diff(engine.policies()).unwrap(), []);
+        prop_assert_eq!(old.diff(engine.policies(), &Here::default()).unwrap(), []);
+    }
+
+    /// The same of the host: by each interface, from its own endpoints and from elsewhere.
+    #[test]
+    fn doors_stand_for_their_interfaces(
+        set in policy_set(),
+        other in policy_set(),
+        events in prop::collection::vec(event(), 4..20),
+    ) {
+        let mut engine = Engine::new(config(true, true));
+        for event in events.iter().filter(|e| !matches!(e, Event::Policies(_))) {
+            event.apply(&mut engine);
+        }
+        let host = |a: IpAddr| HOST.iter().any(|h| addr(h) == a);
+        let here = Here { addresses: HOST.map(addr).to_vec(), endpoints_anywhere: false };
+        let mut views = [&set, &other].map(|set| View::new(&engine, set, &host));
+        let cells = views[0].matrix(&here).unwrap().cells;
+        let changes = views[0].diff(&other, &here).unwrap();
+        let mut differing = 0;
+        for source in ADDRESSES.map(addr) {
+            let local = engine.owner_of(Prefix::host(source)).is_some();
+            if !local && engine.identity_of(Prefix::host(source)).is_none() {
+                continue;
+            }
+            let destination = addr(HOST[usize::from(source.is_ipv6())]);
+            let interfaces = if local { &["s32a"][..] } else { &["eth0", "eth", "eth7", "e", "wan", "wan0", "x", "en"] };
+            for interface in interfaces {
+                let [before, after] = &mut views;
+                for view in [&mut *before, &mut *after] {
+                    view.interface = Some((*interface).to_owned());
+                }
+                let (before, after) = (before.reach(source, destination), after.reach(source, destination));
+                let to_host = |to: &str| if local { to == "host" } else { to.starts_with("host by ") };
+                prop_assert!(
+                    cells.iter().any(|c| to_host(&c.to) && c.allowed == before),
+                    "{} by {}: {}\n{:#?}", source, interface, before, cells
+                );
+                if before != after {
+                    differing += usize::from(local);
+                    let (allows, cuts) = (after.minus(&before), before.minus(&after));
+                    prop_assert!(
+                        changes.iter().any(|c| to_host(&c.to) && (&c.allows, &c.cuts) == (&allows, &cuts)),
+                        "{} by {}: allows {} cuts {}\n{:#?}", source, interface, allows, cuts, changes
+                    );
+                }
+            }
+        }
+        let usual = changes.iter().filter(|c| c.to == "host" && c.source_ports.is_none());
+        prop_assert_eq!(usual.map(|c| c.pairs).sum::<usize>(), differing, "{:#?}", changes);
+        prop_assert_eq!(View::new(&engine, &set, &host).diff(&set, &here).unwrap(), []);
     }
 
     /// What was allowed and is so no longer must be judged anew: the change says so.

@@ -453,13 +453,10 @@ impl PolicySet {
                 (Some(a), Some(b)) if a.says_the_same(b) => continue,
                 _ => "changed",
             };
-            list.push(format!("{} {name} {what}", Self::HOST_POLICY));
+            list.push(format!("host policy {name} {what}"));
         }
         list
     }
-
-    /// How [`Self::differences`] begin that are about policies of the host.
-    pub const HOST_POLICY: &str = "host policy";
 
     /// The addresses behind a file's text, for tests and tools: one map a name.
     pub fn by_name(&self) -> BTreeMap<String, &Policy> {

@@ -20,7 +20,7 @@ use crate::{
         engine::{Engine, EngineConfig},
         explain::View,
         language,
-        matrix::TooMany,
+        matrix::{Here, TooMany},
         nft::{self, Text},
     },
 };
@@ -227,6 +227,12 @@ impl Policies {
     }
 }
 
+/// This host as an end of connections.
+fn here() -> Here {
+    let addresses = [true, false].into_iter().filter_map(|ipv4| Policies::host_address(ipv4).ok()).collect();
+    Here { addresses, endpoints_anywhere: false }
+}
+
 /// The endpoints and policies of a moment.
 #[derive(Debug)]
 pub(in crate::agent) struct Survey {
@@ -240,7 +246,7 @@ impl Survey {
     pub(in crate::agent) fn matrix(&self) -> Result<Value, Failure> {
         let host = host_addresses();
         let is_host = |addr: IpAddr| is_host(addr, &host);
-        let matrix = View::new(&self.engine, &self.policies, &is_host).matrix()?;
+        let matrix = View::new(&self.engine, &self.policies, &is_host).matrix(&here())?;
         serde_json::to_value(matrix).map_err(|e| Failure::new(e.to_string()))
     }
 
@@ -261,7 +267,7 @@ impl Survey {
         let after = parse(new)?;
         let host = host_addresses();
         let is_host = |addr: IpAddr| is_host(addr, &host);
-        let changes = View::new(&self.engine, &before, &is_host).diff(&after)?;
+        let changes = View::new(&self.engine, &before, &is_host).diff(&after, &here())?;
         Ok(json!({ "policies": before.differences(&after), "changes": changes }))
     }
 }

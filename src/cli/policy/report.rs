@@ -11,8 +11,17 @@ use crate::{
         DIFFERENT, Global,
         print::{self, Unusable},
     },
-    policy::{Flow, PolicySet, explain::View, language},
+    policy::{Flow, PolicySet, expectations::HOST, explain::View, language, matrix::Here},
 };
+
+fn is_host(addr: IpAddr) -> bool {
+    HOST.contains(&addr)
+}
+
+/// The host of a file of `policy test`, whose endpoints may be on any host.
+fn here() -> Here {
+    Here { addresses: HOST.to_vec(), endpoints_anywhere: true }
+}
 
 pub(super) fn matrix(global: &Global, service: Option<&str>, endpoints: Option<&Path>) -> anyhow::Result<()> {
     let wanted = match service {
@@ -24,8 +33,7 @@ pub(super) fn matrix(global: &Global, service: Option<&str>, endpoints: Option<&
     let value = match endpoints {
         Some(path) => {
             let (test, engine) = load(path)?;
-            let host = |_: IpAddr| false;
-            let mut matrix = View::new(&engine, engine.policies(), &host).matrix()?;
+            let mut matrix = View::new(&engine, engine.policies(), &is_host).matrix(&here())?;
             for example in matrix.parties.iter_mut().flat_map(|p| &mut p.examples) {
                 if let Some(endpoint) = test.endpoints.iter().find(|e| e.id.as_str() == example) {
                     example.clone_from(&endpoint.name);
@@ -174,16 +182,12 @@ pub(super) fn diff(
                 language::parse_with(&all, &test.options).map_err(|errors| Unusable(errors).into())
             };
             let (before, after) = (parse(first)?, parse(new)?);
-            let host = |_: IpAddr| false;
-            let changes = View::new(&engine, &before, &host).diff(&after)?;
+            let changes = View::new(&engine, &before, &is_host).diff(&after, &here())?;
             json!({ "policies": before.differences(&after), "changes": changes })
         }
     };
     global.print(&value, changes);
-    // What host policies do is told by their names only.
-    let is_host = |line: &Value| line.as_str().is_some_and(|l| l.starts_with(PolicySet::HOST_POLICY));
-    let same = value["changes"].as_array().is_none_or(Vec::is_empty)
-        && !value["policies"].as_array().is_some_and(|list| list.iter().any(is_host));
+    let same = value["changes"].as_array().is_none_or(Vec::is_empty);
     Ok(if same { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
 }
 
@@ -197,9 +201,6 @@ fn changes(value: &Value) -> String {
         text.push_str(
             "no connection is allowed or cut that was not before, between the endpoints that are known\n",
         );
-        if text.contains(PolicySet::HOST_POLICY) {
-            text.push_str("what host policies do to connections with the host is not looked at\n");
-        }
         return text;
     }
     if !text.is_empty() {

@@ -153,6 +153,129 @@ fn an_endpoint_reaches_itself() {
     assert!(failure.because.starts_with("what an endpoint says to itself"), "{failure:?}");
 }
 
+const HOSTS: &str = r#"
+[[file]]
+name = "h.toml"
+text = """
+[[host_policy]]
+name = "up"
+interfaces = ["eth*"]
+ingress = [
+  { action = "deny", from = { cidr = ["198.51.100.1", "2001:db8:ffff::/48"] }, protocol = "tcp", ports = 81 },
+  { action = "allow", from = { selector = 'role == "mon"' }, protocol = "tcp", ports = 9100 },
+  { action = "allow", from = "world", protocol = "tcp", ports = "80-90" },
+]
+[[host_policy]]
+name = "more"
+interfaces = ["eth1"]
+ingress = [{ action = "allow", protocol = "udp", ports = 161 }]
+"""
+[[endpoint]]
+name = "mon"
+labels = { role = "mon" }
+"#;
+
+/// The rows of a test with host policies, each as (what of it does not hold).
+fn host_rows(rows: &str) -> Vec<Vec<Failure>> {
+    let text = format!("{HOSTS}{rows}");
+    let test = TestFile::parse("t.toml", &text).unwrap_or_else(|e| panic!("{}", e[0]));
+    let engine = test.engine("t.toml", &[]).unwrap_or_else(|e| panic!("{}", e[0]));
+    test.run(&engine).rows.into_iter().map(|row| row.failures).collect()
+}
+
+#[test]
+fn host_policies_are_judged() {
+    let row = |from: &str, interface: &str, allow: &str, deny: &str| {
+        format!(
+            "[[expect]]\nfrom = \"{from}\"\nto = \"host\"\ninterface = \"{interface}\"\nallow = [{allow}]\ndeny = [{deny}]\n"
+        )
+    };
+    let rows = [
+        // By rules, failsafe ports, neighbour discovery, the default.
+        row(
+            "world",
+            "eth0",
+            "'tcp/80', 'tcp/82-90', 'tcp/22', 'udp/3784'",
+            "'tcp/81', 'udp/161', 'tcp/9100', 'icmp'",
+        ),
+        row("world", "eth1", "'udp/161', 'tcp/80'", "'tcp/81'"),
+        row("world", "wan", "'*'", ""),
+        // An endpoint comes from another host: by its labels, and not to protected ports though they are failsafe.
+        row("mon", "eth0", "'tcp/9100', 'tcp/22'", "'tcp/80', 'tcp/179', 'udp/53'"),
+        // An address of a pool that nobody has.
+        row("100.127.0.1", "eth0", "'tcp/22'", "'tcp/9100', 'tcp/80', 'tcp/179'"),
+        row("192.0.2.7", "eth0", "'tcp/81', 'tcp/179'", "'tcp/91'"),
+        // Its own endpoints reach the host by other rules.
+        "[[expect]]\nfrom = \"mon\"\nto = \"host\"\nallow = 'udp/53'\ndeny = 'tcp/9100'\n".to_owned(),
+    ];
+    let nothing: Vec<Vec<Failure>> = vec![Vec::new(); rows.len()];
+    assert_eq!(host_rows(&rows.concat()), nothing);
+    let failures = &host_rows(&row("world", "eth0", "'udp/161'", "'tcp/80-89'"))[0];
+    let [allow, deny, ..] = &failures[..] else { panic!("{failures:?}") };
+    assert_eq!((&*allow.to, &*allow.services), ("host by eth0", "udp/161"));
+    assert_eq!(allow.because, "host: no rule of a host policy matches");
+    assert_eq!(deny.services, "tcp/80, tcp/82-89");
+    assert!(deny.because.starts_with("host: rule 3 of host policy up (h.toml:"), "{deny:?}");
+}
+
+/// A row that would hold or fail by chance is an error with its place.
+#[test]
+fn the_interface_must_be_told_where_it_matters() {
+    let open = "[[expect]]\nfrom = ['mon', 'world']\nto = 'host'\ndeny = 'tcp/80'\n";
+    let text = format!("{HOSTS}{open}");
+    let test = TestFile::parse("t.toml", &text).unwrap();
+    let [error] = &test.engine("t.toml", &[]).unwrap_err()[..] else { panic!("one") };
+    let line = HOSTS.lines().count() + 1;
+    let want = format!(
+        "t.toml:{line}:1: by which interface it comes in makes a difference here: host policy `more` at h.toml:9 is for eth1 only"
+    );
+    assert!(error.to_string().starts_with(&want), "{error}");
+    assert!(error.help.contains("interface = \"eth0\""), "{error}");
+    // Not where only endpoints of this host come in, nor where all host policies are for all interfaces.
+    let own = text.replace("['mon', 'world']", "'mon'");
+    assert!(TestFile::parse("t.toml", &own).unwrap().engine("t.toml", &[]).is_ok());
+    let all = text.replace("interfaces = [\"eth*\"]", "").replace("interfaces = [\"eth1\"]", "");
+    let test = TestFile::parse("t.toml", &all).unwrap();
+    let report = test.run(&test.engine("t.toml", &[]).unwrap());
+    assert_eq!(report.rows[0].failures.len(), 2, "the world, in both families: {report:#?}");
+}
+
+#[test]
+fn matrix_and_diff_know_the_host() {
+    use crate::policy::matrix::Here;
+    let text = format!("{HOSTS}[[expect]]\nfrom = 'mon'\nto = 'world'\nallow = '*'\n");
+    let test = TestFile::parse("t.toml", &text).unwrap();
+    let engine = test.engine("t.toml", &[]).unwrap();
+    let is_host = |addr: IpAddr| HOST.contains(&addr);
+    let here = |endpoints_anywhere| Here { addresses: HOST.to_vec(), endpoints_anywhere };
+    let view = View::new(&engine, engine.policies(), &is_host);
+    let show = |cells: Vec<crate::policy::matrix::Cell>| -> Vec<String> {
+        let to_host = cells.into_iter().filter(|c| c.to.starts_with("host"));
+        to_host.map(|c| format!("{} -> {} ({}): {}", c.from, c.to, c.families.len(), c.allowed)).collect()
+    };
+    insta::assert_snapshot!(show(view.matrix(&here(true)).unwrap().cells).join("\n"));
+    let live = show(view.matrix(&here(false)).unwrap().cells);
+    assert!(live.iter().any(|c| c.starts_with("role=mon -> host (2)")), "{live:#?}");
+    assert!(
+        !live.iter().any(|c| c.starts_with("role=mon -> host by")),
+        "no such endpoint elsewhere: {live:#?}"
+    );
+    // What a change allows and cuts, for each interface that it concerns and no other.
+    let changed = HOSTS.replace("ports = 161", "ports = [161, 162]").replace("\"80-90\"", "\"80-85\"");
+    let after = TestFile::parse("t.toml", &format!("{changed}{}", &text[HOSTS.len()..])).unwrap();
+    let after = after.engine("t.toml", &[]).unwrap();
+    let changes = view.diff(after.policies(), &here(true)).unwrap();
+    let told: Vec<String> =
+        changes.iter().map(|c| format!("{} -> {}: +{} -{}", c.from, c.to, c.allows, c.cuts)).collect();
+    insta::assert_snapshot!(told.join("\n"));
+    assert_eq!(view.diff(engine.policies(), &here(true)).unwrap(), []);
+    // The host policies gone: what they refused is open.
+    let none = crate::policy::PolicySet::default();
+    let changes = view.diff(&none, &here(true)).unwrap();
+    assert!(changes.iter().all(|c| c.to.starts_with("host by") && c.cuts.is_empty()), "{changes:#?}");
+    assert!(!changes.iter().any(|c| c.to == "host by other interfaces"), "{changes:#?}");
+}
+
 /// Policies that are not there are told where they are written.
 #[test]
 fn absent_policies_have_their_place() {
@@ -201,6 +324,36 @@ fn mistakes_have_their_places() {
             "the namespace is `r`",
         ),
         ("pools = [\"10.0.0.0/32\"]\n[[endpoint]]\nname = \"a\"", "1:1", "no address left for endpoint `a`"),
+        (
+            "[[expect]]\nfrom = \"world\"\nto = \"host\"\nallow = \"*\"\ninterface = \"eth*\"",
+            "5:13",
+            "is a pattern",
+        ),
+        (
+            "[[expect]]\nfrom = \"world\"\nto = \"host\"\nallow = \"*\"\ninterface = \"lo\"",
+            "5:13",
+            "itself is not judged",
+        ),
+        (
+            "[[expect]]\nfrom = \"world\"\nto = \"host\"\nallow = \"*\"\ninterface = \"s320a\"",
+            "5:13",
+            "like an endpoint's",
+        ),
+        (
+            "[[expect]]\nfrom = \"world\"\nto = \"host\"\nallow = \"*\"\ninterface = 4",
+            "5:13",
+            "must be a string",
+        ),
+        (
+            "[[expect]]\nfrom = \"host\"\nto = \"host\"\nallow = \"*\"\ninterface = \"eth0\"",
+            "5:13",
+            "by no interface",
+        ),
+        (
+            "[[endpoint]]\nname = \"a\"\n[[expect]]\nfrom = \"world\"\nto = \"a\"\nallow = \"*\"\ninterface = \"eth0\"",
+            "7:13",
+            "reaches the host only",
+        ),
         (
             "[[expect]]\nfrom = \"world\"\nto = \"10.0.0.1\"\nallow = \"*\"",
             "1:1",

@@ -92,18 +92,21 @@ impl HostSide {
 }
 
 impl HostPolicy {
+    /// The interface of what the host says to itself, which host policies do not judge.
+    pub const LOOPBACK: &str = "lo";
+
     /// Whether it is for what comes in by an interface; with none known, only if it is for all.
     pub fn applies(&self, interface: Option<&str>) -> bool {
-        self.interfaces.is_empty()
-            || interface.is_some_and(|name| self.interfaces.iter().any(|pattern| is_like(name, pattern)))
+        let named = |name| self.interfaces.iter().any(|pattern| Self::is_like(name, pattern));
+        interface != Some(Self::LOOPBACK) && (self.interfaces.is_empty() || interface.is_some_and(named))
     }
-}
 
-/// Whether an interface has a name, or begins with it if the name ends with `*`.
-pub(super) fn is_like(interface: &str, pattern: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(start) => interface.starts_with(start),
-        None => interface == pattern,
+    /// Whether an interface has a name, or begins with it if the name ends with `*`.
+    pub fn is_like(interface: &str, pattern: &str) -> bool {
+        match pattern.strip_suffix('*') {
+            Some(start) => interface.starts_with(start),
+            None => interface == pattern,
+        }
     }
 }
 

@@ -162,6 +162,8 @@ pub struct View<'a> {
     pub(super) source_port: u16,
     /// The interface by which connections to the host come in that are not of its own endpoints, if it is known.
     pub interface: Option<String>,
+    /// Whether the engine's endpoints are taken for those of other hosts.
+    pub(super) elsewhere: bool,
     /// The set's selectors, hashed when they are first asked; by their places, as the set is borrowed.
     hashed: RefCell<FxHashMap<*const Selector, HashedSelector>>,
 }
@@ -183,7 +185,7 @@ impl<'a> View<'a> {
     /// The engine's endpoints under a set of policies. `host` tells the host's own addresses.
     pub fn new(engine: &'a Engine, set: &'a PolicySet, host: &'a dyn Fn(IpAddr) -> bool) -> Self {
         let source_port = Flow::EPHEMERAL;
-        Self { engine, set, host, source_port, interface: None, hashed: RefCell::default() }
+        Self { engine, set, host, source_port, interface: None, elsewhere: false, hashed: RefCell::default() }
     }
 
     /// Whether one of the set's selectors selects the endpoint behind an address; what is unknown matches nothing.
@@ -275,7 +277,7 @@ impl<'a> View<'a> {
         let prefix = Prefix::host(addr);
         Known {
             addr,
-            local: self.engine.owner_of(prefix),
+            local: self.engine.owner_of(prefix).filter(|_| !self.elsewhere),
             identity: self.engine.identity_of(prefix),
             host: (self.host)(addr),
         }
@@ -448,7 +450,8 @@ impl<'a> View<'a> {
         };
         let there = peer.entity.is_none_or(|entity| match entity {
             Entity::World => !self.config().pools.iter().any(|p| p.cidr.contains_addr(other.addr)),
-            Entity::Host => direction == Direction::Egress && other.host,
+            // The endpoint's own: another host's endpoint is not on this one.
+            Entity::Host => direction == Direction::Egress && other.host && me.local.is_some(),
             Entity::Myself => match (me.local, other.local) {
                 (Some((a, _)), Some((b, _))) => a == b,
                 _ => false,

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     model::{Diagnostic, EndpointId, Labels, Prefix},
     policy::{
-        Flow, Origin, Ports, Protocol, Service,
+        Flow, HostPolicy, Origin, Ports, Protocol, Service,
         engine::{EngineConfig, PoolConfig},
         reach::Services,
         selector::Selector,
@@ -64,8 +64,13 @@ pub struct Row {
     pub deny: Services,
     /// The port that connections come from.
     pub source_port: u16,
+    /// The interface by which they come in to the host; then they come from elsewhere, those of endpoints from another
+    /// host.
+    pub interface: Option<String>,
     /// Where it is written.
     pub origin: Origin,
+    /// What to say if host policies make it matter by which interface they come in, and the row does not tell.
+    pub no_interface: Diagnostic,
 }
 
 /// One end of an expectation.
@@ -264,6 +269,8 @@ impl TestFile {
         let deny = deny.map(|v| services(source, v)).unwrap_or_default();
         let source_port = table.take("source_port").and_then(|v| source.integer(v, 0..=65535, "source_port"));
         let source_port = source_port.map_or(Flow::EPHEMERAL, |port| port as u16);
+        let written = table.take("interface");
+        let interface = written.and_then(|node| way_in(source, node, &from, &to));
         table.finish(source);
         if source.errors.len() == before {
             if allow.is_empty() && deny.is_empty() {
@@ -286,7 +293,10 @@ impl TestFile {
                 source.error(span.clone(), format!("the row expects {both} to be both allowed and refused"));
             }
             let origin = Origin { file: source.name.into(), line: source.line(span.start) };
-            self.rows.push(Row { from, to, allow, deny, source_port, origin });
+            let message = "by which interface it comes in makes a difference here";
+            let no_interface = Diagnostic::new(source.name, source.text, span, message)
+                .with_help("add `interface = \"eth0\"` or another one to the row");
+            self.rows.push(Row { from, to, allow, deny, source_port, interface, origin, no_interface });
         }
     }
 
@@ -334,6 +344,31 @@ impl TestFile {
         let matching = self.endpoints.iter().enumerate().filter(|(_, e)| selector.matches(&e.labels));
         matching.map(|(i, _)| Side::Endpoint(i)).collect()
     }
+}
+
+/// The interface by which connections from elsewhere come in to the host.
+fn way_in(source: &mut Source<'_>, node: &Node, from: &[Side], to: &[Side]) -> Option<String> {
+    let interface = super::interface(source, node)?;
+    let is_host = |side: &Side| *side == Side::Host;
+    let (message, help) = if interface.ends_with('*') {
+        (format!("`{interface}` is a pattern: name one interface that is like it"), "")
+    } else if interface == HostPolicy::LOOPBACK {
+        ("what the host says to itself is not judged".to_owned(), "")
+    } else if interface.starts_with(EndpointId::PREFIX) {
+        let help = "leave `interface` out: then an endpoint as `from` is one of this host";
+        (format!("`{interface}` is like an endpoint's interface, for which host policies are not"), help)
+    } else if !to.iter().all(is_host) {
+        (
+            "an interface makes a difference for what reaches the host only".to_owned(),
+            "the row needs `to = \"host\"`",
+        )
+    } else if from.iter().any(is_host) {
+        ("what the host says to itself comes in by no interface".to_owned(), "name another `from`")
+    } else {
+        return Some(interface);
+    };
+    source.error_with_help(node.span(), message, help);
+    None
 }
 
 fn strings(source: &mut Source<'_>, node: Option<&Node>, what: &str) -> Vec<String> {

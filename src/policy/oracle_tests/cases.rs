@@ -135,7 +135,7 @@ fn profiles_of_remote_endpoints_count() {
     assert!(!with.explain(&flow(4, 0)).allowed && with.explain(&flow(5, 0)).allowed);
     assert!(with.explain(&flow(5, 4)).allowed, "who has the label is not without it");
     assert!(with.reach(addr(ADDRESSES[4]), addr(ADDRESSES[0])).is_empty());
-    let changes = without.diff(&set).unwrap();
+    let changes = without.diff(&set, &Here::default()).unwrap();
     assert!(
         changes.iter().any(|c| c.from == "role=web" && c.to == "role=?" && !c.cuts.is_empty()),
         "{changes:#?}"
@@ -183,7 +183,7 @@ fn many_source_ports_are_few_questions() {
     }
     let host = |_: IpAddr| false;
     let many = set(&rule((0..300).map(|n| (n * 2).to_string()).collect::<Vec<_>>().join(",")));
-    let matrix = View::new(&engine, &many, &host).matrix().unwrap();
+    let matrix = View::new(&engine, &many, &host).matrix(&Here::default()).unwrap();
     let [one] = &matrix.from_source_ports.iter().filter(|c| c.cell.from == c.cell.to).collect::<Vec<_>>()[..]
     else {
         panic!("{:#?}", matrix.from_source_ports)
@@ -192,14 +192,14 @@ fn many_source_ports_are_few_questions() {
     assert_eq!(one.cell.allowed.to_string(), "udp");
     // The last range of all counts as the first does.
     let fewer = set(&rule((0..299).map(|n| (n * 2).to_string()).collect::<Vec<_>>().join(",")));
-    let changes = View::new(&engine, &many, &host).diff(&fewer).unwrap();
+    let changes = View::new(&engine, &many, &host).diff(&fewer, &Here::default()).unwrap();
     assert!(
         !changes.is_empty() && changes.iter().all(|c| c.source_ports.as_deref() == Some("598")),
         "{changes:#?}"
     );
     // What is really too much is told, not left out.
     let each: Vec<String> = (0..70).map(|n| rule(n.to_string())).collect();
-    let error = View::new(&engine, &set(&each.join(",")), &host).matrix().unwrap_err();
+    let error = View::new(&engine, &set(&each.join(",")), &host).matrix(&Here::default()).unwrap_err();
     assert!(error.to_string().contains("70 lots of source ports"), "{error}");
 }
 
@@ -218,15 +218,15 @@ fn an_endpoint_is_no_peer_of_its_own() {
     let host = |_: IpAddr| false;
     let view = View::new(&engine, engine.policies(), &host);
     let nobody = PolicySet::default();
-    assert!(view.matrix().unwrap().cells.iter().all(|c| c.from != c.to));
-    assert!(view.diff(&nobody).unwrap().iter().all(|c| c.from != c.to));
+    assert!(view.matrix(&Here::default()).unwrap().cells.iter().all(|c| c.from != c.to));
+    assert!(view.diff(&nobody, &Here::default()).unwrap().iter().all(|c| c.from != c.to));
     let told = view.tell(&Flow::new(addr("10.32.0.1"), addr("10.32.0.2"), Protocol::TCP, 80));
     assert!(told.allowed && told.reason.contains("by a port mapping of the host it is refused"), "{told:?}");
     engine.upsert_local(local(2, &["10.32.0.4"]));
     let view = View::new(&engine, engine.policies(), &host);
-    let cells = view.matrix().unwrap().cells;
+    let cells = view.matrix(&Here::default()).unwrap().cells;
     assert!(cells.iter().any(|c| c.from == c.to && c.allowed.is_empty()), "{cells:#?}");
-    let changes = view.diff(&nobody).unwrap();
+    let changes = view.diff(&nobody, &Here::default()).unwrap();
     let own: Vec<_> = changes.iter().filter(|c| c.from == c.to).map(|c| c.pairs).collect();
     assert_eq!(own, [6], "three addresses of the one with the one of the other, both ways");
 }

@@ -57,6 +57,21 @@ fn tests_that_the_conformance_table_names_exist() {
 }
 
 #[test]
+fn alerts_are_about_metrics_that_exist() {
+    let (alerts, document) = (read("config/examples/alerts.yaml"), read("docs/metrics.md"));
+    let names: Vec<&str> = alerts
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+        .filter(|word| word.starts_with("slash32_"))
+        .collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        assert!(document.contains(&format!("| `{name}` | ")), "docs/metrics.md does not have {name}");
+    }
+}
+
+#[test]
 fn the_check_sees_what_it_looks_for() {
     let text = "#[test]\nfn there() {}\nfn helper() {}\n    #[test]\n    /// doc\n    fn inside() {}\n";
     assert!(has_test(text, "there") && has_test(text, "inside"));

@@ -134,6 +134,23 @@ fn neighbours_collectors_and_dumps() {
             "{metrics:?}"
         );
         ensure!(metrics.iter().any(|m| m["samples"][0]["labels"]["peer"].is_string()), "{metrics:?}");
+        let document = include_str!("../../docs/metrics.md");
+        for metric in &metrics {
+            let (name, kind) = (metric["name"].as_str().unwrap_or_default(), &metric["type"]);
+            let row = format!("| `{name}` | {} |", kind.as_str().unwrap_or_default());
+            ensure!(document.contains(&row), "docs/metrics.md does not have {row}");
+        }
+        // All but those of what is not configured here.
+        let told = |name: &&str| {
+            let elsewhere = ["slash32_bfd_", "slash32_bmp_", "slash32_mrt_"];
+            !elsewhere.iter().any(|prefix| name.starts_with(prefix))
+        };
+        let documented = document.lines().filter_map(|l| l.strip_prefix("| `slash32_")?.split_once('`'));
+        let missing: Vec<String> = documented
+            .map(|(name, _)| format!("slash32_{name}"))
+            .filter(|name| told(&name.as_str()) && !metrics.iter().any(|m| m["name"] == **name))
+            .collect();
+        ensure!(missing.is_empty(), "documented and not there: {missing:?}");
         Ok(())
     });
 }

@@ -10,7 +10,11 @@ use tokio::{
 
 use super::service::Service;
 use crate::{
-    bgp::{rib::RibStats, speaker::UpdateLogStatus},
+    bgp::{
+        bfd::{SessionStatus, State, driver::BfdStatus},
+        rib::RibStats,
+        speaker::UpdateLogStatus,
+    },
     cni::ipam::BlockUse,
     routes::Summary,
 };
@@ -274,6 +278,32 @@ pub(super) fn refusals(page: &mut Page, peers: &[Value]) {
             for (reason, count) in peer[field].as_object().into_iter().flatten() {
                 page.sample(metric, &[("peer", name), ("reason", reason)], count.as_u64().unwrap_or(0));
             }
+        }
+    }
+}
+
+/// Every BFD session.
+pub(super) fn bfd(page: &mut Page, sessions: &[BfdStatus]) {
+    type Of = fn(&SessionStatus) -> f64;
+    const FIGURES: [(&str, &str, &str, Of); 6] = [
+        ("slash32_bfd_up", "gauge", "1 while the session is up.", |s| (s.state == State::Up).into()),
+        ("slash32_bfd_ups_total", "counter", "Times the session came up.", |s| s.ups as f64),
+        ("slash32_bfd_packets_sent_total", "counter", "Packets sent.", |s| s.sent as f64),
+        ("slash32_bfd_packets_received_total", "counter", "Packets taken in.", |s| s.received as f64),
+        ("slash32_bfd_interval_seconds", "gauge", "The interval at which packets are sent.", |s| {
+            s.transmit_interval.as_secs_f64()
+        }),
+        ("slash32_bfd_detection_seconds", "gauge", "How long a silence is tolerated.", |s| {
+            s.detection_time.as_secs_f64()
+        }),
+    ];
+    if sessions.is_empty() {
+        return;
+    }
+    for (metric, kind, help, value) in FIGURES {
+        page.metric(metric, kind, help);
+        for session in sessions {
+            page.real(metric, &[("peer", &session.key.to_string())], value(&session.status));
         }
     }
 }

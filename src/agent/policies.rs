@@ -2,6 +2,7 @@
 
 mod answers;
 mod explain;
+mod figures;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -74,6 +75,7 @@ pub(super) struct Policies {
     /// What is in the folder and is not read, as it was told.
     unread: Vec<String>,
     retry: Option<Instant>,
+    work: figures::Work,
     remembered: Remembered,
     /// Somebody watches what is refused.
     trace: Option<Trace>,
@@ -145,6 +147,7 @@ impl Policies {
             file_errors: Vec::new(),
             unread: Vec::new(),
             retry: None,
+            work: figures::Work::default(),
             remembered: Remembered {
                 file: config.run_dir.join(identities::FILE),
                 unconfirmed: HashSet::new(),
@@ -252,7 +255,9 @@ impl Policies {
         let first = !std::mem::replace(&mut self.loaded, true);
         let Some(driver) = &mut self.driver else { return Ok(()) };
         let rules = self.engine.snapshot();
+        let start = Instant::now();
         let result = if first { driver.take_over(&rules).map(drop) } else { driver.replace(&rules) };
+        self.work.changed(start);
         let result = result.map_err(|e| e.to_string());
         self.note(result)
     }
@@ -279,7 +284,12 @@ impl Policies {
         if self.error.is_some() {
             return self.load();
         }
-        match driver.apply(&delta) {
+        let start = Instant::now();
+        let result = driver.apply(&delta);
+        if !delta.is_empty() {
+            self.work.changed(start);
+        }
+        match result {
             Ok(()) => Ok(()),
             Err(error) => {
                 tracing::warn!("policy: {error}; loading the whole table");
@@ -441,8 +451,12 @@ impl Policies {
         }
         let want = self.engine.compiled();
         let Some(driver) = &mut self.driver else { return };
-        let result = match driver.differences(&want) {
-            Ok(list) if list.is_empty() => return,
+        let differences = driver.differences(&want);
+        if differences.as_ref().is_ok_and(Vec::is_empty) {
+            return;
+        }
+        self.work.repaired();
+        let result = match differences {
             Ok(list) => {
                 tracing::warn!(
                     "somebody changed the table inet slash32 in {} places; putting it back",

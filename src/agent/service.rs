@@ -519,6 +519,11 @@ impl Service {
         let peers = self.peers().await.unwrap_or_default();
         metrics::peers(&mut page, &peers);
         metrics::refusals(&mut page, &peers);
+        if let Some(speaker) = &self.inner.speaker
+            && let Ok(sessions) = speaker.bfd().await
+        {
+            metrics::bfd(&mut page, &sessions);
+        }
         metrics::collectors(&mut page, &self.collectors().await.unwrap_or_default());
         if let Some(speaker) = &self.inner.speaker
             && let Ok(Some(log)) = speaker.update_log().await
@@ -539,35 +544,15 @@ impl Service {
             metrics::addresses(&mut page, &usage);
             metrics::attention(&mut page, &attention);
         }
-        if let Ok((endpoints, policies, file_errors, failed)) = self
-            .inner
-            .core
-            .ask(|c| {
-                let policies = c.policies();
-                let errors = policies.file_errors().len();
-                (c.endpoint_count(), policies.count(), errors, policies.failed().is_some())
-            })
-            .await
-        {
+        let facts = self.inner.core.ask(|c| (c.endpoint_count(), c.policies_mut().figures()));
+        if let Ok((endpoints, policies)) = facts.await {
             metrics::gauge(
                 &mut page,
                 "slash32_endpoints",
                 "Containers attached on this host.",
                 endpoints as u64,
             );
-            metrics::gauge(&mut page, "slash32_policies", "Policies in force.", policies as u64);
-            metrics::gauge(
-                &mut page,
-                "slash32_policy_file_errors",
-                "Errors in the policy folder; with any, the last good policies stay in force.",
-                file_errors as u64,
-            );
-            metrics::gauge(
-                &mut page,
-                "slash32_policy_failed",
-                "1 when the kernel does not have the policies.",
-                failed.into(),
-            );
+            policies.write(&mut page);
         }
         page.finish()
     }

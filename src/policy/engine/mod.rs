@@ -42,6 +42,7 @@ pub(super) use self::{
 pub use self::{
     config::{EngineConfig, PoolConfig},
     nat::{PortMap, PortMapError},
+    skeleton::REFUSING,
 };
 use super::{
     Direction, Flow, PolicySet, Ports, Service,

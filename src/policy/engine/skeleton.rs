@@ -34,6 +34,21 @@ use crate::{
 pub(super) const REFUSE: &str = "refuse";
 /// The chain that refuses with an answer.
 pub(super) const REJECT: &str = "refuse_answer";
+/// The chains in which packets end. Their rules that count do nothing else but to refuse, for the reason that is their
+/// comment.
+pub const REFUSING: [&str; 11] = [
+    "anti_spoof",
+    "nat_pre",
+    "from_ep",
+    "to_ep",
+    "from_ep_reply",
+    "to_ep_reply",
+    REFUSE,
+    REJECT,
+    "invalid",
+    "untracked",
+    "related_ep",
+];
 /// Verdict maps by interface, for traffic from and to endpoints.
 pub(super) const EP_OUT: &str = "ep_out";
 pub(super) const EP_IN: &str = "ep_in";
@@ -392,8 +407,10 @@ impl Builder {
         self.chain(
             REJECT,
             vec![
-                Rule::new([tcp, Statement::Reject { tcp_reset: true }]).comment("rejected by policy"),
-                Rule::new([Statement::Reject { tcp_reset: false }]).comment("rejected by policy"),
+                Rule::new([tcp, Statement::Counter, Statement::Reject { tcp_reset: true }])
+                    .comment("rejected by policy"),
+                Rule::new([Statement::Counter, Statement::Reject { tcp_reset: false }])
+                    .comment("rejected by policy"),
             ],
         );
         self.chain("invalid", vec![dropped("invalid connection state")]);

@@ -276,7 +276,16 @@ impl Driver {
     pub fn counters(&mut self) -> Result<Vec<RuleCounter>, Error> {
         // What earlier changes left behind has counters under the same names.
         let _ = self.tidy();
-        Ok(dump::counters(&mut self.socket, &self.settings)?)
+        Ok(dump::counters(&mut self.socket, &self.settings, None)?)
+    }
+
+    /// The live counters of some chains, without a look at the others' rules.
+    pub fn counters_of(&mut self, chains: &[&str]) -> Result<Vec<RuleCounter>, Error> {
+        let mut found = Vec::new();
+        for chain in chains {
+            found.extend(dump::counters(&mut self.socket, &self.settings, Some(chain))?);
+        }
+        Ok(found)
     }
 
     /// Other people's chains that refuse our traffic.

@@ -120,7 +120,7 @@ pub(super) fn read(
 ) -> Result<Option<Actual>, Error> {
     let Some(flags) = table_flags(socket, settings)? else { return Ok(None) };
     let mut rules: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    for rule in dump_rules(socket, settings)? {
+    for rule in dump_rules(socket, settings, None)? {
         rules.entry(rule.chain).or_default().push((rule.digest, rule.target));
     }
     let chains = dump_chains(socket, settings)?
@@ -285,9 +285,13 @@ fn cooked((low, high, _, data): &RawElement, kind: &SetKind) -> Element {
     Element { key, data }
 }
 
-/// The counters of all rules that have a comment, in the order of the kernel's list.
-pub(super) fn counters(socket: &mut Socket, settings: &Settings) -> Result<Vec<RuleCounter>, Error> {
-    let rules = dump_rules(socket, settings)?;
+/// The counters of all rules that have one, of a chain or of all, in the order of the kernel's list.
+pub(super) fn counters(
+    socket: &mut Socket,
+    settings: &Settings,
+    chain: Option<&str>,
+) -> Result<Vec<RuleCounter>, Error> {
+    let rules = dump_rules(socket, settings, chain)?;
     Ok(rules
         .into_iter()
         .filter_map(|rule| {
@@ -313,9 +317,25 @@ fn list<T>(
     kind: u16,
     parse: impl Fn(Attrs<'_>) -> Option<T>,
 ) -> Result<Vec<T>, Error> {
+    list_of(socket, settings, kind, None, parse)
+}
+
+/// As [`list`], of what belongs to a chain or a set.
+fn list_of<T>(
+    socket: &mut Socket,
+    settings: &Settings,
+    kind: u16,
+    of: Option<&str>,
+    parse: impl Fn(Attrs<'_>) -> Option<T>,
+) -> Result<Vec<T>, Error> {
     let result = socket.dump(
         SUBSYSTEM << 8 | kind,
-        |w| _ = w.raw(&INET).attr_str(1, &settings.table),
+        |w| {
+            w.raw(&INET).attr_str(1, &settings.table);
+            if let Some(name) = of {
+                w.attr_str(2, name); // NFTA_RULE_CHAIN
+            }
+        },
         |message| Ok(of_table(message, settings).and_then(&parse)),
     );
     match result {
@@ -355,8 +375,12 @@ fn dump_chains(socket: &mut Socket, settings: &Settings) -> Result<BTreeMap<Stri
     Ok(chains.into_iter().collect())
 }
 
-fn dump_rules(socket: &mut Socket, settings: &Settings) -> Result<Vec<DumpedRule>, Error> {
-    list(socket, settings, GETRULE, |attrs| {
+fn dump_rules(
+    socket: &mut Socket,
+    settings: &Settings,
+    chain: Option<&str>,
+) -> Result<Vec<DumpedRule>, Error> {
+    list_of(socket, settings, GETRULE, chain, |attrs| {
         let chain = attrs.clone().find_kind(2)?.str()?.to_owned();
         let udata = attrs.clone().find_kind(7).map(|a| a.data).unwrap_or_default();
         let comment = udata_entry(udata, 0)

@@ -11,8 +11,8 @@ use crate::{
     netlink::ns::testing::private,
     policy::{
         Enforcer, PolicySet,
-        engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig, PortMap},
-        ir::Ruleset,
+        engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig, PortMap, REFUSING},
+        ir::{Rule, Ruleset, Statement, Verdict},
         language,
     },
 };
@@ -382,6 +382,35 @@ fn counters_are_read_by_their_comments() {
         let counters = driver.counters().unwrap();
         let of_rule = |c: &&RuleCounter| c.comment == "default/web ingress 1 allow";
         assert_eq!(counters.iter().filter(of_rule).map(|c| c.packets).collect::<Vec<_>>(), [0; 4]);
+        // Where packets end, and nothing else.
+        let ends = driver.counters_of(&REFUSING).unwrap();
+        assert!(ends.iter().all(|c| REFUSING.contains(&&*c.chain)), "{ends:#?}");
+        assert_eq!(ends.len(), counters.iter().filter(|c| REFUSING.contains(&&*c.chain)).count());
+    });
+}
+
+#[test]
+fn packets_end_in_few_chains() {
+    let rules = sink().snapshot();
+    let ends = |rule: &Rule| {
+        rule.statements.contains(&Statement::Counter)
+            && rule
+                .statements
+                .iter()
+                .any(|s| matches!(s, Statement::Verdict(Verdict::Drop) | Statement::Reject { .. }))
+    };
+    let found: BTreeSet<&str> =
+        rules.chains.iter().filter(|(_, c)| c.rules.iter().any(ends)).map(|(name, _)| &**name).collect();
+    assert_eq!(found, BTreeSet::from(REFUSING));
+    for name in REFUSING {
+        let chain = &rules.chains[name];
+        assert!(chain.rules.iter().all(|r| !r.statements.contains(&Statement::Counter) || ends(r)), "{name}");
+    }
+    // Each tells why.
+    assert!(rules.chains.values().flat_map(|c| &c.rules).all(|r| !ends(r) || !r.comment.is_empty()));
+    private(|| {
+        let mut driver = Driver::open(Settings::default()).unwrap();
+        assert_eq!(driver.counters_of(&REFUSING).unwrap(), [], "no table, no counters");
     });
 }
 

@@ -42,6 +42,7 @@ use self::lab::{
     Who::{C, Host, Outside},
     ip,
 };
+use super::engine::REFUSING;
 
 const WEB: usize = 0;
 const LB: usize = 1;
@@ -389,6 +390,10 @@ fn tiers_pass_reject_and_staged_policies() {
     let count = |what: &str| counters.iter().filter(|c| c.comment == what).map(|c| c.packets).sum::<u64>();
     assert!(count("staged default/trial: no rule") >= 2, "{counters:#?}");
     assert!(count("security/quarantine ingress 1 reject") >= 2);
+    let ends = lab.enforcer.driver().counters_of(&REFUSING).unwrap();
+    let ended = |why: &str| ends.iter().filter(|c| c.comment == why).map(|c| c.packets).sum::<u64>();
+    assert!(ended("rejected by policy") >= 2 && ended("refused by policy") >= 1, "{ends:#?}");
+    assert_eq!(ended("spoofed source"), 0);
 }
 
 #[test]

@@ -57,7 +57,18 @@ pub(super) struct Outside {
 }
 
 /// A change of what is known of a remote endpoint.
-pub(super) type RemoteChange = (Prefix, Option<Arc<Identity>>);
+pub(super) type RemoteChange = (Prefix, Word);
+
+/// What neighbours say of who is behind an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// An endpoint with this identity.
+    Known(Arc<Identity>),
+    /// An endpoint with this identity, until the session was lost that told it.
+    Lost(Arc<Identity>, Instant),
+    /// Nobody, or nobody that is known.
+    Nothing,
+}
 
 /// What other hosts do with an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,14 +137,19 @@ impl Core {
         self.outside.policies.remote(changes);
     }
 
-    /// Nobody is going to confirm what a process before us knew of other hosts' endpoints.
-    pub(super) fn unconfirmed(&mut self) {
-        self.outside.policies.forget_unconfirmed();
+    /// There is no speaker: nobody is going to tell anything of other hosts' endpoints.
+    pub(super) fn alone(&mut self) {
+        self.outside.policies.alone();
+    }
+
+    /// The speaker waits for nobody: no process before us has left routes in the kernel.
+    pub(super) fn not_restarting(&mut self) {
+        self.outside.policies.converged();
     }
 
     /// Every neighbour has told what it knows.
     pub(super) fn converged(&mut self) {
-        self.outside.policies.forget_unconfirmed();
+        self.outside.policies.converged();
         self.handler.converged(&mut self.outside, Now::read());
     }
 

@@ -14,7 +14,7 @@ use super::{
     announce::Announcer,
     config::Config,
     control::Control,
-    core::{Core, Elsewhere, Outside, RemoteChange},
+    core::{Core, Elsewhere, Outside, RemoteChange, Word},
     files::{self, Fingerprint},
     flows::Flows,
     former, load,
@@ -182,6 +182,11 @@ async fn protect(fib: &FibHandle, config: &Config) -> Result<(), FibStopped> {
 /// enough to do; the RIB coalesces changes meanwhile.
 async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle, ended: oneshot::Sender<()>) {
     while let Some(event) = events.recv().await {
+        if let SpeakerEvent::PeerDown { peer, .. } = &event {
+            let peer = peer.clone();
+            // Without a core there is nothing to be remembered.
+            let _ = service.core().tell(move |core: &mut Core| core.policies_mut().session_over(&peer));
+        }
         let done = match event {
             SpeakerEvent::Best(changes) => best_paths(changes, &service, &fib).await,
             SpeakerEvent::Converged => {
@@ -189,6 +194,13 @@ async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle, ended
                     tracing::error!("the core has stopped");
                 }
                 fib.send(FibCommand::SweepStale(None)).await
+            }
+            SpeakerEvent::Complete { peer, family } => {
+                let complete = move |core: &mut Core| core.policies_mut().complete(peer, family);
+                if service.core().tell(complete).is_err() {
+                    tracing::error!("the core has stopped");
+                }
+                Ok(())
             }
             SpeakerEvent::NextHops(uses) => fib.send(FibCommand::WatchNextHops(uses)).await,
             SpeakerEvent::PeerUp { address: (addr, ifindex), .. } => {
@@ -255,8 +267,17 @@ async fn best_paths(changes: Vec<BestChange>, service: &Service, fib: &FibHandle
         .iter()
         .filter(|change| in_pool(change.prefix))
         .map(|change| {
-            let best = change.best.as_ref().filter(|best| !best.local);
-            (change.prefix, best.and_then(|best| best.identity.clone()))
+            let identity = match &change.best {
+                Some(best) => best.identity.clone().filter(|_| !best.local),
+                None => change.told.as_ref().map(|told| told.identity.clone()),
+            };
+            let lost = change.told.as_ref().and_then(|told| told.lost);
+            let word = match (identity, lost) {
+                (None, _) => Word::Nothing,
+                (Some(identity), Some(since)) => Word::Lost(identity, since),
+                (Some(identity), None) => Word::Known(identity),
+            };
+            (change.prefix, word)
         })
         .collect();
     let elsewhere: Vec<_> = changes
@@ -309,7 +330,7 @@ async fn start_speaker(
     let Some(bgp) = &config.bgp else {
         tracing::warn!("no [bgp] in the configuration: containers of this host only");
         fib.send(FibCommand::SweepStale(None)).await?;
-        core.tell(Core::unconfirmed)?;
+        core.tell(Core::alone)?;
         return Ok((None, None));
     };
     let marker = config.run_dir.join(MARKER);
@@ -322,9 +343,9 @@ async fn start_speaker(
     let handle = speaker.clone();
     core.ask(move |c| c.announce_with(handle)).await?;
     if !restarting {
-        // Nobody will confirm what an agent before the last boot, or one without a speaker, left behind.
+        // Nobody will confirm the routes that an agent before the last boot, or one without a speaker, left behind.
         fib.send(FibCommand::SweepStale(None)).await?;
-        core.tell(Core::unconfirmed)?;
+        core.tell(Core::not_restarting)?;
     }
     std::fs::write(&marker, "").with_context(|| format!("cannot write {}", marker.display()))?;
     Ok((Some(speaker), Some(events)))

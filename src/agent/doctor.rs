@@ -35,6 +35,8 @@ pub(super) struct Facts {
     pub(super) routes_rejected: usize,
     /// Learned host routes inside the pools, and how many of them carry no identity.
     pub(super) pool_routes: (usize, usize),
+    /// Addresses of other hosts' containers whose identity nobody tells any more, and for how many seconds the oldest is kept.
+    pub(super) kept_identities: (usize, u64),
     /// Findings of the address check.
     pub(super) leases: Vec<String>,
     /// Endpoints that are not all they were, and what to do about each.
@@ -81,6 +83,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     list.push(limits(facts));
     list.push(learned(facts));
     list.push(identities(facts));
+    list.push(kept_identities(facts));
     list.push(policy(facts));
     list.extend(foreign_drops(facts));
     list.push(leases(facts));
@@ -259,6 +262,19 @@ fn identities(facts: &Facts) -> Check {
     Check::new("identities", ok, message, hint)
 }
 
+fn kept_identities(facts: &Facts) -> Check {
+    let (count, seconds) = facts.kept_identities;
+    let ok = count == 0;
+    let message = if ok {
+        "none is kept of a lost session".to_owned()
+    } else {
+        format!("{count} are kept though no neighbour tells them any more, the oldest for {seconds} s")
+    };
+    let hint = "rules by selector judge these containers as before until the neighbours that told of them are back, or \
+                for `identity_hold_seconds` of [policy]; take a neighbour that does not come back out of the configuration";
+    Check::new("kept identities", ok, message, hint)
+}
+
 fn policy(facts: &Facts) -> Check {
     let message = match &facts.policy_error {
         Some(error) => error.clone(),
@@ -351,6 +367,7 @@ mod tests {
             limits: vec!["gc_thresh3 is small".into()],
             route_problems: vec!["1 learned route is over the limit".into()],
             pool_routes: (5, 1),
+            kept_identities: (3, 60),
             leases: vec!["x".into()],
             attention: vec!["y".into()],
             foreign_drops: vec![("ip filter FORWARD drops".into(), "do this".into())],

@@ -15,6 +15,7 @@ mod flows;
 mod former;
 mod host;
 mod identities;
+mod kept;
 mod last_good;
 mod limits;
 mod logging;

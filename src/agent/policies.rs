@@ -5,7 +5,7 @@ mod explain;
 mod figures;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -15,13 +15,14 @@ use std::{
 
 use super::{
     config::Config,
-    core::RemoteChange,
+    core::{RemoteChange, Word},
     identities,
+    kept::{Amount, Kept, News},
     last_good::{self, Folder},
     trace::Trace,
 };
 use crate::{
-    bgp::config::PeerAddress,
+    bgp::{config::PeerAddress, speaker::tellers},
     cni::{
         attachment::Attachment,
         types::{L4, PortMapping},
@@ -113,8 +114,8 @@ fn port_maps(attachment: &Attachment, mapping: &PortMapping) -> Result<Vec<PortM
 #[derive(Debug)]
 struct Remembered {
     file: PathBuf,
-    /// From before the restart, and not confirmed since.
-    unconfirmed: HashSet<Prefix>,
+    /// What of it nobody tells any more.
+    kept: Kept,
     /// When the file has to be written, if it has to.
     due: Option<Instant>,
 }
@@ -150,7 +151,7 @@ impl Policies {
             work: figures::Work::default(),
             remembered: Remembered {
                 file: config.run_dir.join(identities::FILE),
-                unconfirmed: HashSet::new(),
+                kept: Kept::new(config.policy.identity_hold),
                 due: None,
             },
             trace: None,
@@ -209,8 +210,8 @@ impl Policies {
     fn remember(&mut self) {
         match identities::load(&self.remembered.file) {
             Ok(known) => {
-                for (prefix, identity) in known {
-                    self.remembered.unconfirmed.insert(prefix);
+                self.remembered.kept.recall(&known, Instant::now());
+                for (prefix, identity, _) in known.entries {
                     self.engine.upsert_remote(prefix, identity);
                 }
             }
@@ -221,19 +222,67 @@ impl Policies {
         }
     }
 
-    /// Every neighbour has sent its routes: what has not been confirmed is gone.
-    pub(super) fn forget_unconfirmed(&mut self) {
-        let gone = std::mem::take(&mut self.remembered.unconfirmed);
-        if !gone.is_empty() {
-            self.remote(gone.into_iter().map(|prefix| (prefix, None)).collect());
+    /// There is no speaker: nobody will tell anything.
+    pub(super) fn alone(&mut self) {
+        let gone = self.remembered.kept.alone();
+        self.forget(gone);
+    }
+
+    /// After the start nobody else is waited for.
+    pub(super) fn converged(&mut self) {
+        let gone = self.remembered.kept.converged();
+        self.forget(gone);
+    }
+
+    /// A neighbour has told all it knows of a family.
+    pub(super) fn complete(&mut self, peer: String, family: Family) {
+        let gone = self.remembered.kept.complete(peer, family);
+        self.save_soon();
+        self.forget(gone);
+    }
+
+    /// A neighbour's session is over.
+    pub(super) fn session_over(&mut self, peer: &str) {
+        self.remembered.kept.down(peer);
+        self.save_soon();
+    }
+
+    /// How much is known only of sessions that were lost, or from before the start.
+    pub(super) fn kept(&self) -> Amount {
+        self.remembered.kept.amount(Instant::now())
+    }
+
+    /// For how long an address has been known only so.
+    pub(super) fn kept_for(&self, addr: IpAddr) -> Option<Duration> {
+        let prefix = Prefix::host(addr);
+        let since = self.remembered.kept.since(prefix).filter(|_| self.engine.owner_of(prefix).is_none());
+        since.map(|since| since.elapsed())
+    }
+
+    fn forget(&mut self, gone: Vec<Prefix>) {
+        if gone.is_empty() {
+            return;
         }
+        self.save_soon();
+        for prefix in gone {
+            self.engine.remove_remote(prefix);
+        }
+        // A failure is kept and tried again.
+        let _ = self.flush();
+    }
+
+    fn save_soon(&mut self) {
+        self.remembered.due.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
     }
 
     /// Writes what is known of remote endpoints for the process after us. Not on this thread: there may be many.
     fn save_remotes(&mut self) {
         self.remembered.due = None;
-        let known: identities::Known =
-            self.engine.remotes().map(|(p, identity)| (p, identity.clone())).collect();
+        let Remembered { kept, .. } = &mut self.remembered;
+        let neighbours = kept.tellers();
+        let age = |prefix| kept.since(prefix).map(|since| since.elapsed());
+        let entries = self.engine.remotes().map(|(p, identity)| (p, identity.clone(), age(p))).collect();
+        let known = identities::Known { entries, neighbours };
         let file = self.remembered.file.clone();
         let work = move || {
             if let Err(error) = identities::save(&file, &known) {
@@ -338,6 +387,13 @@ impl Policies {
     fn upsert(&mut self, attachment: &Attachment) {
         let mut local = LocalEndpoint::from(&attachment.endpoint);
         local.addresses.extend(attachment.spoofed());
+        // What another host's container was known as at this address counts no more, not even when ours is gone.
+        for addr in attachment.endpoint.addresses() {
+            if self.remembered.kept.taken(Prefix::host(addr)) {
+                self.engine.remove_remote(Prefix::host(addr));
+                self.save_soon();
+            }
+        }
         self.engine.upsert_local(local);
     }
 
@@ -362,16 +418,21 @@ impl Policies {
 
     /// Remote endpoints came, went or changed their labels.
     pub(super) fn remote(&mut self, changes: Vec<RemoteChange>) {
-        if !changes.is_empty() && self.remembered.due.is_none() {
-            self.remembered.due = Some(Instant::now() + SAVE_AFTER);
+        if !changes.is_empty() {
+            self.save_soon();
         }
-        for (prefix, identity) in changes {
-            self.remembered.unconfirmed.remove(&prefix);
-            match identity {
-                Some(identity) => {
+        for (prefix, word) in changes {
+            let news = match word {
+                Word::Lost(_, since) => News::Lost(since),
+                Word::Known(_) | Word::Nothing => News::Told,
+            };
+            self.remembered.kept.note(prefix, news);
+            match word {
+                // With nothing new the sets stay as they are, and so does the kernel.
+                Word::Known(identity) | Word::Lost(identity, _) => {
                     self.engine.upsert_remote(prefix, identity);
                 }
-                None => self.engine.remove_remote(prefix),
+                Word::Nothing => self.engine.remove_remote(prefix),
             }
         }
         // A failure is kept and tried again.
@@ -383,6 +444,21 @@ impl Policies {
         self.engine.set_config(EngineConfig { trace, ..engine_config(config) });
         self.folder.clone_from(&config.policy_dir);
         self.options = config.policy.language();
+        let tellers = config.bgp.as_ref().map(tellers).unwrap_or_default();
+        let in_pools = |prefix| config.pools.iter().any(|pool| pool.cidr.covers(prefix));
+        let kept = &mut self.remembered.kept;
+        let mut gone = kept.reconfigure(
+            config.policy.identity_hold,
+            |name| tellers.believed(name),
+            in_pools,
+            Instant::now(),
+        );
+        // Identities are believed inside the pools only, and nobody tells of the others any more.
+        gone.extend(self.engine.remotes().map(|(prefix, _)| prefix).filter(|prefix| !in_pools(*prefix)));
+        for prefix in &gone {
+            self.remembered.kept.note(*prefix, News::Told);
+        }
+        self.forget(gone);
         let _ = self.flush();
     }
 
@@ -496,6 +572,8 @@ impl Policies {
             // The failure is kept and shown.
             let _ = self.load();
         }
+        let gone = self.remembered.kept.expire(now);
+        self.forget(gone);
         if self.remembered.due.is_some_and(|at| at <= now) {
             self.save_remotes();
         }
@@ -510,7 +588,7 @@ impl Policies {
         }
         let tidy = self.driver.as_ref().and_then(Driver::tidy_at);
         let trace = self.trace.as_ref().map(Trace::until);
-        let next = [self.retry, self.remembered.due, trace, tidy].into_iter().flatten().min();
+        let next = [self.retry, self.remembered.due, self.remembered.kept.next(), trace, tidy].into_iter().flatten().min();
         next.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now))
     }
 

@@ -373,10 +373,13 @@ impl Service {
         let config = self.config();
         let peers = self.peers().await?;
         let established = peers.iter().filter(|p| p["state"] == "Established").count();
-        let (endpoints, policies, mut problems, attention) = self
+        let (endpoints, policies, mut problems, attention, kept) = self
             .inner
             .core
-            .ask(|c| (c.endpoint_count(), c.policies().count(), c.policies().problems(), c.attention()))
+            .ask(|c| {
+                let policies = c.policies();
+                (c.endpoint_count(), policies.count(), policies.problems(), c.attention(), policies.kept())
+            })
             .await?;
         let fib = self.inner.fib.summary().await?;
         // What is wrong with policies is told by those who read them.
@@ -439,6 +442,7 @@ impl Service {
             "mrt": update_log,
             "endpoints": endpoints,
             "policies": policies,
+            "identities_kept": { "count": kept.count, "oldest_seconds": kept.age.as_secs() },
             "routes_learned": fib.ipv4 + fib.ipv6,
             "routes_installed": fib.installed,
             "routes": fib,
@@ -448,7 +452,7 @@ impl Service {
 
     async fn facts(&self) -> Result<doctor::Facts, Failure> {
         let config = self.config();
-        let (endpoints, leases, attention, drops, policy_error, mut file_errors) = self
+        let (endpoints, leases, attention, drops, policy_error, mut file_errors, kept) = self
             .inner
             .core
             .ask(|c| {
@@ -459,6 +463,7 @@ impl Service {
                     c.foreign_drops(),
                     c.policies().failed(),
                     c.policies().file_errors().to_vec(),
+                    c.policies().kept(),
                 )
             })
             .await?;
@@ -480,6 +485,7 @@ impl Service {
             bgp: config.bgp.is_some(),
             route_differences: differences,
             pool_routes,
+            kept_identities: (kept.count, kept.age.as_secs()),
             leases,
             attention,
             foreign_drops: drops,

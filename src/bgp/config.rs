@@ -45,6 +45,8 @@ pub struct SpeakerConfig {
     pub identity_domain: Option<u32>,
     /// Identities are believed only for prefixes inside these.
     pub identity_pools: Vec<Prefix>,
+    /// How long the identities of endpoints are kept after the session they came by was lost; zero: not at all.
+    pub identity_hold: Duration,
     /// Graceful restart defaults of the speaker; a peer may switch it off.
     pub graceful_restart: GracefulRestart,
     /// Whether this process replaces one whose forwarding state is still in the kernel: the R and F bits of the
@@ -93,6 +95,7 @@ impl SpeakerConfig {
             next_hop_check: NextHopCheck::default(),
             identity_domain: None,
             identity_pools: Vec::new(),
+            identity_hold: Duration::from_secs(86_400),
             graceful_restart: GracefulRestart::default(),
             restarting: false,
             bfd_state_dir: None,

@@ -32,6 +32,12 @@ fn page(status: &Value) -> String {
         format!("{} learned, {} in the kernel", field("routes_learned"), field("routes_installed")),
     );
     line("policies", field("policies"));
+    let kept = &status["identities_kept"];
+    if kept["count"].as_u64().is_some_and(|count| count > 0) {
+        let oldest = print::duration(kept["oldest_seconds"].as_u64().unwrap_or(0));
+        let count = print::field(kept, "count");
+        line("identities", format!("{count} kept of lost sessions, the oldest for {oldest}"));
+    }
     for problem in status["problems"].as_array().into_iter().flatten() {
         line("attention", print::plain(problem));
     }

@@ -340,6 +340,7 @@ pub(super) struct Policy {
     pub(super) infrastructure: Vec<String>,
     #[serde(default)]
     pub(super) expand: Vec<String>,
+    pub(super) identity_hold_seconds: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

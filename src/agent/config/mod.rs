@@ -16,6 +16,7 @@ use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::{
@@ -109,6 +110,8 @@ pub struct PolicyConfig {
     pub infrastructure: Vec<Prefix>,
     /// Labels that travel in full, so that `contains` and its kin can ask for them at remote endpoints.
     pub expand: BTreeSet<String>,
+    /// How long what a container of another host was known as is kept after the session it came by was lost.
+    pub identity_hold: Duration,
 }
 
 impl PolicyConfig {

@@ -1,6 +1,6 @@
 //! From the file as written to the values the agent runs on: defaults, computed values, contradictions.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use super::{
     Config, PolicyConfig, Routes, Surroundings, bgp, file, ipam,
@@ -47,7 +47,7 @@ pub(super) fn resolve(
     let hostname = file.agent.hostname.unwrap_or_else(|| surroundings.hostname.clone());
     let pools = ipam::pools(file.ipam.pool, &mut errors);
     let base = path.parent().unwrap_or(Path::new("."));
-    let bgp =
+    let mut bgp =
         file.bgp.and_then(|table| bgp::speaker(table, &hostname, &pools, base, surroundings, &mut errors));
     let routes = routes(&file.routes, &mut errors);
     let mtu = file.network.mtu.unwrap_or(0);
@@ -67,6 +67,9 @@ pub(super) fn resolve(
         }
     }
     let policy = policy(file.policy, &mut errors);
+    if let Some(bgp) = &mut bgp {
+        bgp.identity_hold = policy.identity_hold;
+    }
     let ipam_audit_seconds = file.ipam.audit_seconds.unwrap_or(15);
     if ipam_audit_seconds == 0 {
         errors.at(&["ipam".into(), "audit_seconds".into()], "the interval must be at least one second");
@@ -130,6 +133,11 @@ fn routes(table: &file::Routes, errors: &mut Errors<'_>) -> Routes {
     }
 }
 
+/// A day: longer than switches are away, and longer than a night in which nobody sees that one is.
+const IDENTITY_HOLD: u64 = 86_400;
+/// A year.
+const MAX_IDENTITY_HOLD: u64 = 365 * 86_400;
+
 fn policy(table: file::Policy, errors: &mut Errors<'_>) -> PolicyConfig {
     let endpoint_to_host =
         table.endpoint_to_host.unwrap_or_else(|| vec!["icmp".into(), "tcp/53".into(), "udp/53".into()]);
@@ -148,6 +156,13 @@ fn policy(table: file::Policy, errors: &mut Errors<'_>) -> PolicyConfig {
             errors.at(&["policy".into(), "expand".into(), i.into()], error.to_string());
         }
     }
+    let identity_hold = table.identity_hold_seconds.unwrap_or(IDENTITY_HOLD);
+    if identity_hold > MAX_IDENTITY_HOLD {
+        errors.at(
+            &["policy".into(), "identity_hold_seconds".into()],
+            "identities of lost sessions are kept for a year (31536000 seconds) at most; 0 forgets them at once",
+        );
+    }
     let mut infrastructure = Vec::new();
     for (i, text) in table.infrastructure.iter().enumerate() {
         match Prefix::parse_lenient(text) {
@@ -163,6 +178,7 @@ fn policy(table: file::Policy, errors: &mut Errors<'_>) -> PolicyConfig {
         endpoint_to_host,
         infrastructure,
         expand: table.expand.into_iter().collect(),
+        identity_hold: Duration::from_secs(identity_hold),
     }
 }
 

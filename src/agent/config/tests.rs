@@ -81,6 +81,9 @@ fn refusals_name_the_place() {
         ("[network]\nmtu = 100\n", "1280", "2:7"),
         ("[policy]\ninfrastructure = [\"10.0.0.1\", \"10.0.0.300\"]\n", "10.0.0.300", "2:31"),
         ("[policy]\nendpoint_to_host = [\"icmp\", \"tcp/0\"]\n", "`tcp/0` is not a service", "2:29"),
+        ("[policy]\nidentity_hold_seconds = 99999999\n", "for a year", "2:25"),
+        ("[policy]\nidentity_hold_seconds = -1\n", "invalid value", "2:25"),
+        ("[policy]\nidentity_hold_seconds = \"1d\"\n", "invalid type", "2:25"),
         ("[bgp\n", "", "1:5"),
     ];
     for (source, message, place) in cases {

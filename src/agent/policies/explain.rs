@@ -66,6 +66,11 @@ impl Policies {
             .map(|(id, _)| json!({ "destination": flow.destination, "port": flow.port, "endpoint": id }));
         let mut value = serde_json::to_value(answer).map_err(|e| Failure::new(e.to_string()))?;
         value["mapped"] = mapped.into();
+        for (end, addr) in [("source", source), ("destination", destination)] {
+            if let Some(age) = self.kept_for(addr) {
+                value[end]["kept_seconds"] = age.as_secs().into();
+            }
+        }
         let counters = self.counters();
         let Some(driver) = &self.driver else { return Ok(value) };
         let nothing = Ruleset::default();

@@ -1,11 +1,14 @@
 //! Best-path changes for the FIB and for policy.
 
+use std::cmp::Reverse;
+
 use smallvec::SmallVec;
 
 use super::{
+    attrs::AttrId,
     bits::Bits,
     decision,
-    output::{Best, BestChange},
+    output::{Best, BestChange, Told},
     store::Store,
     table::{NodeId, node_flag, path_flag},
 };
@@ -75,14 +78,31 @@ impl BestQueue {
 fn change(store: &mut Store, family: Family, node: NodeId) -> Option<BestChange> {
     let prefix = store.tables[family].prefix(node);
     let best = best(store, family, node);
+    let told = if best.is_none() { told(store, family, node) } else { None };
     let flags = &mut store.tables[family].node_mut(node).flags;
     let reported = *flags & node_flag::REPORTED != 0;
-    if best.is_some() {
+    if best.is_some() || told.is_some() {
         *flags |= node_flag::REPORTED;
     } else {
         *flags &= !node_flag::REPORTED;
     }
-    (reported || best.is_some()).then_some(BestChange { prefix, best })
+    (reported || best.is_some() || told.is_some()).then_some(BestChange { prefix, best, told })
+}
+
+/// What is known of the endpoint behind a node without best path: what neighbours tell of next hops that cannot be
+/// reached, else what they told before their session was lost.
+fn told(store: &mut Store, family: Family, node: NodeId) -> Option<Told> {
+    let paths: SmallVec<[AttrId; 8]> =
+        store.tables[family].paths_of(node).map(|(_, path)| path.attrs).collect();
+    if paths.is_empty() {
+        return store.lost.best(store.tables[family].prefix(node)).map(Told::from);
+    }
+    // The newest attachment; of equal ones that of the lowest peer, so that the answer is always the same.
+    let newest = paths.into_iter().min_by_key(|id| {
+        let set = &store.attrs[*id];
+        (Reverse(set.sequence), set.peer)
+    })?;
+    store.attrs.identity(newest).map(|identity| Told { identity, lost: None })
 }
 
 /// The best path of a node with what is used beside it.

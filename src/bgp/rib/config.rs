@@ -4,6 +4,7 @@
 //! configuration and from what both OPENs agreed on; the RIB never sees a capability.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
     time::Duration,
@@ -46,6 +47,12 @@ pub struct RibConfig {
     pub identity_domain: u32,
     /// Identities are believed only for prefixes inside these pools.
     pub identity_pools: Vec<Prefix>,
+    /// How long what an endpoint was known as is kept after the session it came by was lost; zero: not at all.
+    pub identity_hold: Duration,
+    /// The neighbours whose identities are kept so; `None`: all that are believed.
+    pub tellers: Option<Tellers>,
+    /// How long a peer that promises no End-of-RIB may take to send what it has, from its session on.
+    pub unpromised: Duration,
     /// Our own addresses: a route that names one as its next hop is ignored (RFC 4271 section 5.1.3).
     pub local_addresses: Vec<IpAddr>,
     /// Bytes of encoded output kept for the slowest member of an update group before that member is taken out of
@@ -71,10 +78,39 @@ impl RibConfig {
             default_local_pref: 100,
             identity_domain: 4_200_000_000,
             identity_pools: Vec::new(),
+            identity_hold: Duration::from_secs(86_400),
+            tellers: None,
+            unpromised: Duration::from_secs(15),
             local_addresses: Vec::new(),
             group_backlog: 4 << 20,
             restart: None,
         }
+    }
+
+    /// Whether what a neighbour of this name told may be kept when its session is lost.
+    pub(super) fn may_tell(&self, name: &str) -> bool {
+        self.tellers.as_ref().is_none_or(|tellers| tellers.believed(name))
+    }
+}
+
+/// Neighbours, and whether their identities are believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tellers {
+    /// Those that are configured, by name.
+    pub listed: BTreeMap<String, bool>,
+    /// Ranges of those that are not; the longest match counts.
+    pub ranges: Vec<(Prefix, bool)>,
+}
+
+impl Tellers {
+    /// Whether a neighbour is configured and believed.
+    pub fn believed(&self, name: &str) -> bool {
+        if let Some(believed) = self.listed.get(name) {
+            return *believed;
+        }
+        let Ok(addr) = name.parse::<IpAddr>() else { return false };
+        let fits = self.ranges.iter().filter(|(range, _)| range.contains_addr(addr));
+        fits.max_by_key(|(range, _)| range.len()).is_some_and(|(_, believed)| *believed)
     }
 }
 
@@ -113,6 +149,8 @@ pub struct DecisionOptions {
 /// A peer's parameters, as configured and negotiated, for the time of one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerParams {
+    /// The peer as configured, which outlives its number.
+    pub name: Arc<str>,
     /// Internal or external.
     pub kind: PeerKind,
     /// The peer's AS.
@@ -263,6 +301,7 @@ impl PeerParams {
         peer_addr: IpAddr,
     ) -> Self {
         Self {
+            name: peer_addr.to_string().into(),
             kind,
             peer_asn,
             local_asn,

@@ -85,8 +85,9 @@ impl Rib {
             self.events.push_back(RibEvent::EndOfRib { peer, family });
         }
         if state.stale.take().is_some() {
-            self.sweep.add(peer, family, Operation::FlushStale);
+            self.sweep.add(peer, family, Operation::FlushUntold);
         }
+        self.complete(peer, family);
     }
 
     /// Lets stale routes go whose time is over, phase by phase.

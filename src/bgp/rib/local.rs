@@ -51,6 +51,7 @@ impl Rib {
         let known = self.store.path_of(family, node, LOCAL, 0);
         let effect = self.store.announce(family, node, known, LOCAL, 0, set, seconds);
         self.mark(family, node, effect);
+        self.heard(prefix);
     }
 
     /// Ends the origination of a prefix; false if there was none.

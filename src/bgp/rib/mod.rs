@@ -28,6 +28,7 @@ mod hops;
 mod import;
 mod limit;
 mod local;
+mod lost;
 mod member;
 mod monitor;
 mod monitor_out;
@@ -63,7 +64,10 @@ use self::{
     best::BestQueue, gr::Restarting, groups::Groups, peer::Peer, store::Effect, store::Store,
     sweep::Operation, sweep::Sweep, table::NodeId,
 };
-use super::{PeerId, config::NextHopCheck};
+use super::{
+    PeerId,
+    config::{IdentityMode, NextHopCheck},
+};
 use crate::model::{Family, Prefix};
 
 /// The RIB of the speaker.
@@ -81,6 +85,8 @@ pub struct Rib {
     last_tick: Option<Instant>,
     /// Stale routes whose time was over, to be reported with how many there were.
     expired: Vec<(PeerId, Family)>,
+    /// Who has told all it knows of a family, to be reported behind what it told.
+    completed: Vec<(Arc<str>, Family)>,
 }
 
 /// What a ROUTE-REFRESH of a peer means (RFC 2918, RFC 7313).
@@ -108,6 +114,7 @@ impl Rib {
             epoch: None,
             last_tick: None,
             expired: Vec::new(),
+            completed: Vec::new(),
         }
     }
 
@@ -149,7 +156,21 @@ impl Rib {
                 self.ask_all_for_refresh(family);
             }
         }
+        self.distrust(&config);
+        self.lost_reconfigured(&before, now);
         self.regroup_all();
+    }
+
+    /// What is left of the sessions of neighbours that are no longer believed loses its identity.
+    fn distrust(&mut self, config: &RibConfig) {
+        for (peer, entry) in &mut self.store.peers {
+            if !entry.up && entry.params.identity == IdentityMode::Accept && !config.may_tell(&entry.params.name) {
+                Arc::make_mut(&mut entry.params).identity = IdentityMode::Ignore;
+                for family in Family::ALL {
+                    self.sweep.add(*peer, family, Operation::Reimport);
+                }
+            }
+        }
     }
 
     /// A session has reached Established. Its initial dump, End-of-RIB included, comes out of [`Rib::poll_output`].
@@ -358,19 +379,23 @@ impl Rib {
 
     /// When [`Rib::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.next_stale(), self.next_convergence()].into_iter().flatten().min()
+        let lost = [self.next_lost(), self.next_complete()];
+        [self.next_stale(), self.next_convergence()].into_iter().chain(lost).flatten().min()
     }
 
     /// Lets timers that are due expire.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
         self.expire_stale(now);
+        self.complete_unpromised(now);
+        self.expire_lost(now);
         self.check_convergence(now);
     }
 
     fn tick(&mut self, now: Instant) {
         self.epoch.get_or_insert(now);
         self.last_tick = self.last_tick.max(Some(now));
+        self.store.now = self.last_tick;
         if let Some(restarting) = &mut self.restarting {
             restarting.tick(now);
         }

@@ -1,6 +1,6 @@
 //! What the RIB hands out: best-path changes and events.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use serde::Serialize;
 
@@ -16,6 +16,17 @@ pub struct BestChange {
     pub prefix: Prefix,
     /// Its best path, or nothing when it is gone.
     pub best: Option<Best>,
+    /// What is known of the endpoint behind a prefix without best path.
+    pub told: Option<Told>,
+}
+
+/// What a neighbour told of an endpoint that no usable route leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The endpoint's identity.
+    pub identity: Arc<Identity>,
+    /// When the session was lost that it came by; `None` while a neighbour tells it of a next hop that cannot be reached.
+    pub lost: Option<Instant>,
 }
 
 /// The best path of a prefix, with the paths used beside it.

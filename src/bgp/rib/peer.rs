@@ -25,6 +25,8 @@ pub(super) struct PeerFamily {
     pub(super) counters: Counters,
     /// End-of-RIB has come in this session.
     pub(super) end_of_rib: bool,
+    /// It has told all it knows: End-of-RIB, or time enough where that is not promised.
+    pub(super) complete: bool,
     /// When stale routes go or change state.
     pub(super) stale: Option<Stale>,
     /// A refresh is being received (RFC 7313).
@@ -75,6 +77,7 @@ impl PeerFamily {
     /// Forgets what was true of the session before.
     pub(super) fn begin_session(&mut self) {
         self.end_of_rib = false;
+        self.complete = false;
         self.refreshing = false;
         self.rejected_by_rules = false;
         self.rejected = false;

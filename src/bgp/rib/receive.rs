@@ -100,6 +100,7 @@ impl Rib {
                         self.events.push_back(RibEvent::MaxPrefixExceeded { peer, family, limit });
                     }
                     self.store.tables[family].list_if_empty(node);
+                    self.unsaid(peer, nlri.prefix);
                     return;
                 }
             }
@@ -107,6 +108,7 @@ impl Rib {
         self.store.attrs.retain(set);
         let effect = self.store.announce(family, node, known, peer, nlri.path_id, set, seconds);
         self.mark(family, node, effect);
+        self.heard(nlri.prefix);
     }
 
     /// Another limit of an established peer counts at once.
@@ -160,6 +162,7 @@ impl Rib {
         if let Some((node, effect)) = self.store.withdraw(peer, nlri.prefix, nlri.path_id) {
             self.mark(family, node, effect);
         }
+        self.unsaid(peer, nlri.prefix);
     }
 
     fn count_stripped(&mut self, peer: PeerId, family: Family, stripped: usize) {

@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::Instant,
 };
 
 use hashbrown::HashMap;
@@ -13,6 +14,7 @@ use super::{
     attrs::{AttrId, Attrs, LOCAL},
     config::RibConfig,
     decision::{self, Candidate, Choice, Rules, Step},
+    lost::{Lost, Word},
     monitor::Change,
     peer::Peer,
     table::{NodeId, Path, PathId, Table, node_flag, path_flag},
@@ -31,6 +33,10 @@ pub(super) struct Store {
     pub(super) peers: HashMap<PeerId, Peer, FxBuildHasher>,
     /// Changes of paths for those who watch; `None` when nobody does.
     pub(super) journal: Option<Vec<Change>>,
+    /// What lost sessions told.
+    pub(super) lost: Lost,
+    /// The last time told.
+    pub(super) now: Option<Instant>,
 }
 
 /// Why a path goes.
@@ -40,6 +46,8 @@ pub(super) enum Cause {
     Said,
     /// The peer did not speak of it any more.
     Swept,
+    /// The session was lost that it came by: nobody said anything.
+    Lost,
 }
 
 /// What a change of a node's paths means for others.
@@ -65,6 +73,8 @@ impl Store {
             tables: PerFamily { ipv4: Table::new(Family::Ipv4), ipv6: Table::new(Family::Ipv6) },
             peers: HashMap::default(),
             journal: None,
+            lost: Lost::default(),
+            now: None,
         }
     }
 
@@ -137,7 +147,7 @@ impl Store {
         let Some(journal) = &mut self.journal else { return };
         // What happens to the routes of a peer that is down is no news of it.
         if self.peers.get(&peer).is_some_and(|peer| peer.up) {
-            let (prefix, swept) = (self.tables[family].prefix(node), cause == Cause::Swept);
+            let (prefix, swept) = (self.tables[family].prefix(node), cause != Cause::Said);
             journal.push(Change::Path { peer, prefix, path_id, swept });
         }
     }
@@ -151,13 +161,32 @@ impl Store {
         table.remove_path(node, path);
         self.note(family, node, peer, entry.rx_id, cause);
         self.count(peer, family, -1);
+        if cause == Cause::Lost {
+            self.keep_word(family, node, entry);
+        }
         let mut effect = self.decide(family, node, None, false);
         effect.any = true;
         effect.best |= was_best;
-        effect.used |= entry.has(path_flag::SELECTED);
+        effect.used |= entry.has(path_flag::SELECTED) || self.tables[family].best(node).is_none();
         effect.local |= local;
         self.attrs.release(entry.attrs);
         effect
+    }
+
+    /// Keeps what a path told of an endpoint, unless the address is one of ours or the neighbour is not believed.
+    fn keep_word(&mut self, family: Family, node: NodeId, path: Path) {
+        let prefix = self.tables[family].prefix(node);
+        if self.config.identity_hold.is_zero() || !prefix.is_host() {
+            return;
+        }
+        let Some(identity) = self.attrs.identity(path.attrs) else { return };
+        let set = &self.attrs[path.attrs];
+        let (sequence, peer) = (set.sequence, set.peer);
+        let Some(teller) = self.peers.get(&peer).map(|peer| peer.params.name.clone()) else { return };
+        let Some(since) = self.now.filter(|_| self.config.may_tell(&teller)) else { return };
+        if !self.tables[family].paths_of(node).any(|(_, path)| self.attrs[path.attrs].is_local()) {
+            self.lost.keep(prefix, Word { teller, since, sequence, identity });
+        }
     }
 
     pub(super) fn path_of(&self, family: Family, node: NodeId, peer: PeerId, rx_id: u32) -> Option<PathId> {
@@ -188,7 +217,8 @@ impl Store {
         let best = chosen.first().copied();
         let mut effect = Effect {
             best: best != before || replaced && best.is_some() && best == changed,
-            used: best != before,
+            // What is told of a prefix that cannot be reached is news, too.
+            used: best != before || best.is_none() && changed.is_some(),
             any: changed.is_some(),
             local: false,
         };

@@ -29,8 +29,10 @@ pub(super) enum Operation {
     Flush,
     /// They become stale; those that are already have had their time (RFC 4724 section 4.2).
     MarkStale,
-    /// The stale ones go.
+    /// The stale ones go, as their time is over or nothing is forwarded any more.
     FlushStale,
+    /// The stale ones go, as the peer has told all it knows and they were not in it.
+    FlushUntold,
     /// The stale ones become long-lived stale, or go (RFC 9494 section 4.2).
     LongLived,
     /// A refresh begins: what is not confirmed until its end will go (RFC 7313 section 4).
@@ -127,7 +129,12 @@ impl Sweep {
                             *removed.entry((peer, family)).or_default() += 1;
                             let cause = match operation {
                                 Operation::Reimport => Cause::Said,
-                                _ => Cause::Swept,
+                                Operation::FlushUntold | Operation::FlushUnconfirmed => Cause::Swept,
+                                Operation::Flush
+                                | Operation::FlushStale
+                                | Operation::MarkStale
+                                | Operation::MarkUnconfirmed
+                                | Operation::LongLived => Cause::Lost,
                             };
                             store.remove(family, node, id, cause)
                         }
@@ -167,7 +174,7 @@ fn apply(
             path.set(path_flag::UNCONFIRMED, false);
             remove_if(is_stale)
         }
-        Operation::FlushStale => remove_if(is_stale),
+        Operation::FlushStale | Operation::FlushUntold => remove_if(is_stale),
         Operation::MarkUnconfirmed => {
             path.set(path_flag::UNCONFIRMED, true);
             Outcome::Keep

@@ -47,10 +47,10 @@ use super::{
     config::SpeakerConfig,
     rib::{BestChange, LocalRoute, Rib},
 };
-use crate::model::Prefix;
+use crate::model::{Family, Prefix};
 
 pub use monitor::CollectorStatus;
-pub use params::{HostAddresses, peer_params, rib_config};
+pub use params::{HostAddresses, peer_params, rib_config, tellers};
 pub use status::{PeerStatus, PrefixLimit, PrefixLimitState};
 pub use update_log::UpdateLogStatus;
 
@@ -109,6 +109,13 @@ pub enum SpeakerEvent {
     /// After a restart: every peer waited for has sent its routes, or the time is over (RFC 4724 section 4.1). Routes
     /// left from before can go.
     Converged,
+    /// A neighbour has told all it knows of a family in its session, and [`Self::Best`] has told of it.
+    Complete {
+        /// As configured.
+        peer: String,
+        /// The family.
+        family: Family,
+    },
     /// A session is established.
     PeerUp {
         /// The peer.

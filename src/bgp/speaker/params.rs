@@ -12,7 +12,7 @@ use crate::{
         config::{IdentityMode, PeerSettings, SpeakerConfig},
         rib::{
             AddPathSend, FamilyParams, GracefulParams, LocalAddresses, LocalAs, PeerParams, RemovePrivate,
-            Restart, RibConfig,
+            Restart, RibConfig, Tellers,
         },
         session::Negotiated,
         wire::{PeerKind, PerFamily},
@@ -36,6 +36,9 @@ pub fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restarting: bool
     rib.next_hop_check = config.next_hop_check;
     rib.identity_domain = config.identity_domain.unwrap_or(rib.identity_domain);
     rib.identity_pools.clone_from(&config.identity_pools);
+    rib.identity_hold = config.identity_hold;
+    rib.tellers = Some(tellers(config));
+    rib.unpromised = config.graceful_restart.connect_wait() / 2;
     rib.local_addresses = host.list().iter().map(|a| a.addr).collect();
     rib.restart = restarting.then(|| Restart {
         peers: config.peers.iter().filter(|peer| peer.settings.shutdown.is_none()).count(),
@@ -44,6 +47,21 @@ pub fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restarting: bool
         deferral: config.graceful_restart.stale_time,
     });
     rib
+}
+
+/// Whose identities are believed.
+pub fn tellers(config: &SpeakerConfig) -> Tellers {
+    let believed = |settings: &PeerSettings| match settings.identity {
+        Some(mode) => mode == IdentityMode::Accept,
+        None => {
+            let local = settings.local_asn.unwrap_or(config.asn);
+            settings.asn.accepts(local, local)
+        }
+    };
+    Tellers {
+        listed: config.peers.iter().map(|p| (p.address.to_string(), believed(&p.settings))).collect(),
+        ranges: config.listen_ranges.iter().map(|r| (r.prefix, believed(&r.settings))).collect(),
+    }
 }
 
 /// The parameters of an established session between `local` and `peer`.
@@ -58,6 +76,7 @@ pub fn peer_params(
     let (local, peer) = (canonical(local), canonical(peer));
     let internal = negotiated.kind == PeerKind::Internal;
     PeerParams {
+        name: peer.ip().to_string().into(),
         kind: negotiated.kind,
         peer_asn: negotiated.peer_asn,
         local_asn: negotiated.local_asn,

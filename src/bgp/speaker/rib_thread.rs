@@ -5,7 +5,7 @@
 //! commands the output of every peer with room is fetched, then changed best paths are handed on.
 
 use bytes::Bytes;
-use std::{collections::HashMap, net::IpAddr, sync::Arc, thread, time::Duration, time::Instant};
+use std::{collections::{HashMap, VecDeque}, net::IpAddr, sync::Arc, thread, time::Duration, time::Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -136,6 +136,7 @@ pub(super) fn start(
         hungry: hungry.clone(),
         best_waits: false,
         converged: false,
+        completed: VecDeque::new(),
         monitors: Monitors::new(),
     };
     let thread = thread::Builder::new()
@@ -172,6 +173,8 @@ struct Owner {
     best_waits: bool,
     /// Everybody has sent everything, and the agent has not been told yet.
     converged: bool,
+    /// Who has told all it knows of a family, and the agent has not been told yet.
+    completed: VecDeque<(Arc<str>, Family)>,
     monitors: Monitors,
 }
 
@@ -421,6 +424,18 @@ impl Owner {
             permit.send(SpeakerEvent::Best(changes));
         }
         // Behind the last change: whoever hears it deletes what has not been confirmed by then.
+        self.completed.extend(self.rib.poll_complete());
+        while let Some((peer, family)) = self.completed.front()
+            && !self.best_waits
+        {
+            match self.events.try_reserve() {
+                Ok(permit) => {
+                    permit.send(SpeakerEvent::Complete { peer: peer.to_string(), family: *family });
+                    self.completed.pop_front();
+                }
+                Err(_) => self.best_waits = !self.events.is_closed(),
+            }
+        }
         if self.converged && !self.best_waits {
             match self.events.try_reserve() {
                 Ok(permit) => {

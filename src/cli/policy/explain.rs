@@ -104,7 +104,13 @@ fn party(address: &Value, who: &Value) -> String {
     let address = print::plain(address);
     match who["kind"].as_str() {
         Some("local") => format!("{address} ({} {})", print::field(who, "id"), print::field(who, "labels")),
-        Some(kind) => format!("{address} ({kind})"),
+        Some(kind) => match who["kept_seconds"].as_u64() {
+            Some(seconds) => {
+                let ago = print::duration(seconds);
+                format!("{address} ({kind}, identity kept since its session was lost {ago} ago)")
+            }
+            None => format!("{address} ({kind})"),
+        },
         None => address,
     }
 }

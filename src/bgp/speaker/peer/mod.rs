@@ -343,14 +343,15 @@ impl PeerTask {
     }
 
     fn params(&self, established: &Established) -> rib::PeerParams {
-        peer_params(
+        let params = peer_params(
             &self.context.config.settings,
             &self.context.speaker,
             &established.negotiated,
             established.local,
             established.peer,
             &self.context.host,
-        )
+        );
+        rib::PeerParams { name: self.context.config.address.to_string().into(), ..params }
     }
 
     /// Does everything that can be done without waiting.

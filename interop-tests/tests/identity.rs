@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use interop_tests::{
-    Agent, Lab, Machine, PATIENCE, Rack, Router, Switch, check, eventually, labelled, reach, unreachable,
+    Agent, Lab, Machine, PATIENCE, Rack, Router, Switch, check, eventually, forgotten, labelled, reach,
+    unreachable,
 };
 use serde_json::Value;
 
@@ -97,22 +98,23 @@ impl Forged {
     }
 
     fn agent(&self) -> Result<Agent> {
+        Agent::start(&self.host, &Self::config("identity = 'accept'"))
+    }
+
+    fn config(trusted: &str) -> String {
         let peer = |number: u8, identity: &str| {
             format!(
                 "[[bgp.peer]]\naddress = '192.0.2.{number}0'\nasn = 6500{number}\nfamilies = ['ipv4']\n{identity}\n\
                  [[bgp.peer]]\naddress = '2001:db8:{number}::2'\nasn = 6500{number}\nfamilies = ['ipv6']\n{identity}\n"
             )
         };
-        Agent::start(
-            &self.host,
-            &format!(
-                "[agent]\nmetrics_listen = '127.0.0.1:9179'\n[bgp]\nasn = 65100\n{}{}\
-                 [[ipam.pool]]\ncidr = '10.32.0.0/16'\nblock = '10.32.1.0/24'\n\
-                 [[ipam.pool]]\ncidr = 'fd00:32::/48'\nblock = 'fd00:32:0:1::/64'\n",
-                peer(TRUSTED, "identity = 'accept'"),
-                // An eBGP neighbour is not believed unless the configuration says so.
-                peer(STRANGER, ""),
-            ),
+        format!(
+            "[agent]\nmetrics_listen = '127.0.0.1:9179'\n[bgp]\nasn = 65100\n{}{}\
+             [[ipam.pool]]\ncidr = '10.32.0.0/16'\nblock = '10.32.1.0/24'\n\
+             [[ipam.pool]]\ncidr = 'fd00:32::/48'\nblock = 'fd00:32:0:1::/64'\n",
+            peer(TRUSTED, trusted),
+            // An eBGP neighbour is not believed unless the configuration says so.
+            peer(STRANGER, ""),
         )
     }
 }
@@ -245,18 +247,117 @@ fn forged_stray_and_stale_identities_are_not_believed() {
         }
         becomes("has its labels again", true)?;
 
-        // With the session, the identity goes.
+        // The session goes, and the identity stays.
+        let known = |what: &str, kept: bool, allowed: bool| -> Result<()> {
+            for (from, to) in each {
+                eventually(&format!("{from} {what}"), PATIENCE, || {
+                    let line = format!("--json policy explain {from} {to} tcp/5432");
+                    let explained: Value = serde_json::from_str(&agent.cli(&line).run()?)?;
+                    let age = explained["source"]["kept_seconds"].as_u64();
+                    check(explained["allowed"] == allowed && age.is_some() == kept, explained.to_string())
+                })?;
+            }
+            Ok(())
+        };
+        known("is told", false, true)?;
         for family in [4, 6] {
             lab.trusted.run(&format!("birdc disable host{family}"))?;
         }
-        for (from, to) in each {
-            eventually(&format!("{from} is nobody"), PATIENCE, || {
-                let line = format!("--json policy explain {from} {to} tcp/5432");
-                let explained: Value = serde_json::from_str(&agent.cli(&line).run()?)?;
-                check(explained["allowed"] == false, explained.to_string())
-            })?;
+        known("is what it was", true, true)?;
+        // Until the operator takes the trust away.
+        let distrust =
+            |on: bool| Forged::config(if on { "identity = 'ignore'" } else { "identity = 'accept'" });
+        agent.reconfigure(&distrust(true))?;
+        known("is nobody", false, false)?;
+        agent.reconfigure(&distrust(false))?;
+        for family in [4, 6] {
+            lab.trusted.run(&format!("birdc enable host{family}"))?;
         }
-        Ok(())
+        known("is told again", false, true)
+    });
+}
+
+const ALLOW: &str = "[[policy]]\nname = 'allow'\nselect = 'app == \"allow\"'\n\
+    ingress = [ { action = 'allow', from = { selector = 'role == \"web\"' } } ]\n";
+const DENY: &str = "[[policy]]\nname = 'deny'\nselect = 'app == \"deny\"'\n\
+    ingress = [ { action = 'deny', from = { selector = 'role == \"job\"' } }, { action = 'allow' } ]\n";
+
+/// The switch's BGP dies and its forwarding does not, as hosts have a default route: rules by selector go on as before.
+#[test]
+fn rules_by_selector_outlive_the_session() {
+    Lab::run("identity-lost", |lab| {
+        let rack = Rack::new(lab, Switch::Bird)?;
+        let (switch, [mut host1, host2]) = rack.start()?;
+        for (host, number, via) in [(&rack.hosts[0], 1, "192.0.2.0"), (&rack.hosts[1], 2, "192.0.2.2")] {
+            host.run(&format!("ip route add default via {via}"))?;
+            host.run(&format!("ip route add default via 2001:db8:0:{number}::1"))?;
+        }
+        let allow = rack.hosts[0].container("allow", &labelled("app", "allow")?)?;
+        let deny = rack.hosts[0].container("deny", &labelled("app", "deny")?)?;
+        let [web, job] = ["web", "job"].map(|role| rack.hosts[1].container(role, &labelled("role", role)?));
+        let (web, job) = (web?, job?);
+        let late = rack.hosts[1].container("late", &labelled("role", "web")?)?;
+        host1.write_policy("allow.toml", ALLOW)?;
+        host1.write_policy("deny.toml", DENY)?;
+        // At once: nothing is to open or to close for a moment.
+        let as_before = || -> Result<()> {
+            for (from, to, passes) in
+                [(&web, &allow, true), (&job, &allow, false), (&job, &deny, false), (&web, &deny, true)]
+            {
+                for address in [to.ipv4()?, to.ipv6()?] {
+                    let answer = if passes { from.ping(&address) } else { from.no_ping(&address) };
+                    answer.with_context(|| format!("{} to {address}", from.name()))?;
+                }
+            }
+            Ok(())
+        };
+        let kept = |agent: &Agent| -> Result<Option<u64>> {
+            Ok(agent.status()?["identities_kept"]["count"].as_u64())
+        };
+        let doctor = |agent: &Agent| agent.cli("--json doctor").output().map(|output| output.stdout);
+        reach(&late, &allow)?;
+        eventually("the policies are in force", PATIENCE, as_before)?;
+        ensure!(kept(&host1)? == Some(0));
+
+        let router = switch.router().context("BIRD is the switch")?;
+        for process in router.processes() {
+            process.kill()?;
+        }
+        let gone = [web.ipv4()?, web.ipv6()?, job.ipv4()?, job.ipv6()?, late.ipv4()?, late.ipv6()?];
+        forgotten(&host1, &gone.each_ref().map(String::as_str))?;
+        as_before()?;
+        ensure!(kept(&host1)? == Some(6), "{:?}", kept(&host1)?);
+        let explain = format!("policy explain {} {} tcp/80", job.ipv4()?, deny.ipv4()?);
+        let explained = host1.cli(&explain).run()?;
+        ensure!(explained.starts_with("DENIED") && explained.contains("identity kept since"), "{explained}");
+        let text = host1.cli("status").output()?.stdout;
+        ensure!(text.contains("6 kept of lost sessions"), "{text}");
+        ensure!(doctor(&host1)?.contains("6 are kept though no neighbour tells them"));
+
+        // The agent restarts meanwhile, and waits for those who told its predecessor.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        host1.kill()?;
+        as_before()?;
+        host1.start_again()?;
+        as_before()?;
+        ensure!(kept(&host1)? == Some(6), "{:?}", kept(&host1)?);
+
+        // One goes meanwhile, and nobody can say so before BGP is back.
+        late.remove()?;
+        let _switch = rack.start_switch()?;
+        for host in [&host1, &host2] {
+            host.wait_established(2)?;
+        }
+        eventually("only what went is forgotten", PATIENCE, || {
+            let count = kept(&host1)?;
+            check(count == Some(0), format!("{count:?}"))
+        })?;
+        for (address, to) in [(&gone[4], allow.ipv4()?), (&gone[5], allow.ipv6()?)] {
+            let line = format!("--json policy explain {address} {to} tcp/80");
+            let explained: Value = serde_json::from_str(&host1.cli(&line).run()?)?;
+            ensure!(explained["allowed"] == false && explained["source"]["kind"] == "unknown", "{explained}");
+        }
+        eventually("as before", PATIENCE, as_before)
     });
 }
 

@@ -51,9 +51,8 @@ pub(super) fn save(path: &Path, known: &Known) -> io::Result<()> {
 /// Reads the file; one that is not there is empty, a damaged one is an error.
 pub(super) fn load(path: &Path) -> io::Result<Known> {
     match fs::read(path) {
-        Ok(bytes) => {
-            decode(&bytes, &Clock::read()?).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file is damaged"))
-        }
+        Ok(bytes) => decode(&bytes, &Clock::read()?)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file is damaged")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Known::default()),
         Err(error) => Err(error),
     }

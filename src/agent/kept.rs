@@ -198,3 +198,147 @@ impl Kept {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOLD: u64 = 30;
+    const P: [&str; 3] = ["10.32.1.1/32", "10.32.1.2/32", "fd00::1/128"];
+    const NAMES: [&str; 3] = ["192.0.2.1", "fe80::1%eth0", "198.51.100.7"];
+
+    fn at(p: usize) -> Prefix {
+        P[p].parse().unwrap()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Told(usize),
+        Lost(usize),
+        Taken(usize),
+        Complete(usize, bool),
+        Converged,
+        Distrust(usize),
+        Wait(u64),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            1 => (0..3usize).prop_map(Op::Told),
+            1 => (0..3usize).prop_map(Op::Lost),
+            1 => (0..3usize).prop_map(Op::Taken),
+            4 => (0..3usize, any::<bool>()).prop_map(|(n, six)| Op::Complete(n, six)),
+            2 => Just(Op::Converged),
+            1 => (0..3usize).prop_map(Op::Distrust),
+            2 => (1..20u64).prop_map(Op::Wait),
+        ]
+    }
+
+    fn family(six: bool) -> Family {
+        if six { Family::Ipv6 } else { Family::Ipv4 }
+    }
+
+    proptest! {
+        /// What is recalled goes when, and only when, one of the reasons holds, whatever came before.
+        #[test]
+        fn recalled_until_there_is_a_reason(
+            ages in prop::collection::vec(prop::option::of(0..50u64), 3),
+            told in prop::collection::vec((0..3usize, any::<bool>()), 0..5),
+            ops in prop::collection::vec(op(), 0..25),
+        ) {
+            // Far enough from the boot.
+            let start = Instant::now() + Duration::from_secs(1000);
+            let known = Known {
+                entries: (0..3).map(|p| (at(p), Arc::default(), ages[p].map(Duration::from_secs))).collect(),
+                neighbours: told.iter().map(|(n, six)| (NAMES[*n].to_owned(), family(*six))).collect(),
+            };
+            let mut kept = Kept::new(Duration::from_secs(HOLD));
+            kept.recall(&known, start);
+            let mut now = start;
+            let (mut awaited, mut converged) = (told.clone(), false);
+            let mut left: BTreeSet<usize> = (0..3).collect();
+            for op in &ops {
+                let mut gone = match *op {
+                    Op::Told(p) | Op::Lost(p) | Op::Taken(p) => {
+                        match op {
+                            Op::Told(_) => kept.note(at(p), News::Told),
+                            Op::Lost(_) => kept.note(at(p), News::Lost(now)),
+                            _ => _ = kept.taken(at(p)),
+                        }
+                        prop_assert_eq!(kept.since(at(p)).is_some(), matches!(op, Op::Lost(_)));
+                        left.remove(&p);
+                        Vec::new()
+                    }
+                    Op::Complete(n, six) => {
+                        awaited.retain(|of| *of != (n, six));
+                        kept.complete(NAMES[n].to_owned(), family(six))
+                    }
+                    Op::Converged => {
+                        converged = true;
+                        kept.converged()
+                    }
+                    Op::Distrust(n) => {
+                        awaited.retain(|(of, _)| *of != n);
+                        let hold = Duration::from_secs(HOLD);
+                        kept.reconfigure(hold, |name| name != NAMES[n], |_| true, now)
+                    }
+                    Op::Wait(seconds) => {
+                        now += Duration::from_secs(seconds);
+                        Vec::new()
+                    }
+                };
+                gone.extend(kept.expire(now));
+                gone.sort();
+                let over = |p: &usize| {
+                    let all_told = !awaited.iter().any(|(_, six)| family(*six) == at(*p).family());
+                    let age = (now - start).as_secs() + ages[*p].unwrap_or(0);
+                    converged && (all_told || age >= HOLD)
+                };
+                let mut expected: Vec<Prefix> = left.iter().filter(|p| over(p)).map(|p| at(*p)).collect();
+                expected.sort();
+                left.retain(|p| !over(p));
+                prop_assert_eq!(gone, expected, "after {:?}", op);
+                prop_assert!(left.iter().all(|p| kept.since(at(*p)).is_some()));
+            }
+        }
+    }
+
+    #[test]
+    fn whom_the_next_process_waits_for() {
+        let teller = |n: usize, six| (NAMES[n].to_owned(), family(six));
+        let mut kept = Kept::new(Duration::from_secs(HOLD));
+        kept.recall(&Known { neighbours: vec![teller(2, false)], ..Known::default() }, Instant::now());
+        kept.complete(NAMES[0].to_owned(), family(false));
+        kept.complete(NAMES[1].to_owned(), family(true));
+        assert_eq!(kept.tellers(), [teller(0, false), teller(2, false), teller(1, true)]);
+        // One that is gone is waited for while there is anything that it could have told.
+        kept.down(NAMES[0]);
+        kept.note(at(0), News::Lost(Instant::now()));
+        for _ in 0..3 {
+            assert_eq!(kept.tellers().len(), 3);
+        }
+        kept.note(at(0), News::Told);
+        assert_eq!(kept.tellers().len(), 3, "its last words may still be on their way");
+        assert_eq!(kept.tellers(), [teller(2, false), teller(1, true)]);
+        assert_eq!(kept.amount(Instant::now()).count, 0);
+    }
+
+    #[test]
+    fn nobody_to_wait_for() {
+        let mut kept = Kept::new(Duration::ZERO);
+        let known = Known {
+            entries: vec![(at(0), Arc::default(), None)],
+            neighbours: vec![(NAMES[0].to_owned(), Family::Ipv4)],
+        };
+        kept.recall(&known, Instant::now());
+        assert!(
+            kept.expire(Instant::now()).is_empty(),
+            "not in an ordinary restart, even when nothing is kept"
+        );
+        assert_eq!(kept.alone(), [at(0)]);
+    }
+}

@@ -588,7 +588,10 @@ impl Policies {
         }
         let tidy = self.driver.as_ref().and_then(Driver::tidy_at);
         let trace = self.trace.as_ref().map(Trace::until);
-        let next = [self.retry, self.remembered.due, self.remembered.kept.next(), trace, tidy].into_iter().flatten().min();
+        let next = [self.retry, self.remembered.due, self.remembered.kept.next(), trace, tidy]
+            .into_iter()
+            .flatten()
+            .min();
         next.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now))
     }
 

@@ -164,7 +164,10 @@ impl Rib {
     /// What is left of the sessions of neighbours that are no longer believed loses its identity.
     fn distrust(&mut self, config: &RibConfig) {
         for (peer, entry) in &mut self.store.peers {
-            if !entry.up && entry.params.identity == IdentityMode::Accept && !config.may_tell(&entry.params.name) {
+            if !entry.up
+                && entry.params.identity == IdentityMode::Accept
+                && !config.may_tell(&entry.params.name)
+            {
                 Arc::make_mut(&mut entry.params).identity = IdentityMode::Ignore;
                 for family in Family::ALL {
                     self.sweep.add(*peer, family, Operation::Reimport);

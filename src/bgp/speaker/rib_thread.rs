@@ -5,7 +5,14 @@
 //! commands the output of every peer with room is fetched, then changed best paths are handed on.
 
 use bytes::Bytes;
-use std::{collections::{HashMap, VecDeque}, net::IpAddr, sync::Arc, thread, time::Duration, time::Instant};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    thread,
+    time::Duration,
+    time::Instant,
+};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 

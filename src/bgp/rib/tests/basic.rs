@@ -10,7 +10,11 @@ use crate::{
 };
 
 fn changes(lab: &mut Lab) -> Vec<(String, Option<Best>)> {
-    lab.rib.poll_best(100).into_iter().map(|BestChange { prefix, best }| (prefix.to_string(), best)).collect()
+    lab.rib
+        .poll_best(100)
+        .into_iter()
+        .map(|BestChange { prefix, best, .. }| (prefix.to_string(), best))
+        .collect()
 }
 
 #[test]

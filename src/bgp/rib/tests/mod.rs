@@ -5,6 +5,7 @@ mod catch_up;
 mod decision;
 mod filters;
 mod kit;
+mod lost;
 mod model;
 mod random;
 mod receive;

@@ -20,6 +20,7 @@ impl Rib {
     /// Originates a prefix, or changes what it carries. It goes out before anything learned.
     pub fn originate(&mut self, prefix: Prefix, route: LocalRoute, now: Instant) {
         self.tick(now);
+        self.settle();
         let seconds = self.seconds(now);
         let config = &self.store.config;
         let mut large_communities = route.large_communities;
@@ -57,6 +58,7 @@ impl Rib {
     /// Ends the origination of a prefix; false if there was none.
     pub fn withdraw_local(&mut self, prefix: Prefix, now: Instant) -> bool {
         self.tick(now);
+        self.settle();
         let Some((node, effect)) = self.store.withdraw(LOCAL, prefix, 0) else { return false };
         self.mark(prefix.family(), node, effect);
         true

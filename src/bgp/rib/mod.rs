@@ -389,6 +389,7 @@ impl Rib {
     /// Lets timers that are due expire.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
+        self.settle();
         self.expire_stale(now);
         self.complete_unpromised(now);
         self.expire_lost(now);
@@ -398,7 +399,10 @@ impl Rib {
     fn tick(&mut self, now: Instant) {
         self.epoch.get_or_insert(now);
         self.last_tick = self.last_tick.max(Some(now));
-        self.store.now = self.last_tick;
+        // What waits in the sweep happened when it was put there.
+        if self.sweep.is_empty() {
+            self.store.now = self.last_tick;
+        }
         if let Some(restarting) = &mut self.restarting {
             restarting.tick(now);
         }
@@ -417,6 +421,7 @@ impl Rib {
         }
         let Self { store, groups, best, sweep, .. } = self;
         let removed = sweep.run(store, |family, node, effect| mark(groups, best, family, node, effect));
+        self.store.now = self.last_tick;
         for (peer, family) in std::mem::take(&mut self.expired) {
             let paths = removed.get(&(peer, family)).copied().unwrap_or(0);
             self.events.push_back(RibEvent::StaleExpired { peer, family, paths });

@@ -22,7 +22,8 @@ impl Rib {
     /// An UPDATE of an established peer. RFC 4271 section 9: withdrawals first, then announcements.
     pub fn update(&mut self, peer: PeerId, update: Update, now: Instant) {
         self.tick(now);
-        self.settle_peer(peer);
+        // Also what others have lost: what comes after it counts more.
+        self.settle();
         if !self.store.peers.get(&peer).is_some_and(|entry| entry.up) {
             return;
         }

@@ -691,8 +691,11 @@ proptest! {
         for n in 1..=4 {
             pair.apply(&Op::Down { n, restarting: false });
         }
-        pair.apply(&Op::Wait(HOLD));
-        pair.check(&Op::Wait(HOLD));
+        // What is kept for a restart first, then what is kept of the lost session.
+        for _ in 0..2 {
+            pair.apply(&Op::Wait(HOLD));
+            pair.check(&Op::Wait(HOLD));
+        }
         prop_assert!(pair.watched.known.is_empty());
         prop_assert_eq!(pair.watched.lab.rib.poll_timeout(), None);
     }

@@ -51,6 +51,7 @@ pub(crate) fn interface(i: u32) -> String {
 /// An endpoint whose labels say to which of so many applications it belongs.
 pub(crate) fn endpoint(i: u32, applications: u32) -> LocalEndpoint {
     LocalEndpoint {
+        shared: Vec::new(),
         id: EndpointId(interface(i)),
         addresses: vec![Ipv4Addr::from_bits(0x0a20_0000 + i).into()],
         labels: labels(i % applications),

@@ -387,6 +387,11 @@ impl Policies {
     fn upsert(&mut self, attachment: &Attachment) {
         let mut local = LocalEndpoint::from(&attachment.endpoint);
         local.addresses.extend(attachment.spoofed());
+        // What it may use beside its own is not its alone, and an anycast address is that of others, too.
+        local.shared.extend(attachment.spoofed());
+        if attachment.anycast {
+            local.shared.extend(attachment.endpoint.addresses());
+        }
         // What another host's container was known as at this address counts no more, not even when ours is gone.
         for addr in attachment.endpoint.addresses() {
             if self.remembered.kept.taken(Prefix::host(addr)) {

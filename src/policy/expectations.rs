@@ -148,6 +148,7 @@ impl TestFile {
         engine.set_policies(Arc::new(set));
         for endpoint in &self.endpoints {
             engine.upsert_local(LocalEndpoint {
+                shared: Vec::new(),
                 id: endpoint.id.clone(),
                 addresses: endpoint.addresses.clone(),
                 labels: endpoint.labels.clone(),

@@ -18,6 +18,7 @@ fn endpoint(i: u32, classes: u32) -> LocalEndpoint {
     labels.insert("app", format!("app{}", i % classes)).unwrap();
     labels.insert("env", "prod").unwrap();
     LocalEndpoint {
+        shared: Vec::new(),
         id: EndpointId(format!("s32{i:011x}")),
         addresses: vec![
             std::net::Ipv4Addr::from_bits(0x0a20_0000 + i).into(),

@@ -313,7 +313,12 @@ impl World {
         for (i, pod) in self.pods.iter().enumerate() {
             let mut labels = Labels::try_from(pod.labels.clone()).unwrap();
             labels.insert("namespace", pod.namespace).unwrap();
-            engine.upsert_local(LocalEndpoint { id: interface(i), addresses: pod.addrs.to_vec(), labels });
+            engine.upsert_local(LocalEndpoint {
+                shared: Vec::new(),
+                id: interface(i),
+                addresses: pod.addrs.to_vec(),
+                labels,
+            });
         }
     }
 

@@ -311,6 +311,7 @@ impl Event {
     fn apply(&self, engine: &mut Engine) {
         match self {
             Self::Local(i, labels) => engine.upsert_local(LocalEndpoint {
+                shared: Vec::new(),
                 id: interface(*i),
                 addresses: vec![addr(ADDRESSES[usize::from(*i)]), addr(ADDRESSES[usize::from(*i) + 6])],
                 labels: labels.clone(),
@@ -401,6 +402,13 @@ fn passes(
         to_host: host(to),
         connection: Some(Connection { state, reply, dnat: false, flow: *flow, stamp }),
     };
+    if !reply && !host(from) && interface_of(from) != "eth0" {
+        let forged = Packet { iif: "eth0".into(), ..packet.clone() };
+        let of_judged = state == 2 && stamp == NOW;
+        if hook == HookPoint::Forward && interface_of(to) != "eth0" && !of_judged {
+            assert!(!rules.judge(hook, &forged, NOW).accepted, "forged: {flow}");
+        }
+    }
     let judgement = rules.judge(hook, &packet, NOW);
     if judgement.accepted && !interface_of(from).starts_with("eth") {
         assert_eq!(judgement.stamp, Some(NOW), "what passes is stamped");

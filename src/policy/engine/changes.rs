@@ -12,7 +12,7 @@ use super::{
     classes::{entry_of, place},
     lower::CompiledChain,
     sets::SetDef,
-    skeleton::SRC,
+    skeleton::{OWN, SRC},
     source_key,
 };
 use crate::policy::ir::{Chain, Data, Delta, Element, Key, Name, Ruleset};
@@ -60,6 +60,11 @@ impl Engine {
             for addr in &local.endpoint.addresses {
                 if let Some(set) = rules.sets.get_mut(SRC[usize::from(addr.is_ipv6())]) {
                     set.elements.insert(source_key(id, *addr), Data::None);
+                }
+                if self.is_own(*addr)
+                    && let Some(set) = rules.sets.get_mut(OWN[usize::from(addr.is_ipv6())])
+                {
+                    set.elements.insert(Key::address(*addr), Data::None);
                 }
             }
         }

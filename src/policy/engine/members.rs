@@ -202,7 +202,12 @@ mod tests {
         engine.set_policies(Arc::new(set));
         let labels = Labels::try_from([("role", "local")]).unwrap();
         let addresses = vec!["10.32.0.1".parse().unwrap(), "fd00:32::1".parse().unwrap()];
-        engine.upsert_local(LocalEndpoint { id: EndpointId("s32a".into()), addresses, labels });
+        engine.upsert_local(LocalEndpoint {
+            shared: Vec::new(),
+            id: EndpointId("s32a".into()),
+            addresses,
+            labels,
+        });
         engine.changes();
         engine
     }
@@ -261,7 +266,7 @@ mod tests {
             let mut labels = Labels::new();
             labels.insert("zone", zone).unwrap();
             let addresses = vec![[10, 0, 0, last].into()];
-            LocalEndpoint { id: EndpointId(id.into()), addresses, labels }
+            LocalEndpoint { shared: Vec::new(), id: EndpointId(id.into()), addresses, labels }
         };
         engine.upsert_local(endpoint("s32a", 1, "open"));
         engine.changes();

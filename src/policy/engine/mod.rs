@@ -33,7 +33,7 @@ use self::{
     lower::{Class, CompiledChain, SetUse},
     nat::PortMaps,
     sets::SetDef,
-    skeleton::{SRC, Skeleton},
+    skeleton::{OWN, SRC, Skeleton},
 };
 pub(super) use self::{
     config::LINK_TYPES,
@@ -59,6 +59,8 @@ pub struct LocalEndpoint {
     pub addresses: Vec<IpAddr>,
     /// Its labels.
     pub labels: Labels,
+    /// Those of its addresses that others elsewhere may have as well: packets from there with these sources are not forged.
+    pub shared: Vec<IpAddr>,
 }
 
 impl From<&crate::model::Endpoint> for LocalEndpoint {
@@ -67,6 +69,7 @@ impl From<&crate::model::Endpoint> for LocalEndpoint {
             id: endpoint.id.clone(),
             addresses: endpoint.addresses().collect(),
             labels: endpoint.labels.clone(),
+            shared: Vec::new(),
         }
     }
 }
@@ -294,11 +297,13 @@ impl Engine {
             self.put(SRC[usize::from(addr.is_ipv6())], source_key(&id, *addr), None, Some(Data::None));
         }
         let addresses = endpoint.addresses.clone();
+        let own: Vec<bool> = addresses.iter().map(|addr| self.is_own(*addr)).collect();
         self.locals.insert(id.clone(), Local { endpoint, identity, classes });
-        for addr in addresses {
+        for (addr, was) in addresses.into_iter().zip(own) {
             self.change_address(Prefix::host(addr), |engine, prefix| {
                 engine.owners.entry(prefix).or_default().insert(id.clone());
             });
+            self.own_changed(addr, was);
         }
     }
 
@@ -395,6 +400,7 @@ impl Engine {
 
     fn drop_local(&mut self, id: &EndpointId) -> bool {
         let Some(addresses) = self.locals.get(id).map(|l| l.endpoint.addresses.clone()) else { return false };
+        let own: Vec<bool> = addresses.iter().map(|addr| self.is_own(*addr)).collect();
         for addr in &addresses {
             self.change_address(Prefix::host(*addr), |engine, prefix| {
                 if let Some(owners) = engine.owners.get_mut(&prefix) {
@@ -406,7 +412,8 @@ impl Engine {
             });
         }
         let Some(local) = self.locals.remove(id) else { return false };
-        for addr in &addresses {
+        for (addr, was) in addresses.iter().zip(own) {
+            self.own_changed(*addr, was);
             self.put(SRC[usize::from(addr.is_ipv6())], source_key(id, *addr), Some(Data::None), None);
         }
         for key in &local.classes {
@@ -417,6 +424,21 @@ impl Engine {
         // Its address may be another's soon, for which old connections must not count.
         self.revokes = true;
         true
+    }
+
+    /// Whether packets with this source come from endpoints of this host alone.
+    pub(super) fn is_own(&self, addr: IpAddr) -> bool {
+        let owners = self.owners.get(&Prefix::host(addr));
+        let mut owners = owners.into_iter().flatten().filter_map(|id| self.locals.get(id)).peekable();
+        owners.peek().is_some() && owners.all(|local| !local.endpoint.shared.contains(&addr))
+    }
+
+    fn own_changed(&mut self, addr: IpAddr, was: bool) {
+        let is = self.is_own(addr);
+        if was != is {
+            let data = |own: bool| own.then_some(Data::None);
+            self.put(OWN[usize::from(addr.is_ipv6())], Key::address(addr), data(was), data(is));
+        }
     }
 
     fn replace_port_maps(&mut self, id: &EndpointId, maps: Vec<PortMap>) {

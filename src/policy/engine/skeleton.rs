@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! prerouting (raw + 5)   s32*: an allowed source, or anti_spoof
+//!                        (what claims such a source elsewhere is refused in guard and input_host: from_elsewhere)
 //! forward (filter - 5)   s32*: established and stamped: accept, or guard:
 //!                                              original: from_ep -> class, to_ep -> class, stamp
 //!                                              reply:    the same classes, found by the other interface
@@ -58,6 +59,8 @@ pub(super) const FREE_OUT: &str = "free_out";
 pub(super) const FREE_IN: &str = "free_in";
 /// Allowed sources by interface.
 pub(super) const SRC: [&str; 2] = ["src4", "src6"];
+/// Addresses that endpoints of this host have and nobody else.
+pub(super) const OWN: [&str; 2] = ["own4", "own6"];
 
 /// `NF_IP_PRI_RAW` + 5: before connection tracking sees the packet.
 const RAW_PRIORITY: i32 = -295;
@@ -161,6 +164,7 @@ impl Builder {
         for family in Family::ALL {
             let name = format!("src{}", family_digit(family));
             self.set(&name, &[KeyType::Interface, address_type(family)], None, Vec::new());
+            self.set(&format!("own{}", family_digit(family)), &[address_type(family)], None, Vec::new());
         }
         let states = [(1, goto("invalid")), (4, Verdict::Accept), (64, goto("untracked"))];
         let states = states.map(|(bit, v)| (Key::host_u32(bit), Data::Verdict(v)));
@@ -235,6 +239,7 @@ impl Builder {
             "guard",
             vec![
                 related_from_endpoint(),
+                Rule::new([not_from_endpoint(), verdict(jump("from_elsewhere"))]),
                 exceptional(),
                 Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("guard_reply"))]),
                 Rule::new([from_endpoint(), verdict(jump("infra_guard"))]),
@@ -242,6 +247,21 @@ impl Builder {
                 Rule::new([to_endpoint(), verdict(jump("to_ep"))]),
                 Rule::new([verdict(goto("pass"))]),
             ],
+        );
+        // What an endpoint sends comes by its own interface, whatever a packet says. Established connections do not come
+        // here: who forges a packet of one must know its ports, and for TCP where it stands.
+        let forged = |family: u8, field: Field, set: &str| {
+            Rule::new([
+                Statement::is(Field::NfProto, Key::byte(family)),
+                Statement::lookup([field], &set.into()),
+                Statement::Counter,
+                verdict(Verdict::Drop),
+            ])
+            .comment("source of an endpoint of this host, from elsewhere")
+        };
+        self.chain(
+            "from_elsewhere",
+            vec![forged(2, Field::HeaderSourceV4, OWN[0]), forged(10, Field::HeaderSourceV6, OWN[1])],
         );
         // A reply of a connection whose stamp is old: judge the connection again, from the endpoint that opened it
         // (which the reply goes to) to the one that answers (which it comes from).
@@ -366,6 +386,7 @@ impl Builder {
             Rule::new([icmpv6, kind, verdict(Verdict::Accept)])
         }));
         rules.extend([
+            Rule::new([verdict(jump("from_elsewhere"))]),
             exceptional(),
             Rule::new([Statement::is(Field::CtDirection, Key::byte(1)), verdict(goto("pass"))]),
         ]);

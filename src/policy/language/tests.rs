@@ -138,6 +138,7 @@ fn an_endpoint_without_labels_is_an_endpoint() {
     engine.set_policies(Arc::new(one(&rule("{action='allow',from={selector='all()'}}"))));
     for number in 1..=2 {
         engine.upsert_local(crate::policy::engine::LocalEndpoint {
+            shared: Vec::new(),
             id: crate::model::EndpointId(format!("s320000000000{number}")),
             addresses: vec![std::net::Ipv4Addr::new(10, 32, 0, number).into()],
             labels: Labels::new(),

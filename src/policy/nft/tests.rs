@@ -79,6 +79,7 @@ pub(crate) fn endpoint(id: &str, addresses: &[&str], labels: &[(&str, &str)]) ->
         all.insert(*k, *v).unwrap();
     }
     LocalEndpoint {
+        shared: Vec::new(),
         id: EndpointId(id.into()),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         labels: all,

@@ -107,7 +107,7 @@ fn addresses_that_move_here() {
             engine.snapshot();
         }
         let addresses = vec![addr(ADDRESSES[4])];
-        engine.upsert_local(LocalEndpoint { id: interface(3), addresses, labels });
+        engine.upsert_local(LocalEndpoint { shared: Vec::new(), id: interface(3), addresses, labels });
         assert_eq!(engine.changes().revokes, revokes, "{role} gone: {gone}");
     }
 }
@@ -210,6 +210,7 @@ fn an_endpoint_is_no_peer_of_its_own() {
     let set = language::parse(&[("a.toml", "[[policy]]\nname='p'\nselect='all()'\ningress=[]\n")]).unwrap();
     engine.set_policies(Arc::new(set));
     let local = |i: u8, addresses: &[&str]| LocalEndpoint {
+        shared: Vec::new(),
         id: interface(i),
         addresses: addresses.iter().map(|a| addr(a)).collect(),
         labels: Labels::new(),

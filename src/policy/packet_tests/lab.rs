@@ -98,7 +98,12 @@ impl Lab {
         }
         let c = &self.containers[container];
         let addresses = vec![c.addr(V4), c.addr(V6)];
-        self.enforcer.engine_mut().upsert_local(LocalEndpoint { id: c.id.clone(), addresses, labels: all });
+        self.enforcer.engine_mut().upsert_local(LocalEndpoint {
+            shared: Vec::new(),
+            id: c.id.clone(),
+            addresses,
+            labels: all,
+        });
         self.enforcer.commit().unwrap();
     }
 

@@ -185,6 +185,66 @@ fn spoofed_sources_and_unknown_interfaces_are_dropped() {
     assert!(!line.contains("packets 0 "), "the spoofed packets are counted: {line}");
 }
 
+/// Whether a datagram from the outside with this source arrives at a container.
+fn arrives(lab: &Lab, from: std::net::IpAddr, to: usize, hopeful: bool) -> bool {
+    let at = std::net::SocketAddr::new(lab.addr(C(to), from.is_ipv6()), 5000);
+    let receiver = lab.ns(C(to)).run(|| std::net::UdpSocket::bind(at)).unwrap();
+    let sender = lab.ns(Outside).run(|| std::net::UdpSocket::bind((from, 0))).unwrap();
+    receiver.set_read_timeout(Some(std::time::Duration::from_millis(250))).unwrap();
+    (0..if hopeful { 20 } else { 1 }).any(|_| {
+        sender.send_to(b"?", at).unwrap();
+        receiver.recv_from(&mut [0; 4]).is_ok_and(|(_, source)| source.ip() == from)
+    })
+}
+
+/// Only its own interface tells who an endpoint is, whatever a packet from outside says.
+#[test]
+fn sources_of_endpoints_come_from_nowhere_else() {
+    let mut lab = Lab::new(2);
+    lab.know(0, &[("role", "db")]);
+    lab.know(1, &[("role", "web")]);
+    lab.policies(
+        "[[policy]]\nname = 'web'\nselect = 'role == \"web\"'\n\
+         ingress = [{ action = 'allow', from = { selector = 'role == \"db\"' } }]\n",
+    );
+    lab.expect(C(0), C(1), Udp, 53, true);
+    let db = [lab.addr(C(0), V4), lab.addr(C(0), V6)];
+    for v6 in [V4, V6] {
+        let (own, via) = (lab.addr(Outside, v6), lab.addr(Host, v6));
+        let nodad = if v6 { " nodad" } else { "" };
+        let forged = db[usize::from(v6)];
+        ip(&lab.outside, &format!("addr add {forged} dev lo{nodad}"));
+        ip(&lab.outside, &format!("route replace {} via {via}", lab.addr(C(1), v6)));
+        assert!(!arrives(&lab, own, 1, false), "{own} is nobody");
+        assert!(!arrives(&lab, forged, 1, false), "{forged} is believed from outside");
+    }
+    let text = lab
+        .host
+        .run(|| crate::policy::nft::tests::nft(&["list", "chain", "inet", "slash32", "from_elsewhere"], ""))
+        .unwrap();
+    let counted = text.lines().filter(|l| l.contains("from elsewhere") && !l.contains("packets 0 ")).count();
+    assert_eq!(counted, 2, "{text}");
+    // An address that others have as well is judged by what is known of it.
+    let labels = crate::model::Labels::try_from([("role", "db")]).unwrap();
+    let id = lab.containers[0].id.clone();
+    let anycast =
+        crate::policy::engine::LocalEndpoint { id, addresses: db.to_vec(), labels, shared: db.to_vec() };
+    lab.enforcer.engine_mut().upsert_local(anycast);
+    lab.enforcer.commit().unwrap();
+    for forged in db {
+        assert!(arrives(&lab, forged, 1, true), "{forged} is anycast");
+    }
+    // And when the container is gone, so is the claim.
+    lab.know(0, &[("role", "db")]);
+    assert!(!arrives(&lab, db[0], 1, false));
+    let id = lab.containers[0].id.clone();
+    lab.enforcer.engine_mut().remove_local(&id);
+    lab.policies("");
+    for forged in db {
+        assert!(arrives(&lab, forged, 1, true), "{forged} is nobody's here");
+    }
+}
+
 #[test]
 fn endpoints_do_not_reach_routing_protocols() {
     let lab = three();

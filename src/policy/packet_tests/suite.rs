@@ -73,7 +73,12 @@ fn the_kernel_agrees_with_the_suite() {
         for end in 0..pods {
             let (id, addresses) = (lab.containers[end].id.clone(), suite.ends[end].addresses.clone());
             let labels = suite.labels(step, end).unwrap();
-            lab.enforcer.engine_mut().upsert_local(LocalEndpoint { id, addresses, labels });
+            lab.enforcer.engine_mut().upsert_local(LocalEndpoint {
+                shared: Vec::new(),
+                id,
+                addresses,
+                labels,
+            });
         }
         lab.enforcer.commit().unwrap();
         let asked: Vec<&Question> = questions.iter().filter(udp).collect();

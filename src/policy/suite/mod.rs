@@ -134,7 +134,12 @@ fn the_interpreter_and_the_compiled_form_agree_with_the_data() {
             for (i, end) in suite.ends.iter().enumerate() {
                 if let Some(labels) = suite.labels(step, i) {
                     let addresses = end.addresses.clone();
-                    engine.upsert_local(LocalEndpoint { id: interface(i), addresses, labels });
+                    engine.upsert_local(LocalEndpoint {
+                        shared: Vec::new(),
+                        id: interface(i),
+                        addresses,
+                        labels,
+                    });
                 }
             }
             let rules = engine.compiled();

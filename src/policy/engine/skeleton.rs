@@ -37,8 +37,9 @@ pub(super) const REFUSE: &str = "refuse";
 pub(super) const REJECT: &str = "refuse_answer";
 /// The chains in which packets end. Their rules that count do nothing else but to refuse, for the reason that is their
 /// comment.
-pub const REFUSING: [&str; 11] = [
+pub const REFUSING: [&str; 12] = [
     "anti_spoof",
+    "from_elsewhere",
     "nat_pre",
     "from_ep",
     "to_ep",

@@ -51,12 +51,10 @@ pub fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restarting: bool
 
 /// Whose identities are believed.
 pub fn tellers(config: &SpeakerConfig) -> Tellers {
-    let believed = |settings: &PeerSettings| match settings.identity {
-        Some(mode) => mode == IdentityMode::Accept,
-        None => {
-            let local = settings.local_asn.unwrap_or(config.asn);
-            settings.asn.accepts(local, local)
-        }
+    let believed = |settings: &PeerSettings| {
+        let local = settings.local_asn.unwrap_or(config.asn);
+        let internal = settings.asn.accepts(local, local);
+        settings.identity.map_or(internal, |mode| mode == IdentityMode::Accept)
     };
     Tellers {
         listed: config.peers.iter().map(|p| (p.address.to_string(), believed(&p.settings))).collect(),

@@ -403,10 +403,10 @@ fn six(p: usize) -> usize {
 impl Simple {
     /// Paths of a peer go because nobody said anything.
     fn lose(&mut self, n: u8, which: impl Fn(usize, &Path) -> bool) {
-        for p in 0..P.len() {
+        for (p, text) in P.iter().enumerate() {
             if let Some(path) = self.paths.get(&(p, n)).copied().filter(|path| which(p, path)) {
                 self.paths.remove(&(p, n));
-                if path.k > 0 && prefix(P[p]).is_host() && !self.local.contains(&p) && !self.gone.contains(&n)
+                if path.k > 0 && prefix(text).is_host() && !self.local.contains(&p) && !self.gone.contains(&n)
                 {
                     self.words.insert((p, n), (path.k, self.now));
                 }

@@ -306,6 +306,9 @@ impl Policies {
         let rules = self.engine.snapshot();
         let start = Instant::now();
         let result = if first { driver.take_over(&rules).map(drop) } else { driver.replace(&rules) };
+        if first && driver.found() {
+            self.engine.continued();
+        }
         self.work.changed(start);
         let result = result.map_err(|e| e.to_string());
         self.note(result)

@@ -10,6 +10,7 @@
 mod changes;
 mod classes;
 mod config;
+mod departed;
 mod index;
 mod lower;
 mod members;
@@ -24,11 +25,12 @@ use std::{
     sync::Arc,
 };
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use self::{
     changes::Given,
     classes::{Selects, entry_of},
+    departed::Departed,
     index::SelectorIndex,
     lower::{Class, CompiledChain, SetUse},
     nat::PortMaps,
@@ -87,7 +89,7 @@ pub struct Engine {
     owners: FxHashMap<Prefix, BTreeSet<EndpointId>>,
     remotes: FxHashMap<Prefix, Arc<Identity>>,
     /// Addresses that were in it, or a local endpoint's: connections outlive routes.
-    departed: FxHashSet<Prefix>,
+    departed: Departed,
     classes: FxHashMap<ClassKey, Live<Class>>,
     chains: BTreeMap<Name, Live<CompiledChain>>,
     sets: BTreeMap<Name, LiveSet>,
@@ -145,7 +147,7 @@ impl Engine {
             locals: BTreeMap::new(),
             owners: FxHashMap::default(),
             remotes: FxHashMap::default(),
-            departed: FxHashSet::default(),
+            departed: Departed::default(),
             classes: FxHashMap::default(),
             chains: BTreeMap::new(),
             sets: BTreeMap::new(),
@@ -285,7 +287,7 @@ impl Engine {
         // own policies.
         let moved = |addr: &IpAddr| {
             let prefix = Prefix::host(*addr);
-            self.remotes.contains_key(&prefix) || self.departed.contains(&prefix)
+            self.remotes.contains_key(&prefix) || self.departed.contains(prefix)
         };
         let moved = endpoint.addresses.iter().any(moved);
         for key in &classes {
@@ -312,7 +314,9 @@ impl Engine {
         self.replace_port_maps(id, Vec::new());
         // Until the next endpoint has the address, packets to it may leave the host, judged for their sender alone.
         if let Some(local) = self.locals.get(id) {
-            self.departed.extend(local.endpoint.addresses.iter().map(|addr| Prefix::host(*addr)));
+            for addr in &local.endpoint.addresses {
+                self.departed.note(Prefix::host(*addr));
+            }
         }
         self.drop_local(id)
     }
@@ -389,11 +393,17 @@ impl Engine {
         true
     }
 
+    /// Another process has used this table before: connections may live with addresses of which only that one knew that
+    /// they were somebody's.
+    pub fn continued(&mut self) {
+        self.departed.note_any();
+    }
+
     /// Forgets the identity of a remote address.
     pub fn remove_remote(&mut self, prefix: Prefix) {
         self.change_address(prefix, |engine, prefix| {
             if engine.remotes.remove(&prefix).is_some() {
-                engine.departed.insert(prefix);
+                engine.departed.note(prefix);
             }
         });
     }

@@ -37,7 +37,7 @@ pub(super) const REFUSE: &str = "refuse";
 pub(super) const REJECT: &str = "refuse_answer";
 /// The chains in which packets end. Their rules that count do nothing else but to refuse, for the reason that is their
 /// comment.
-pub const REFUSING: [&str; 12] = [
+pub const REFUSING: [&str; 13] = [
     "anti_spoof",
     "from_elsewhere",
     "nat_pre",
@@ -49,6 +49,7 @@ pub const REFUSING: [&str; 12] = [
     REJECT,
     "invalid",
     "untracked",
+    "related",
     "related_ep",
 ];
 /// Verdict maps by interface, for traffic from and to endpoints.
@@ -239,6 +240,7 @@ impl Builder {
         self.chain(
             "guard",
             vec![
+                Rule::new([Statement::has(Field::CtState, 4), verdict(jump("related"))]),
                 related_from_endpoint(),
                 Rule::new([not_from_endpoint(), verdict(jump("from_elsewhere"))]),
                 exceptional(),
@@ -247,6 +249,26 @@ impl Builder {
                 Rule::new([from_endpoint(), verdict(jump("from_ep"))]),
                 Rule::new([to_endpoint(), verdict(jump("to_ep"))]),
                 Rule::new([verdict(goto("pass"))]),
+            ],
+        );
+        // Errors are about a packet that passed. Those of a connection that has not been judged since the last revocation
+        // would go on telling things when it is cut; where it is allowed, its next packet renews the stamp, and the next
+        // error passes. Other related connections have their first packet judged nowhere, and their stamp is that of
+        // the first one.
+        let late = |protocol: Protocol| {
+            Rule::new([
+                Statement::is(Field::L4Proto, Key::byte(protocol.0)),
+                Statement::Counter,
+                verdict(Verdict::Drop),
+            ])
+            .comment("error of a connection that is to be judged anew")
+        };
+        self.chain(
+            "related",
+            vec![
+                Rule::new([Statement::GenerationIsCurrent, verdict(Verdict::Return)]),
+                late(Protocol::ICMP),
+                late(Protocol::ICMPV6),
             ],
         );
         // What an endpoint sends comes by its own interface, whatever a packet says. Established connections do not come

@@ -122,6 +122,11 @@ impl Driver {
         Ok(self.socket.port()?)
     }
 
+    /// Whether a process before us left its table.
+    pub fn found(&self) -> bool {
+        self.found
+    }
+
     /// Goes on with the table of the process before us, changed where it is not as it should be; whether nothing had to
     /// be changed.
     pub fn take_over(&mut self, rules: &Ruleset) -> Result<bool, Error> {

@@ -312,6 +312,45 @@ fn errors_are_of_own_connections() {
     }
 }
 
+/// What is cut is no way for words in errors about it, in either direction.
+#[test]
+fn errors_of_a_revoked_connection_do_not_pass() {
+    const SECRET: &[u8] = b"what must not get out";
+    let mut lab = three();
+    let cut = "[[policy]]\nname='p'\nselect='role == \"other\"'\ningress=[]\negress=[]\n";
+    for v6 in [V4, V6] {
+        lab.policies("");
+        let [lb, other] = [LB, OTHER].map(|c| lab.addr(C(c), v6));
+        let client = lab.ns(C(LB)).run(|| UdpSocket::bind((lb, 4000)).unwrap());
+        let server = lab.ns(C(OTHER)).run(|| UdpSocket::bind((other, PORT)).unwrap());
+        client.connect((other, PORT)).unwrap();
+        for socket in [&client, &server] {
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        client.send(b"?").unwrap();
+        let (_, from) = server.recv_from(&mut [0; 4]).unwrap();
+        server.send_to(b"!", from).unwrap();
+        client.recv(&mut [0; 4]).unwrap();
+        let head = if v6 { [1, 4, 0, 0, 0, 0, 0, 0] } else { [3, 3, 0, 0, 0, 0, 0, 0] };
+        let protocol = if v6 { 58 } else { 1 };
+        // Each about what the other has sent.
+        let passes = |lab: &Lab, from: usize, to: usize, quoted: Vec<u8>| {
+            let receiver = raw(lab.ns(C(to)), v6, protocol);
+            let sender = raw(lab.ns(C(from)), v6, protocol);
+            let message = with_checksum([&head[..], &quoted].concat());
+            sender.send_to(&message, &SocketAddr::new(lab.addr(C(to), v6), 0).into()).unwrap();
+            receiver.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
+            let (mut socket, mut buffer) = (&receiver, [0; 256]);
+            std::iter::from_fn(|| socket.read(&mut buffer).ok().map(|n| buffer[..n].to_vec()))
+                .any(|packet| packet.windows(SECRET.len()).any(|w| w == SECRET))
+        };
+        assert!(passes(&lab, OTHER, LB, udp(lb, other, SECRET)), "IPv6: {v6}");
+        lab.policies(cut);
+        assert!(!passes(&lab, OTHER, LB, udp(lb, other, SECRET)), "IPv6: {v6}");
+        assert!(!passes(&lab, LB, OTHER, udp(other, lb, SECRET)), "IPv6: {v6}");
+    }
+}
+
 /// A container of another host: an address of the pool, beyond the uplink.
 #[test]
 fn endpoints_of_other_hosts_do_not_reach_routing_protocols() {

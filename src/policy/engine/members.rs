@@ -276,5 +276,8 @@ mod tests {
         assert!(!engine.changes().revokes, "a new address");
         engine.upsert_local(endpoint("s32c", 1, "closed"));
         assert!(engine.changes().revokes, "one that was used before");
+        engine.continued();
+        engine.upsert_local(endpoint("s32d", 3, "closed"));
+        assert!(engine.changes().revokes, "nobody knows what a process before this one has seen");
     }
 }

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+
+use crate::api::SHUTTING_DOWN;
 
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 
@@ -20,17 +22,21 @@ pub(super) trait State: Sized + 'static {
 
 /// A way to reach the owner. Cheap to clone; the thread ends when the last one is dropped.
 #[derive(Debug)]
-pub(super) struct Actor<S>(Sender<Job<S>>);
+pub(super) struct Actor<S> {
+    jobs: Sender<Job<S>>,
+    /// The thread holds the other end.
+    alive: watch::Receiver<()>,
+}
 
 impl<S> Clone for Actor<S> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { jobs: self.jobs.clone(), alive: self.alive.clone() }
     }
 }
 
 /// The owner is gone: the agent is shutting down, or that thread panicked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the agent is shutting down")]
+#[error("{}", SHUTTING_DOWN)]
 pub(super) struct Gone;
 
 impl<S: State> Actor<S> {
@@ -41,18 +47,23 @@ impl<S: State> Actor<S> {
     ) -> Result<Result<(Self, thread::JoinHandle<()>), E>, std::io::Error> {
         let (jobs, queue) = channel();
         let (ready, made) = channel();
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || match make() {
-            Ok(state) => {
-                // The starter waits for this and cannot be gone.
-                let _ = ready.send(Ok(()));
-                run(state, &queue);
-            }
-            Err(error) => {
-                let _ = ready.send(Err(error));
+        let (life, alive) = watch::channel(());
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // Dropped when the thread ends, in whatever way.
+            let _life = life;
+            match make() {
+                Ok(state) => {
+                    // The starter waits for this and cannot be gone.
+                    let _ = ready.send(Ok(()));
+                    run(state, &queue);
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
             }
         })?;
         Ok(match made.recv() {
-            Ok(Ok(())) => Ok((Self(jobs), thread)),
+            Ok(Ok(())) => Ok((Self { jobs, alive }, thread)),
             Ok(Err(error)) => Err(error),
             Err(_) => return Err(std::io::Error::other(format!("the {name} thread died at start"))),
         })
@@ -60,7 +71,14 @@ impl<S: State> Actor<S> {
 
     /// Gives the owner something to do and does not wait.
     pub(super) fn tell(&self, work: impl FnOnce(&mut S) + Send + 'static) -> Result<(), Gone> {
-        self.0.send(Box::new(work)).map_err(|_| Gone)
+        self.jobs.send(Box::new(work)).map_err(|_| Gone)
+    }
+
+    /// Resolves when the thread has ended.
+    pub(super) async fn ended(&self) {
+        let mut alive = self.alive.clone();
+        // Nothing is ever sent.
+        while alive.changed().await.is_ok() {}
     }
 
     /// Waits for the owner's answer.
@@ -109,8 +127,15 @@ mod tests {
         let (actor, thread) = Actor::start("t", || Ok::<_, ()>(Counter(1))).unwrap().unwrap();
         actor.tell(|c| c.0 += 1).unwrap();
         assert_eq!(actor.ask(|c| c.0).await, Ok(2));
+        let early = tokio::time::timeout(Duration::from_millis(1), actor.ended()).await;
+        assert!(early.is_err(), "it lives");
         drop(actor);
         thread.join().unwrap();
         assert!(matches!(Actor::<Counter>::start("t", || Err("no")).unwrap(), Err("no")));
+        let (actor, thread) = Actor::start("t", || Ok::<_, ()>(Counter(1))).unwrap().unwrap();
+        assert_eq!(actor.ask(|_| -> () { panic!("as the test wants") }).await, Err(Gone));
+        actor.ended().await;
+        thread.join().unwrap_err();
+        assert_eq!(actor.ask(|c| c.0).await, Err(Gone));
     }
 }

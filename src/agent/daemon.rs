@@ -63,7 +63,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     watch_tables(&core).await?;
     let plugins = config.run_dir.join(api::PLUGIN_SOCKET_NAME);
     let core_of_plugins = core.clone();
-    let service = Service::new(core, fib.clone(), speaker.clone(), requests, config.clone());
+    let service = Service::new(core.clone(), fib.clone(), speaker.clone(), requests, config.clone());
     let socket = config.run_dir.join(api::SOCKET_NAME);
     let control = Control::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     plugin_socket::start(&plugins, core_of_plugins)
@@ -108,6 +108,10 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
             () = gone(&mut speaker_ended) => {
                 control.abort();
                 anyhow::bail!("the BGP speaker has ended; start the agent again");
+            }
+            () = core.ended() => {
+                control.abort();
+                anyhow::bail!("the thread of endpoints and policies has ended; start the agent again");
             }
             () = routes.ended() => {
                 control.abort();

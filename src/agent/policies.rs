@@ -132,6 +132,7 @@ impl Policies {
                 )
             })?)
         } else {
+            switch_off();
             None
         };
         let mut policies = Self {
@@ -353,6 +354,7 @@ impl Policies {
     pub(super) fn enforce(&mut self, attachment: &Attachment) -> Result<(), NotEnforced> {
         let mut maps = Vec::new();
         for mapping in &attachment.port_mappings {
+            self.maps_ports().map_err(NotEnforced::HostPort)?;
             maps.extend(port_maps(attachment, mapping).map_err(NotEnforced::HostPort)?);
         }
         self.upsert(attachment);
@@ -372,7 +374,7 @@ impl Policies {
         let id = &attachment.endpoint.id;
         let (mut maps, mut refused) = (Vec::new(), BTreeMap::new());
         for (at, mapping) in attachment.port_mappings.iter().enumerate() {
-            let possible = port_maps(attachment, mapping).and_then(|list| {
+            let possible = self.maps_ports().and_then(|()| port_maps(attachment, mapping)).and_then(|list| {
                 let each = list.iter().map(|map| self.engine.port_map_possible(id, map));
                 each.collect::<Result<(), _>>().map_err(|error| error.to_string()).map(|()| list)
             });
@@ -385,6 +387,12 @@ impl Policies {
         self.engine.set_port_maps(id, maps).map_err(|error| error.to_string())?;
         self.flush()?;
         Ok(refused)
+    }
+
+    /// Port mappings are rules of our table.
+    fn maps_ports(&self) -> Result<(), String> {
+        let off = "policy is switched off ([policy] enabled), and port mappings with it";
+        self.driver.as_ref().map(|_| ()).ok_or_else(|| off.to_owned())
     }
 
     fn upsert(&mut self, attachment: &Attachment) {
@@ -639,6 +647,24 @@ impl Policies {
             .chain(self.file_errors.iter().cloned())
             .chain(silent)
             .collect()
+    }
+}
+
+/// Nothing is enforced any more: what an earlier process has put in force goes. Its table would refuse what it does not
+/// know, which is every container that comes.
+fn switch_off() {
+    // A kernel without nftables is a reason to switch policy off.
+    let Ok(mut driver) = Driver::open(Settings::default()) else { return };
+    if !driver.has_table() {
+        return;
+    }
+    match driver.remove() {
+        Ok(()) => tracing::warn!("policy is switched off: the table inet slash32 is removed"),
+        Err(error) => {
+            tracing::error!(
+                "policy is switched off, but its table cannot be removed ({error}): `nft delete table inet slash32`"
+            );
+        }
     }
 }
 

@@ -10,7 +10,7 @@ mod cni;
 mod request;
 
 pub use cni::{CniAnswer, CniFailure, CniRequest};
-pub use request::{Answer, Failure, Request, RibQuery, ShutdownMode};
+pub use request::{Answer, Failure, Request, RibQuery, SHUTTING_DOWN, ShutdownMode};
 
 /// The socket's name inside the run directory.
 pub const SOCKET_NAME: &str = "agent.sock";

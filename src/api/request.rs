@@ -166,6 +166,9 @@ pub enum Answer {
     Error(Failure),
 }
 
+/// The failure of a request that came when its thread had ended: there is no agent any more.
+pub const SHUTTING_DOWN: &str = "the agent is shutting down";
+
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}{}{hint}", if hint.is_empty() { "" } else { "\nhint: " })]

@@ -1,7 +1,8 @@
-//! A restart while the policy folder has an error: nothing opens that was closed.
+//! Restarts: with an error in the policy folder nothing opens that was closed; with policy switched off, everything.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use interop_tests::{Agent, Container, Lab, ONE_HOST, PATIENCE, check, eventually, labelled, reach};
+use serde_json::json;
 
 const WEB: &str = "[[policy]]\nname = 'web'\nselect = 'app == \"web\"'\n\
     ingress = [ { action = 'allow', from = { selector = 'app == \"front\"' } } ]\n";
@@ -61,7 +62,7 @@ fn a_restart_with_an_error_in_the_folder_opens_nothing() {
         let told = problems(&agent)?;
         ensure!(told.contains("no container is attached until") && !told.contains("stay in force"), "{told}");
         ensure!(
-            host.attach("late", &labelled("app", "web")?).is_err(),
+            host.container("late", &labelled("app", "web")?).is_err(),
             "a container is attached without policies"
         );
         ensure!(agent.cli("doctor").output()?.exit != interop_tests::Exit::Code(0));
@@ -79,5 +80,36 @@ fn a_restart_with_an_error_in_the_folder_opens_nothing() {
         reach(&front, &web)?;
         let stranger = host.container("stranger", &labelled("app", "other")?)?;
         closed(&stranger, &web)
+    });
+}
+
+#[test]
+fn policy_that_is_switched_off_leaves_nothing_in_force() {
+    Lab::run("policy-off", |lab| {
+        let host = lab.machine("host")?;
+        let mut agent = Agent::start(&host, ONE_HOST)?;
+        let web = host.container("web", &labelled("app", "web")?)?;
+        let other = host.container("other", &labelled("app", "other")?)?;
+        agent.write_policy("web.toml", WEB)?;
+        eventually("the policy is in force", PATIENCE, || closed(&other, &web))?;
+        agent.reconfigure(&format!("{ONE_HOST}[policy]\nenabled = false\n"))?;
+        closed(&other, &web)?;
+        agent.stop()?;
+        agent.start_again()?;
+        ensure!(!host.run("nft list tables")?.contains("slash32"), "the table is still there");
+        // What was there before and what comes now has its network.
+        let late = host.container("late", &labelled("app", "late")?)?;
+        for (from, to) in [(&other, &web), (&late, &web), (&web, &late)] {
+            reach(from, to)?;
+        }
+        let mapped = labelled("app", "mapped")?
+            .capability("portMappings", json!([{"hostPort": 8080, "containerPort": 7, "protocol": "tcp"}]));
+        let Err(error) = host.container("mapped", &mapped) else { bail!("a port is promised that nobody maps") };
+        ensure!(format!("{error:#}").contains("policy is switched off"), "{error:#}");
+        agent.reconfigure(ONE_HOST)?;
+        agent.stop()?;
+        agent.start_again()?;
+        closed(&other, &web)?;
+        closed(&late, &web)
     });
 }

@@ -253,8 +253,8 @@ pub(super) struct ListenRange {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Ipam {
-    pub(super) quarantine_seconds: Option<u64>,
-    pub(super) audit_seconds: Option<u64>,
+    pub(super) quarantine_seconds: Option<u32>,
+    pub(super) audit_seconds: Option<u32>,
     pub(super) pool: Vec<Pool>,
 }
 
@@ -310,7 +310,7 @@ pub(super) struct Routes {
     pub(super) protocol: Option<u8>,
     pub(super) max_routes: Option<usize>,
     pub(super) nexthop_objects: Option<bool>,
-    pub(super) audit_seconds: Option<u64>,
+    pub(super) audit_seconds: Option<u32>,
 }
 
 /// `[network]`: defaults of attachments.

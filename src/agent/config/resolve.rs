@@ -70,7 +70,15 @@ pub(super) fn resolve(
     if let Some(bgp) = &mut bgp {
         bgp.identity_hold = policy.identity_hold;
     }
-    let ipam_audit_seconds = file.ipam.audit_seconds.unwrap_or(15);
+    for (i, pool) in pools.iter().enumerate() {
+        if pool.nat_outgoing && !policy.enabled {
+            errors.at(
+                &["ipam".into(), "pool".into(), i.into(), "nat_outgoing".into()],
+                "nat_outgoing is done by the policy table: it needs `enabled = true` in [policy]",
+            );
+        }
+    }
+    let ipam_audit_seconds = u64::from(file.ipam.audit_seconds.unwrap_or(15));
     if ipam_audit_seconds == 0 {
         errors.at(&["ipam".into(), "audit_seconds".into()], "the interval must be at least one second");
     }
@@ -86,7 +94,7 @@ pub(super) fn resolve(
         metrics_listen: file.agent.metrics_listen,
         bgp,
         pools,
-        quarantine_seconds: file.ipam.quarantine_seconds.unwrap_or(30),
+        quarantine_seconds: file.ipam.quarantine_seconds.unwrap_or(30).into(),
         ipam_audit_seconds,
         routes,
         mtu,
@@ -129,7 +137,7 @@ fn routes(table: &file::Routes, errors: &mut Errors<'_>) -> Routes {
         protocol: table.protocol.unwrap_or(32),
         max_routes: table.max_routes.unwrap_or(2_000_000),
         nexthop_objects: table.nexthop_objects.unwrap_or(true),
-        audit_seconds: table.audit_seconds.unwrap_or(60),
+        audit_seconds: table.audit_seconds.unwrap_or(60).into(),
     }
 }
 

@@ -76,6 +76,12 @@ fn refusals_name_the_place() {
             "3:9",
         ),
         ("[ipam]\naudit_seconds = 0\n", "at least one second", "2:17"),
+        ("[ipam]\nquarantine_seconds = 9223372036854775807\n", "9223372036854775807", "2:22"),
+        (
+            "[[ipam.pool]]\ncidr = \"10.0.0.0/16\"\nblock = \"10.0.1.0/24\"\nnat_outgoing = true\n[policy]\nenabled = false\n",
+            "needs `enabled = true`",
+            "4:16",
+        ),
         ("[[ipam.pool]]\ncidr = \"240.0.0.0/16\"\nblock = \"240.0.1.0/24\"\n", "is never routed", "2:8"),
         ("[routes]\nprotocol = 2\n", "belong to the kernel", "2:12"),
         ("[network]\nmtu = 100\n", "1280", "2:7"),

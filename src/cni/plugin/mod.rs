@@ -31,7 +31,7 @@ use super::types::{
 };
 use crate::{
     api::{
-        CniAnswer, CniFailure, CniRequest, DEFAULT_RUN_DIR, Request, SOCKET_NAME,
+        CniAnswer, CniFailure, CniRequest, DEFAULT_RUN_DIR, Request, SHUTTING_DOWN, SOCKET_NAME,
         client::{Client, ClientError},
     },
     netlink::{
@@ -344,6 +344,9 @@ fn call(socket: &Path, request: &CniRequest, wait: Duration) -> Result<Result<Va
             | ClientError::Stuck(_)
             | ClientError::Io(_)),
         ) => Err(Trouble::Absent(error.to_string())),
+        Err(ClientError::Failure(failure)) if failure.message == SHUTTING_DOWN => {
+            Err(Trouble::Absent(failure.message))
+        }
         Err(ClientError::Failure(failure)) => {
             Err(Trouble::Refused(CniError::new(code::TRY_AGAIN_LATER, failure.message).details(failure.hint)))
         }

@@ -107,6 +107,11 @@ impl Driver {
         })
     }
 
+    /// Whether the kernel had a table of ours when the driver was made.
+    pub const fn has_table(&self) -> bool {
+        self.found
+    }
+
     /// How the table is loaded.
     pub fn settings(&self) -> &Settings {
         &self.settings

@@ -98,22 +98,28 @@ fn install_program(
         fs::create_dir_all(dir).map_err(failed("create", dir))?;
     }
     let binary = bin_dir.join(BINARY);
-    if !same_file(program, &binary) {
-        let bytes = fs::read(program).map_err(failed("read", program))?;
-        if fs::read(&binary).ok().as_ref() != Some(&bytes) {
-            replace(&binary, &bytes, 0o755)?;
-            changed.push(binary);
-        }
+    let same = same_file(program, &binary);
+    let bytes = fs::read(program).map_err(failed("read", program))?;
+    if !(same || fs::read(&binary).ok().as_ref() == Some(&bytes)) || !is_usable(&binary, 0o755) {
+        replace(&binary, &bytes, 0o755)?;
+        changed.push(binary);
     }
     let conf = conf_dir.join(CONFLIST);
     match fs::read(&conf) {
-        Ok(old) if old == text.as_bytes() => return Ok(changed),
+        Ok(old) if old == text.as_bytes() && is_usable(&conf, 0o644) => return Ok(changed),
         Ok(old) if !is_as_installed(&old) => keep(conf_dir, &old)?,
         _ => {}
     }
     replace(&conf, text.as_bytes(), 0o644)?;
     changed.push(conf);
     Ok(changed)
+}
+
+/// Whether a file has at least these permissions, can be written by nobody else, and belongs to who runs this: root runs
+/// what is in it.
+fn is_usable(path: &Path, mode: u32) -> bool {
+    let (Ok(file), Ok(we)) = (fs::metadata(path), fs::metadata("/proc/self")) else { return false };
+    file.mode() & mode == mode && file.mode() & 0o022 == 0 && file.uid() == we.uid()
 }
 
 /// Whether a configuration is as [`conflist`] makes it, for whatever network and run directory.

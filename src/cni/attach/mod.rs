@@ -85,6 +85,9 @@ pub enum AttachError {
     /// The container has an interface of that name already.
     #[error("the container has an interface {0} already")]
     InterfaceExists(String),
+    /// This process or the host has no file descriptors left, for now.
+    #[error("{0}")]
+    NoDescriptors(String),
     /// The interface index is in use: try with the next.
     #[error("the interface index {0} is in use")]
     IndexTaken(u32),
@@ -102,7 +105,9 @@ impl From<AttachError> for CniError {
             AttachError::Gone(_) => code::UNKNOWN_CONTAINER,
             AttachError::NotNetns(_) => code::INVALID_NETNS,
             AttachError::InterfaceExists(_) => code::INVALID_ENVIRONMENT,
-            AttachError::IndexTaken(_) | AttachError::NoCarrier(_) => code::TRY_AGAIN_LATER,
+            AttachError::NoDescriptors(_) | AttachError::IndexTaken(_) | AttachError::NoCarrier(_) => {
+                code::TRY_AGAIN_LATER
+            }
             AttachError::Step(_) => code::ATTACH_FAILED,
         };
         Self::new(code, error.to_string())
@@ -154,6 +159,11 @@ impl Attacher {
                     || source.raw_os_error() == Some(libc::ENOTDIR) =>
             {
                 AttachError::Gone(error)
+            }
+            netlink::Error::OpenNetns { source, .. }
+                if matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) =>
+            {
+                AttachError::NoDescriptors(error.to_string())
             }
             // `ip netns` and runtimes leave an empty file where a namespace was mounted.
             netlink::Error::NotNetns { path, .. }

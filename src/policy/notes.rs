@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Direction, Origin, PolicySet, Ports, Tier, TierDefault, language::BUILT_IN_TIERS, selector::Selector,
+    Direction, Origin, PolicySet, Ports, Tier, TierDefault, language::BUILT_IN_TIERS, ranges::Ranges,
+    selector::Selector,
 };
 
 /// How many of a kind are told one by one.
@@ -15,6 +16,7 @@ enum Kind {
     Tier,
     PortName,
     Peer,
+    Addresses,
     NoRules,
     Select,
 }
@@ -25,6 +27,7 @@ impl Kind {
             Self::Tier => "tiers",
             Self::PortName => "names of ports that nobody defines",
             Self::Peer => "rules with a selector that matches nobody",
+            Self::Addresses => "rules whose addresses are none",
             Self::NoRules => "policies without rules",
             Self::Select => "policies that select nobody",
         }
@@ -76,6 +79,13 @@ impl PolicySet {
                          `Namespace` objects or [[namespace]]"
                     );
                     notes.push((at.clone(), Kind::Peer, text));
+                }
+                if rule.peers.iter().any(|p| p.ranges.as_ref().is_some_and(Ranges::is_empty)) {
+                    let text = format!(
+                        "{at}: the addresses of this rule are none (an empty set, or one without addresses in common \
+                         with `cidr`): where it asks for them it matches nobody"
+                    );
+                    notes.push((at.clone(), Kind::Addresses, text));
                 }
             }
             let at = &policy.origin;

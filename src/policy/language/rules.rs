@@ -102,6 +102,7 @@ impl Source<'_> {
         }
         let cidr = table.take("cidr").map(|v| self.prefixes(v));
         let sets = table.take("set").map(|v| self.network_sets(v, known));
+        let mut named = sets.is_some();
         let mut inside = match (cidr, sets) {
             (None, None) => None,
             (Some(one), None) | (None, Some(one)) => Some(one),
@@ -110,17 +111,19 @@ impl Source<'_> {
         };
         let except = table.take("except").map(|v| self.prefixes(v));
         let not_set = table.take("not_set").map(|v| self.network_sets(v, known));
+        named |= not_set.is_some();
         if except.is_some() || not_set.is_some() {
             let out = except.unwrap_or_default().union(&not_set.unwrap_or_default());
             inside = Some(inside.unwrap_or_else(Ranges::everything).minus(&out));
         }
         let clean = self.errors.len() == before;
-        if clean && inside.as_ref().is_some_and(Ranges::is_empty) {
+        // A set may be empty now and then. What is written out here and matches nothing is a mistake.
+        if clean && !named && inside.as_ref().is_some_and(Ranges::is_empty) {
             self.error(table.span.clone(), "these addresses and exceptions leave nothing to match");
         }
         peer.ranges = inside;
         if clean && peer == Peer::default() {
-            self.error(table.span.clone(), "a peer needs `selector`, `cidr`, `set`, `except` or `entity`");
+            self.error(table.span.clone(), "a peer needs `selector`, `cidr`, `set`, `except` or `not_set`");
         }
         table.finish(self);
         Some(peer)

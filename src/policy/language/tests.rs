@@ -111,11 +111,6 @@ fn every_mistake_has_its_place() {
         (peer("{cidr='10.0.0.1/8'}"), "4:38", "did you mean 10.0.0.0/8"),
         (peer("{cidr='10.0.0.0/8',except='10.0.0.0/7'}"), "4:32", "leave nothing"),
         (peer("{set='nope'}"), "4:37", "no [[network_set]]"),
-        (
-            peer("{set='s',cidr='203.0.113.0/24'}") + "[[network_set]]\nname='s'\ncidr=['192.0.2.0/24']\n",
-            "4:32",
-            "leave nothing",
-        ),
         (peer("{selector='role contains \"w\"'}"), "4:43", "cannot be answered"),
         (peer("{selector='a == \"b'}"), "4:48", "not closed"),
         (peer("{selektor='a'}"), "4:33", "unknown key `selektor`"),
@@ -190,6 +185,28 @@ fn labels_in_full_may_be_looked_into() {
     // What a policy applies to is on this host, and known in full.
     let select = "[[policy]]\nname='p'\nselect='app ends with \"-7\"'\ningress=[]\n";
     assert!(parse(&[("a.toml", select)]).is_ok());
+}
+
+#[test]
+fn a_set_may_be_empty() {
+    let text = |peer: &str, cidr: &str| {
+        format!(
+            "[[network_set]]\nname='s'\ncidr=[{cidr}]\n[[policy]]\nname='p'\nselect='all()'\n\
+             ingress=[{{action='allow',from={{{peer}}}}}]\n"
+        )
+    };
+    let nothing = "a.toml:7: the addresses of this rule are none";
+    for (peer, cidr) in [
+        ("set='s'", ""),
+        ("set='s',cidr='203.0.113.0/24'", "'192.0.2.0/24'"),
+        ("cidr='192.0.2.0/25',not_set='s'", "'192.0.2.0/24'"),
+        ("set='s',except='192.0.0.0/8'", "'192.0.2.0/24'"),
+    ] {
+        let set = one(&text(peer, cidr));
+        assert_eq!(set.policies[0].ingress.as_ref().unwrap()[0].peers[0].ranges, Some(Ranges::default()));
+        assert!(set.notes().iter().any(|note| note.starts_with(nothing)), "{peer}: {:?}", set.notes());
+    }
+    assert_eq!(one(&text("set='s'", "'192.0.2.0/24'")).notes(), [""; 0]);
 }
 
 #[test]

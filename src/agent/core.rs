@@ -436,6 +436,7 @@ fn not_enforced(why: String) -> CniError {
 impl Host for Outside {
     fn enforce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
         self.not_a_neighbours(attachment)?;
+        self.flows.comes(attachment);
         self.policies.enforce(attachment).map_err(|error| match error {
             NotEnforced::HostPort(why) => CniError::new(code::HOST_PORT_REFUSED, why),
             NotEnforced::Policy(why) => not_enforced(why),
@@ -459,6 +460,7 @@ impl Host for Outside {
             CniError::new(code::POLICY_FAILED, "the endpoint's policy could not be removed").details(error)
         })?;
         self.flows.unmapped(attachment);
+        self.flows.gone(attachment);
         Ok(())
     }
 

@@ -1,11 +1,11 @@
-//! Tracked connections (ctnetlink): list those of UDP, and forget some.
+//! Tracked connections (ctnetlink): list those of UDP or of some addresses, and forget some.
 //!
 //! Address translation is decided by the first packet of a connection. UDP has no other beginning than the kernel's
 //! entry, so a peer that keeps sending keeps its translation until the entry goes.
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Attrs, Batch, Error, Socket};
+use super::{Attr, Attrs, Batch, Error, Socket};
 
 /// `NFNL_SUBSYS_CTNETLINK` in the high byte, and `IPCTNL_MSG_CT_*` of linux/netfilter/nfnetlink_conntrack.h.
 const SUBSYSTEM: u16 = 1 << 8;
@@ -35,7 +35,7 @@ pub struct Flow {
     pub to: SocketAddr,
     /// Who answers: where it was translated to, or the same as `to`.
     pub answers: SocketAddr,
-    key: Vec<(u16, Vec<u8>)>,
+    key: Key,
 }
 
 /// Lists the UDP connections of one family.
@@ -52,11 +52,43 @@ pub fn list_udp(socket: &mut Socket, ipv4: bool) -> Result<Vec<Flow>, Error> {
 
 /// Forgets connections; those that are gone already are no error.
 pub fn forget(socket: &mut Socket, flows: &[Flow]) -> Result<(), Error> {
+    forget_keys(socket, flows.iter().map(|flow| (flow.to.is_ipv4(), &flow.key)))
+}
+
+/// Forgets the connections of any protocol that were opened from one of these addresses; how many there were. It takes a
+/// look at every tracked connection of the family.
+pub fn forget_from(
+    socket: &mut Socket,
+    ipv4: bool,
+    opened_from: impl Fn(IpAddr) -> bool,
+) -> Result<usize, Error> {
+    let header = nfgenmsg(ipv4);
+    let keys: Vec<Key> = socket.dump(
+        MSG_GET,
+        |w| _ = w.raw(&header),
+        |message| {
+            let attrs = message.attrs(NFGENMSG);
+            let tuple = attrs.clone().find_kind(CTA_TUPLE_ORIG).filter(|_| message.kind == MSG_NEW);
+            let from = tuple.and_then(|tuple| addresses(tuple.nested()).next());
+            Ok(from.filter(|from| opened_from(*from)).map(|_| attrs.filter_map(key).collect()))
+        },
+    )?;
+    forget_keys(socket, keys.iter().map(|key| (ipv4, key)))?;
+    Ok(keys.len())
+}
+
+/// What names a connection to the kernel: attributes with their types.
+type Key = Vec<(u16, Vec<u8>)>;
+
+fn forget_keys<'a>(
+    socket: &mut Socket,
+    keys: impl IntoIterator<Item = (bool, &'a Key)>,
+) -> Result<(), Error> {
     let mut batch = Batch::new();
-    for flow in flows {
+    for (ipv4, key) in keys {
         batch.add(MSG_DELETE, 0, |w| {
-            w.raw(&nfgenmsg(flow.to.is_ipv4()));
-            for (kind, data) in &flow.key {
+            w.raw(&nfgenmsg(ipv4));
+            for (kind, data) in key {
                 w.attr(*kind, data);
             }
         });
@@ -77,45 +109,47 @@ fn nfgenmsg(ipv4: bool) -> [u8; NFGENMSG] {
 
 fn parse(attrs: Attrs<'_>) -> Option<Flow> {
     let (mut original, mut reply) = (None, None);
-    let mut key = Vec::new();
+    let mut name = Vec::new();
     for attr in attrs {
         match attr.kind {
-            CTA_TUPLE_ORIG => {
-                original = Some(tuple(attr.nested())?);
-                key.push((CTA_TUPLE_ORIG | NESTED, attr.data.to_vec()));
-            }
+            CTA_TUPLE_ORIG => original = Some(tuple(attr.nested())?),
             CTA_TUPLE_REPLY => reply = Some(tuple(attr.nested())?),
-            // The same addresses and ports may have been used again meanwhile.
-            CTA_ID | CTA_ZONE => key.push((attr.kind, attr.data.to_vec())),
             _ => {}
         }
+        name.extend(key(attr));
     }
     let ((from, to), (answers, _)) = (original?, reply?);
-    Some(Flow { from, to, answers, key })
+    Some(Flow { from, to, answers, key: name })
+}
+
+/// The part of a connection's name that an attribute is. With its number, as the same addresses and ports may have been
+/// used again meanwhile.
+fn key(attr: Attr<'_>) -> Option<(u16, Vec<u8>)> {
+    match attr.kind {
+        CTA_TUPLE_ORIG => Some((CTA_TUPLE_ORIG | NESTED, attr.data.to_vec())),
+        CTA_ID | CTA_ZONE => Some((attr.kind, attr.data.to_vec())),
+        _ => None,
+    }
+}
+
+/// The addresses of a tuple: source, then destination; 1 and 2 for IPv4, 3 and 4 for IPv6.
+fn addresses(tuple: Attrs<'_>) -> impl Iterator<Item = IpAddr> {
+    tuple.filter(|attr| attr.kind == CTA_TUPLE_IP).flat_map(Attr::nested).filter_map(Attr::ip)
 }
 
 /// Source and destination; none for other protocols than UDP.
 fn tuple(attrs: Attrs<'_>) -> Option<(SocketAddr, SocketAddr)> {
-    let mut addresses: Vec<IpAddr> = Vec::new();
+    let mut ends = addresses(attrs.clone());
+    let (from, to) = (ends.next()?, ends.next()?);
     let (mut protocol, mut source, mut destination) = (0, None, None);
-    for attr in attrs {
+    for attr in attrs.filter(|attr| attr.kind == CTA_TUPLE_PROTO).flat_map(Attr::nested) {
         match attr.kind {
-            // Source, then destination: 1 and 2 for IPv4, 3 and 4 for IPv6.
-            CTA_TUPLE_IP => addresses.extend(attr.nested().filter_map(super::Attr::ip)),
-            CTA_TUPLE_PROTO => {
-                for attr in attr.nested() {
-                    match attr.kind {
-                        CTA_PROTO_NUM => protocol = attr.u8()?,
-                        CTA_PROTO_SRC_PORT => source = attr.be16(),
-                        CTA_PROTO_DST_PORT => destination = attr.be16(),
-                        _ => {}
-                    }
-                }
-            }
+            CTA_PROTO_NUM => protocol = attr.u8()?,
+            CTA_PROTO_SRC_PORT => source = attr.be16(),
+            CTA_PROTO_DST_PORT => destination = attr.be16(),
             _ => {}
         }
     }
-    let [from, to] = addresses[..] else { return None };
     (protocol == libc::IPPROTO_UDP as u8)
         .then_some((SocketAddr::new(from, source?), SocketAddr::new(to, destination?)))
 }
@@ -145,6 +179,15 @@ mod tests {
                 forget(&mut socket, &flows).unwrap();
                 forget(&mut socket, &flows).unwrap();
                 assert_eq!(list_udp(&mut socket, ipv4).unwrap(), []);
+                // By address, whatever the protocol.
+                let listener = std::net::TcpListener::bind(address).unwrap();
+                let _stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                a.send_to(b"x", b.local_addr().unwrap()).unwrap();
+                let ours = a.local_addr().unwrap().ip();
+                assert_eq!(forget_from(&mut socket, ipv4, |from| from != ours).unwrap(), 0);
+                assert_eq!(forget_from(&mut socket, ipv4, |from| from == ours).unwrap(), 2);
+                assert_eq!(list_udp(&mut socket, ipv4).unwrap(), []);
+                assert_eq!(forget_from(&mut socket, ipv4, |_| true).unwrap(), 0);
             }
         });
     }

@@ -1,6 +1,7 @@
 //! Policies across hosts: labels that travel in full, and the tools that tell what policies do.
 
 mod forged;
+mod former;
 mod meddling;
 mod protocols;
 mod restart;

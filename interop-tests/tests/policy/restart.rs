@@ -104,7 +104,9 @@ fn policy_that_is_switched_off_leaves_nothing_in_force() {
         }
         let mapped = labelled("app", "mapped")?
             .capability("portMappings", json!([{"hostPort": 8080, "containerPort": 7, "protocol": "tcp"}]));
-        let Err(error) = host.container("mapped", &mapped) else { bail!("a port is promised that nobody maps") };
+        let Err(error) = host.container("mapped", &mapped) else {
+            bail!("a port is promised that nobody maps")
+        };
         ensure!(format!("{error:#}").contains("policy is switched off"), "{error:#}");
         agent.reconfigure(ONE_HOST)?;
         agent.stop()?;

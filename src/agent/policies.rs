@@ -655,7 +655,7 @@ impl Policies {
 fn switch_off() {
     // A kernel without nftables is a reason to switch policy off.
     let Ok(mut driver) = Driver::open(Settings::default()) else { return };
-    if !driver.has_table() {
+    if !driver.found() {
         return;
     }
     match driver.remove() {

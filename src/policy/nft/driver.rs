@@ -107,11 +107,6 @@ impl Driver {
         })
     }
 
-    /// Whether the kernel had a table of ours when the driver was made.
-    pub const fn has_table(&self) -> bool {
-        self.found
-    }
-
     /// How the table is loaded.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -128,7 +123,7 @@ impl Driver {
     }
 
     /// Whether a process before us left its table.
-    pub fn found(&self) -> bool {
+    pub const fn found(&self) -> bool {
         self.found
     }
 

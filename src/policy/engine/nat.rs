@@ -12,6 +12,7 @@ use super::{
     config::EngineConfig,
     services::ServiceSet,
     sets::{SetDef, address_type, family_digit, family_index},
+    skeleton::dropped_if,
 };
 use crate::{
     model::{EndpointId, Family},
@@ -248,14 +249,12 @@ fn port_maps(rules: &mut Ruleset) -> Vec<Rule> {
     };
     // The kernel would refuse these after translation only, and not at all on an interface with `route_localnet`: what a
     // mapping or a service offers to the host alone stays with the host.
-    let loopback = Rule::new([
+    let loopback = vec![
         is_family(Family::Ipv4),
         Statement::is_not(Field::IifName, Key::interface("lo")),
         Statement::in_prefix(Field::HeaderDestinationV4, IpAddr::from([127, 0, 0, 0]), 8),
-        Statement::Counter,
-        Statement::Verdict(Verdict::Drop),
-    ]);
-    let loopback = loopback.comment("a loopback address from outside");
+    ];
+    let loopback = dropped_if(loopback, "a loopback address from outside");
     nat_chain(rules, "nat_pre", HookPoint::Prerouting, DSTNAT_PRIORITY, vec![loopback, local()]);
     nat_chain(rules, "nat_out", HookPoint::Output, DSTNAT_PRIORITY, vec![local()]);
     post

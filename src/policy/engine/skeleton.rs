@@ -256,12 +256,8 @@ impl Builder {
         // error passes. Other related connections have their first packet judged nowhere, and their stamp is that of
         // the first one.
         let late = |protocol: Protocol| {
-            Rule::new([
-                Statement::is(Field::L4Proto, Key::byte(protocol.0)),
-                Statement::Counter,
-                verdict(Verdict::Drop),
-            ])
-            .comment("error of a connection that is to be judged anew")
+            let protocol = Statement::is(Field::L4Proto, Key::byte(protocol.0));
+            dropped_if(vec![protocol], "error of a connection that is to be judged anew")
         };
         self.chain(
             "related",
@@ -274,13 +270,9 @@ impl Builder {
         // What an endpoint sends comes by its own interface, whatever a packet says. Established connections do not come
         // here: who forges a packet of one must know its ports, and for TCP where it stands.
         let forged = |family: u8, field: Field, set: &str| {
-            Rule::new([
-                Statement::is(Field::NfProto, Key::byte(family)),
-                Statement::lookup([field], &set.into()),
-                Statement::Counter,
-                verdict(Verdict::Drop),
-            ])
-            .comment("source of an endpoint of this host, from elsewhere")
+            let family = Statement::is(Field::NfProto, Key::byte(family));
+            let source = Statement::lookup([field], &set.into());
+            dropped_if(vec![family, source], "source of an endpoint of this host, from elsewhere")
         };
         self.chain(
             "from_elsewhere",
@@ -556,7 +548,13 @@ fn exceptional() -> Rule {
 }
 
 fn dropped(comment: &str) -> Rule {
-    Rule::new([Statement::Counter, verdict(Verdict::Drop)]).comment(comment)
+    dropped_if(Vec::new(), comment)
+}
+
+/// Refuses and counts what all of this holds for; the comment is the reason.
+pub(super) fn dropped_if(mut all: Vec<Statement>, comment: &str) -> Rule {
+    all.extend([Statement::Counter, verdict(Verdict::Drop)]);
+    Rule::new(all).comment(comment)
 }
 
 const fn verdict(verdict: Verdict) -> Statement {

@@ -98,11 +98,14 @@ fn install_program(
         fs::create_dir_all(dir).map_err(failed("create", dir))?;
     }
     let binary = bin_dir.join(BINARY);
-    let same = same_file(program, &binary);
-    let bytes = fs::read(program).map_err(failed("read", program))?;
-    if !(same || fs::read(&binary).ok().as_ref() == Some(&bytes)) || !is_usable(&binary, 0o755) {
-        replace(&binary, &bytes, 0o755)?;
-        changed.push(binary);
+    let usable = is_usable(&binary, 0o755);
+    // A large file, which need not be read where it is started from.
+    if !(usable && same_file(program, &binary)) {
+        let bytes = fs::read(program).map_err(failed("read", program))?;
+        if !usable || fs::read(&binary).ok().as_ref() != Some(&bytes) {
+            replace(&binary, &bytes, 0o755)?;
+            changed.push(binary);
+        }
     }
     let conf = conf_dir.join(CONFLIST);
     match fs::read(&conf) {

@@ -53,13 +53,17 @@ pub fn rib_config(config: &SpeakerConfig, host: &HostAddresses, restarting: bool
 pub fn tellers(config: &SpeakerConfig) -> Tellers {
     let believed = |settings: &PeerSettings| {
         let local = settings.local_asn.unwrap_or(config.asn);
-        let internal = settings.asn.accepts(local, local);
-        settings.identity.map_or(internal, |mode| mode == IdentityMode::Accept)
+        identity_mode(settings, settings.asn.accepts(local, local)) == IdentityMode::Accept
     };
     Tellers {
         listed: config.peers.iter().map(|p| (p.address.to_string(), believed(&p.settings))).collect(),
         ranges: config.listen_ranges.iter().map(|r| (r.prefix, believed(&r.settings))).collect(),
     }
+}
+
+/// What is done with the identities of a neighbour: where nothing is configured, those of internal ones are believed.
+fn identity_mode(settings: &PeerSettings, internal: bool) -> IdentityMode {
+    settings.identity.unwrap_or(if internal { IdentityMode::Accept } else { IdentityMode::Ignore })
 }
 
 /// The parameters of an established session between `local` and `peer`.
@@ -102,11 +106,7 @@ pub fn peer_params(
         enforce_first_as: settings.enforce_first_as && !internal,
         as_override: settings.as_override,
         remove_private: if settings.remove_private { RemovePrivate::All } else { RemovePrivate::Off },
-        identity: settings.identity.unwrap_or(if internal {
-            IdentityMode::Accept
-        } else {
-            IdentityMode::Ignore
-        }),
+        identity: identity_mode(settings, internal),
         role: negotiated.roles.map(|(ours, _)| ours),
         import: settings.import.clone(),
         export: settings.export.clone(),

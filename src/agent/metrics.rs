@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{kept::Amount, service::Service};
+use super::service::Service;
 use crate::{
     bgp::{
         bfd::{SessionStatus, State, driver::BfdStatus},
@@ -59,14 +59,6 @@ impl Page {
 /// A metric with one sample and no labels.
 pub(super) fn gauge(page: &mut Page, name: &str, help: &str, value: u64) {
     page.metric(name, "gauge", help).sample(name, &[], value);
-}
-
-/// What is known of other hosts' containers though nobody tells it any more.
-pub(super) fn kept_identities(page: &mut Page, kept: Amount) {
-    let help = "Addresses of other hosts' containers whose identity is kept of a lost session.";
-    gauge(page, "slash32_identities_kept", help, kept.count as u64);
-    let help = "Seconds since the first of these sessions was lost.";
-    gauge(page, "slash32_identities_kept_oldest_seconds", help, kept.age.as_secs());
 }
 
 /// How full the address blocks are.

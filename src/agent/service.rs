@@ -550,12 +550,8 @@ impl Service {
             metrics::addresses(&mut page, &usage);
             metrics::attention(&mut page, &attention);
         }
-        let facts = self.inner.core.ask(|c| {
-            let kept = c.policies().kept();
-            (c.endpoint_count(), c.policies_mut().figures(), kept)
-        });
-        if let Ok((endpoints, policies, kept)) = facts.await {
-            metrics::kept_identities(&mut page, kept);
+        let facts = self.inner.core.ask(|c| (c.endpoint_count(), c.policies_mut().figures()));
+        if let Ok((endpoints, policies)) = facts.await {
             metrics::gauge(
                 &mut page,
                 "slash32_endpoints",

@@ -7,7 +7,10 @@ use std::{
 
 use super::Policies;
 use crate::{
-    agent::metrics::{Page, gauge},
+    agent::{
+        kept::Amount,
+        metrics::{Page, gauge},
+    },
     policy::engine::REFUSING,
 };
 
@@ -38,6 +41,8 @@ pub(in crate::agent) struct Figures {
     policies: usize,
     host_policies: usize,
     remote: usize,
+    /// Of these, what is known of lost sessions only.
+    kept: Amount,
     file_errors: usize,
     failed: bool,
     work: Work,
@@ -59,11 +64,13 @@ impl Policies {
             Some(Err(error)) => tracing::warn!("the counters of the table cannot be read: {error}"),
             None => {}
         }
+        let kept = self.kept();
         let set = self.engine.policies();
         Figures {
             policies: set.policies.len(),
             host_policies: set.host_policies.len(),
             remote: self.engine.remote_count(),
+            kept,
             file_errors: self.file_errors.len(),
             failed: self.error.is_some(),
             work: self.work,
@@ -84,6 +91,11 @@ impl Figures {
                 self.remote,
             ),
             (
+                "slash32_identities_kept",
+                "Addresses of other hosts' containers whose identity is kept of a lost session.",
+                self.kept.count,
+            ),
+            (
                 "slash32_policy_file_errors",
                 "Errors in the policy folder; with any, the last good policies stay in force.",
                 self.file_errors,
@@ -93,6 +105,12 @@ impl Figures {
         for (name, help, value) in gauges {
             gauge(page, name, help, value as u64);
         }
+        gauge(
+            page,
+            "slash32_identities_kept_oldest_seconds",
+            "Seconds since the first of these sessions was lost.",
+            self.kept.age.as_secs(),
+        );
         let counters = [
             ("slash32_policy_changes_total", "Changes of the kernel's table.", self.work.changes),
             (

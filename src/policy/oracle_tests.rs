@@ -468,6 +468,15 @@ fn reason_is_a_side(reason: &str) -> bool {
     reason.starts_with("egress: ") || reason.starts_with("ingress: ")
 }
 
+/// An engine after what events say of endpoints.
+fn endpoints_of(events: &[Event]) -> Engine {
+    let mut engine = Engine::new(config(true, true));
+    for event in events.iter().filter(|e| !matches!(e, Event::Policies(_))) {
+        event.apply(&mut engine);
+    }
+    engine
+}
+
 proptest! {
     // `PROPTEST_CASES=20000 cargo test` digs deeper.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -528,10 +537,7 @@ proptest! {
         other in policy_set(),
         events in prop::collection::vec(event(), 4..20),
     ) {
-        let mut engine = Engine::new(config(true, true));
-        for event in events.iter().filter(|e| !matches!(e, Event::Policies(_))) {
-            event.apply(&mut engine);
-        }
+        let mut engine = endpoints_of(&events);
         engine.set_policies(Arc::new(set));
         let host = |_: IpAddr| false;
         let reader = engine.reader();
@@ -596,10 +602,7 @@ proptest! {
         other in policy_set(),
         events in prop::collection::vec(event(), 4..20),
     ) {
-        let mut engine = Engine::new(config(true, true));
-        for event in events.iter().filter(|e| !matches!(e, Event::Policies(_))) {
-            event.apply(&mut engine);
-        }
+        let engine = endpoints_of(&events);
         let host = |a: IpAddr| HOST.iter().any(|h| addr(h) == a);
         let here = Here { addresses: HOST.map(addr).to_vec(), endpoints_anywhere: false };
         let mut views = [&set, &other].map(|set| View::new(&engine, set, &host));

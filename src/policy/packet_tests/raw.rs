@@ -262,6 +262,35 @@ fn with_checksum(mut message: Vec<u8>) -> Vec<u8> {
     message
 }
 
+/// A UDP connection from the load balancer, port 4000, to the other container, with an answer.
+fn connection(lab: &Lab, v6: bool) -> [UdpSocket; 2] {
+    let [lb, other] = [LB, OTHER].map(|c| lab.addr(C(c), v6));
+    let client = lab.ns(C(LB)).run(|| UdpSocket::bind((lb, 4000)).unwrap());
+    let server = lab.ns(C(OTHER)).run(|| UdpSocket::bind((other, PORT)).unwrap());
+    client.connect((other, PORT)).unwrap();
+    for socket in [&client, &server] {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    client.send(b"?").unwrap();
+    let (_, from) = server.recv_from(&mut [0; 4]).unwrap();
+    server.send_to(b"!", from).unwrap();
+    client.recv(&mut [0; 4]).unwrap();
+    [client, server]
+}
+
+/// Port unreachable: the protocol, and the message up to what it quotes.
+const fn unreachable(v6: bool) -> (i32, [u8; 8]) {
+    if v6 { (58, [1, 4, 0, 0, 0, 0, 0, 0]) } else { (1, [3, 3, 0, 0, 0, 0, 0, 0]) }
+}
+
+/// Whether a packet with these bytes comes before there is silence for so long.
+fn hears_within(mut socket: &Socket, bytes: &[u8], silence: Duration) -> bool {
+    socket.set_read_timeout(Some(silence)).unwrap();
+    let mut buffer = [0; 256];
+    std::iter::from_fn(|| socket.read(&mut buffer).ok().map(|n| buffer[..n].to_vec()))
+        .any(|packet| packet.windows(bytes.len()).any(|w| w == bytes))
+}
+
 /// An endpoint tells of errors of its own connections; what it says about those of others is what it likes.
 #[test]
 fn errors_are_of_own_connections() {
@@ -270,19 +299,9 @@ fn errors_are_of_own_connections() {
     lab.policies("[[policy]]\nname='p'\nselect='role == \"web\"'\ningress=[]\negress=[]\n");
     for v6 in [V4, V6] {
         let [lb, other] = [LB, OTHER].map(|c| lab.addr(C(c), v6));
-        let client = lab.ns(C(LB)).run(|| UdpSocket::bind((lb, 4000)).unwrap());
-        let server = lab.ns(C(OTHER)).run(|| UdpSocket::bind((other, PORT)).unwrap());
-        client.connect((other, PORT)).unwrap();
-        for socket in [&client, &server] {
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        }
-        client.send(b"?").unwrap();
-        let (_, from) = server.recv_from(&mut [0; 4]).unwrap();
-        server.send_to(b"!", from).unwrap();
-        client.recv(&mut [0; 4]).unwrap();
+        let _sockets = connection(&lab, v6);
         // Who is no party: quotes the connection both ways, with a word.
-        let head = if v6 { [1, 4, 0, 0, 0, 0, 0, 0] } else { [3, 3, 0, 0, 0, 0, 0, 0] };
-        let protocol = if v6 { 58 } else { 1 };
+        let (protocol, head) = unreachable(v6);
         let receivers = [LB, OTHER].map(|c| raw(lab.ns(C(c)), v6, protocol));
         let sends = |from: Who| {
             let sender = raw(lab.ns(from), v6, protocol);
@@ -292,12 +311,7 @@ fn errors_are_of_own_connections() {
                 sender.send_to(&with_checksum(message), &SocketAddr::new(to, 0).into()).unwrap();
             }
         };
-        let hears = |socket: &Socket| {
-            socket.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
-            let (mut socket, mut buffer) = (socket, [0; 256]);
-            std::iter::from_fn(|| socket.read(&mut buffer).ok().map(|n| buffer[..n].to_vec()))
-                .any(|packet| packet.windows(SECRET.len()).any(|w| w == SECRET))
-        };
+        let hears = |socket: &Socket| hears_within(socket, SECRET, Duration::from_millis(250));
         sends(C(WEB));
         assert!(!receivers.iter().any(hears), "IPv6: {v6}");
         // A party may: the server about what it was sent.
@@ -321,28 +335,15 @@ fn errors_of_a_revoked_connection_do_not_pass() {
     for v6 in [V4, V6] {
         lab.policies("");
         let [lb, other] = [LB, OTHER].map(|c| lab.addr(C(c), v6));
-        let client = lab.ns(C(LB)).run(|| UdpSocket::bind((lb, 4000)).unwrap());
-        let server = lab.ns(C(OTHER)).run(|| UdpSocket::bind((other, PORT)).unwrap());
-        client.connect((other, PORT)).unwrap();
-        for socket in [&client, &server] {
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        }
-        client.send(b"?").unwrap();
-        let (_, from) = server.recv_from(&mut [0; 4]).unwrap();
-        server.send_to(b"!", from).unwrap();
-        client.recv(&mut [0; 4]).unwrap();
-        let head = if v6 { [1, 4, 0, 0, 0, 0, 0, 0] } else { [3, 3, 0, 0, 0, 0, 0, 0] };
-        let protocol = if v6 { 58 } else { 1 };
+        let _sockets = connection(&lab, v6);
+        let (protocol, head) = unreachable(v6);
         // Each about what the other has sent.
         let passes = |lab: &Lab, from: usize, to: usize, quoted: Vec<u8>| {
             let receiver = raw(lab.ns(C(to)), v6, protocol);
             let sender = raw(lab.ns(C(from)), v6, protocol);
             let message = with_checksum([&head[..], &quoted].concat());
             sender.send_to(&message, &SocketAddr::new(lab.addr(C(to), v6), 0).into()).unwrap();
-            receiver.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
-            let (mut socket, mut buffer) = (&receiver, [0; 256]);
-            std::iter::from_fn(|| socket.read(&mut buffer).ok().map(|n| buffer[..n].to_vec()))
-                .any(|packet| packet.windows(SECRET.len()).any(|w| w == SECRET))
+            hears_within(&receiver, SECRET, Duration::from_millis(250))
         };
         assert!(passes(&lab, OTHER, LB, udp(lb, other, SECRET)), "IPv6: {v6}");
         lab.policies(cut);

@@ -1,7 +1,8 @@
 //! Files that others change, and files of our own that are read by the next process.
 //!
-//! Changes are noticed by looking: a fingerprint of the policy folder and of the files in it, twice a second. Polling sees every way of changing a file (editors that rename, symbolic links that a configuration manager swaps,
-//! network file systems), which notifications do not.
+//! Changes are noticed by looking: a fingerprint of the policy folder and of the files in it, twice a second. Polling
+//! sees every way of changing a file (editors that rename, symbolic links that a configuration manager swaps, network
+//! file systems), which notifications do not.
 
 use std::{
     fs,

@@ -472,6 +472,7 @@ impl Host for Outside {
         for addr in attachment.endpoint.addresses() {
             self.fib_command(FibCommand::SetLocal(Prefix::host(addr), attachment.ifindex))?;
         }
+        self.policies.arrived(&attachment.endpoint.id);
         self.announcer.announce(attachment);
         Ok(())
     }

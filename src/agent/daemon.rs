@@ -1,6 +1,9 @@
 //! Starts the owners in order, carries changes between them, and ends them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use tokio::{
@@ -11,6 +14,7 @@ use tokio::{
 use super::{
     Options,
     actor::Actor,
+    addresses,
     announce::Announcer,
     config::Config,
     control::Control,
@@ -22,6 +26,7 @@ use super::{
     metrics, plugin_socket,
     policies::Policies,
     service::{DaemonRequest, Service},
+    settling::Settling,
     sysctls,
 };
 use crate::{
@@ -61,6 +66,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     let core = start_core(config.clone(), fib.clone()).await?;
     let (speaker, events) = start_speaker(&config, &core, &fib).await?;
     watch_tables(&core).await?;
+    addresses::watch(core.clone()).context("cannot watch the host's addresses")?;
     let plugins = config.run_dir.join(api::PLUGIN_SOCKET_NAME);
     let core_of_plugins = core.clone();
     let service = Service::new(core.clone(), fib.clone(), speaker.clone(), requests, config.clone());
@@ -87,7 +93,8 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut look = tokio::time::interval(files::INTERVAL);
-    let mut folder = Fingerprint::of_folder(&config.policy_dir);
+    let unsettled = service.core().ask(|core| core.policies().unsettled()).await?;
+    let mut folder = Settling::new((!unsettled).then(|| Fingerprint::of_folder(&config.policy_dir)));
     tracing::info!(
         hostname = config.hostname,
         config = %config.file.display(),
@@ -125,9 +132,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
                 }
             }
             _ = look.tick() => {
-                let now = Fingerprint::of_folder(&daemon.service.config().policy_dir);
-                if now != folder {
-                    folder = now;
+                if folder.look(&daemon.service.config().policy_dir, Instant::now()) {
                     daemon.reload_policies().await;
                 }
             }

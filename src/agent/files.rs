@@ -45,6 +45,12 @@ impl Fingerprint {
         entries.sort();
         Self(entries)
     }
+
+    /// The files that have no octet now and had some before.
+    pub(super) fn emptied_since(&self, before: &Self) -> impl Iterator<Item = &Path> {
+        let had = |path: &PathBuf| before.0.iter().any(|(other, size, _)| other == path && *size > 0);
+        self.0.iter().filter(move |(path, size, _)| *size == 0 && had(path)).map(|(path, ..)| path.as_path())
+    }
 }
 
 #[cfg(test)]

@@ -34,6 +34,11 @@ impl Folder {
         self.files.is_empty()
     }
 
+    /// Whether a file of that name had any text.
+    pub(super) fn has_text(&self, name: &str) -> bool {
+        self.files.iter().any(|(file, text)| file == name && !text.is_empty())
+    }
+
     /// The policies, or every error.
     pub(super) fn parse(&self) -> Result<PolicySet, Vec<Diagnostic>> {
         let files: Vec<_> = self.files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();

@@ -1,6 +1,7 @@
 //! The daemon: wiring, core state, reload, shutdown, metrics. Translates between the rooms below.
 
 mod actor;
+mod addresses;
 mod alone;
 mod announce;
 mod cni_stats;
@@ -27,6 +28,7 @@ mod pulse;
 mod rib_queries;
 mod rules;
 mod service;
+mod settling;
 mod sysctls;
 mod trace;
 mod vrf;

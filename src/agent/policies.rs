@@ -1,15 +1,15 @@
 //! The policy side of the core: the engine, the nftables driver, and the policy folder.
 
 mod answers;
+mod arriving;
 mod explain;
 mod figures;
+mod folder;
 
 use std::{
     collections::BTreeMap,
-    io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -27,7 +27,7 @@ use crate::{
         attachment::Attachment,
         types::{L4, PortMapping},
     },
-    model::{Diagnostic, Family, Prefix},
+    model::{EndpointId, Family, Prefix},
     policy::{
         Ports, Protocol, Service,
         engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig, PortMap},
@@ -75,9 +75,13 @@ pub(super) struct Policies {
     file_errors: Vec<String>,
     /// What is in the folder and is not read, as it was told.
     unread: Vec<String>,
+    /// At the start somebody was writing to the folder, so it was not read.
+    unsettled: bool,
     retry: Option<Instant>,
     work: figures::Work,
     remembered: Remembered,
+    /// Endpoints that have their routes, and since when: connections with their addresses may be stamped again.
+    arrived: Vec<(EndpointId, Instant)>,
     /// Somebody watches what is refused.
     trace: Option<Trace>,
 }
@@ -148,6 +152,7 @@ impl Policies {
             error: None,
             file_errors: Vec::new(),
             unread: Vec::new(),
+            unsettled: false,
             retry: None,
             work: figures::Work::default(),
             remembered: Remembered {
@@ -155,6 +160,7 @@ impl Policies {
                 kept: Kept::new(config.policy.identity_hold),
                 due: None,
             },
+            arrived: Vec::new(),
             trace: None,
         };
         let unreadable = match Folder::load(&policies.last_good_file) {
@@ -164,42 +170,9 @@ impl Policies {
             }
             Err(error) => Some(error),
         };
-        policies.read_folder();
-        if !policies.file_errors.is_empty() {
-            policies.as_before(unreadable);
-        }
+        policies.first_read(unreadable);
         policies.remember();
         Ok(policies)
-    }
-
-    /// The folder has errors: what the process before us had in force stays in force.
-    fn as_before(&mut self, unreadable: Option<io::Error>) {
-        let file = self.last_good_file.display();
-        let known = match (&self.last_good, unreadable) {
-            (Some(folder), _) => folder.parse().map_err(|errors| {
-                let first = errors.first().map(ToString::to_string).unwrap_or_default();
-                format!("{file} has errors too: {first}")
-            }),
-            (None, None) => Err("no earlier policies are known".to_owned()),
-            (None, Some(error)) => Err(format!("{file} cannot be read: {error}")),
-        };
-        match known {
-            Ok(set) => {
-                tracing::warn!(
-                    "policy folder: it has errors; the policies from before the start stay in force"
-                );
-                self.engine.set_policies(Arc::new(set));
-            }
-            Err(why) if self.driver.is_some() => {
-                let why = format!(
-                    "the policy folder has errors, and {why}: no container is attached until the folder is right"
-                );
-                self.error = Some(why.clone());
-                self.blocked = Some(why);
-            }
-            // Nothing is enforced anyway.
-            Err(_) => {}
-        }
     }
 
     /// Nobody knows what should be in force.
@@ -332,6 +305,7 @@ impl Policies {
         if !self.loaded {
             return if self.wanted { self.load() } else { Ok(()) };
         }
+        self.note_arrived();
         let delta = self.engine.changes();
         let Some(driver) = &mut self.driver else { return Ok(()) };
         if self.error.is_some() {
@@ -384,6 +358,8 @@ impl Policies {
             }
         }
         self.upsert(attachment);
+        // It lives, with its routes.
+        self.engine.arrived(id);
         self.engine.set_port_maps(id, maps).map_err(|error| error.to_string())?;
         self.flush()?;
         Ok(refused)
@@ -478,63 +454,6 @@ impl Policies {
         let _ = self.flush();
     }
 
-    /// Reads the folder again and puts it in force; says what changed, or every error.
-    pub(super) fn reload(&mut self) -> Result<Vec<String>, Vec<String>> {
-        let before = self.engine.policies().clone();
-        self.read_folder();
-        if !self.file_errors.is_empty() {
-            return Err(self.file_errors.clone());
-        }
-        self.flush().map_err(|error| vec![error])?;
-        Ok(before.differences(self.engine.policies()))
-    }
-
-    /// Whether there was anything in the folder when it was good last, be it before the start.
-    fn had_files(&self) -> bool {
-        self.last_good.as_ref().is_some_and(|folder| !folder.is_empty())
-    }
-
-    fn read_folder(&mut self) {
-        let unread = language::unread(&self.folder);
-        if unread != self.unread {
-            for file in &unread {
-                tracing::warn!("policy folder: {file}");
-            }
-            self.unread = unread;
-        }
-        // One that was never there is empty. One that is gone may come back, and meanwhile nothing must open.
-        let read = if !self.folder.exists() && self.had_files() {
-            let gone = "the policy folder is gone (an empty one says that there are no policies)";
-            Err(vec![Diagnostic::new(&*self.folder, "", 0..0, gone)])
-        } else {
-            language::read_dir(&self.folder).and_then(|files| {
-                let folder = Folder::new(files, self.options.clone());
-                folder.parse().map(|set| (folder, set))
-            })
-        };
-        match read {
-            Ok((folder, set)) => {
-                self.file_errors.clear();
-                if self.blocked.take().is_some() {
-                    self.error = None;
-                }
-                self.engine.set_policies(Arc::new(set));
-                if self.last_good.as_ref() != Some(&folder) {
-                    if let Err(error) = folder.save(&self.last_good_file) {
-                        tracing::warn!("cannot write {}: {error}", self.last_good_file.display());
-                    }
-                    self.last_good = Some(folder);
-                }
-            }
-            Err(errors) => {
-                self.file_errors = errors.iter().map(ToString::to_string).collect();
-                for error in &self.file_errors {
-                    tracing::error!("policy folder: an error, so nothing of it is put in force\n{error}");
-                }
-            }
-        }
-    }
-
     /// Compares the table in the kernel with what it should be and puts it back. Connections that are allowed do not
     /// notice.
     pub(super) fn repair(&mut self) {
@@ -596,6 +515,9 @@ impl Policies {
         if self.trace.as_ref().is_some_and(|trace| trace.until() <= now) {
             self.stop_trace();
         }
+        if self.arrived_at().is_some_and(|at| at <= now) {
+            let _ = self.flush();
+        }
         if let Some(driver) = &mut self.driver
             && driver.tidy_at().is_some_and(|at| at <= now)
             && let Err(error) = driver.tidy()
@@ -604,7 +526,8 @@ impl Policies {
         }
         let tidy = self.driver.as_ref().and_then(Driver::tidy_at);
         let trace = self.trace.as_ref().map(Trace::until);
-        let next = [self.retry, self.remembered.due, self.remembered.kept.next(), trace, tidy]
+        let arrived = self.arrived_at();
+        let next = [self.retry, self.remembered.due, self.remembered.kept.next(), trace, tidy, arrived]
             .into_iter()
             .flatten()
             .min();

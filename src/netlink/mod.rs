@@ -13,6 +13,7 @@
 //! - [`feature`]: what the running kernel can do.
 //! - [`sockopt`]: what BGP and BFD sockets need: MD5, TTL security, packet information.
 //! - [`sysctl`]: kernel settings.
+//! - [`lease`]: whether a file is being written to.
 //! - [`poll`]: waiting for a descriptor, but not for ever.
 //! - [`ns`]: network namespaces: open, identify, run inside, and private ones for tests.
 //!
@@ -28,6 +29,7 @@ pub mod conntrack;
 pub mod entry;
 mod error;
 pub mod feature;
+pub mod lease;
 pub mod link;
 pub mod neigh;
 pub mod nexthop;

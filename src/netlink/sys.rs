@@ -21,6 +21,9 @@ const NSFS_MAGIC: u64 = 0x6e73_6673;
 /// `NS_GET_NSTYPE` of linux/nsfs.h: `_IO(0xb7, 0x3)`.
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
+/// `F_SETSIG` of asm-generic/fcntl.h, which the C library's crate lacks.
+const F_SETSIG: c_int = 10;
+
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -74,6 +77,27 @@ pub(super) fn getsockopt(fd: RawFd, level: c_int, name: c_int, value: &mut [u8])
     // SAFETY: the kernel writes at most `len` bytes to `value`, which has that size.
     check(unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut len) })?;
     Ok(len as usize)
+}
+
+/// Whether the kernel refuses a lease on a file because somebody has it open for writing.
+pub(super) fn has_writer(file: &std::fs::File) -> bool {
+    let fcntl = |command: c_int, value: c_int| {
+        // SAFETY: an open descriptor and commands that take numbers.
+        check(unsafe { libc::fcntl(file.as_raw_fd(), command, value) })
+    };
+    // Who opens the file while the lease is held makes the kernel send a signal, by default SIGIO, which would end us;
+    // SIGURG is ignored by default.
+    if fcntl(F_SETSIG, libc::SIGURG).is_err() {
+        return false;
+    }
+    match fcntl(libc::F_SETLEASE, libc::F_RDLCK) {
+        Ok(_) => {
+            // Closing the file ends the lease as well.
+            let _ = fcntl(libc::F_SETLEASE, libc::F_UNLCK);
+            false
+        }
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
 }
 
 /// Room for control messages, aligned as `struct cmsghdr` wants.

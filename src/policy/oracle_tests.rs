@@ -310,12 +310,15 @@ fn interface(i: u8) -> EndpointId {
 impl Event {
     fn apply(&self, engine: &mut Engine) {
         match self {
-            Self::Local(i, labels) => engine.upsert_local(LocalEndpoint {
-                shared: Vec::new(),
-                id: interface(*i),
-                addresses: vec![addr(ADDRESSES[usize::from(*i)]), addr(ADDRESSES[usize::from(*i) + 6])],
-                labels: labels.clone(),
-            }),
+            Self::Local(i, labels) => {
+                engine.upsert_local(LocalEndpoint {
+                    shared: Vec::new(),
+                    id: interface(*i),
+                    addresses: vec![addr(ADDRESSES[usize::from(*i)]), addr(ADDRESSES[usize::from(*i) + 6])],
+                    labels: labels.clone(),
+                });
+                engine.arrived(&interface(*i));
+            }
             Self::LocalGone(i) => _ = engine.remove_local(&interface(*i)),
             // Remote identities may also claim a local address: the local endpoint wins.
             Self::Remote(i, labels) => {

@@ -61,3 +61,47 @@ fn connections_of_a_former_owner_are_not_inherited() {
         Ok(())
     });
 }
+
+/// What policies let through the host is not let into it because its destination is the host's now.
+#[test]
+fn a_new_address_of_the_host_is_judged_anew() {
+    Lab::run("policy-new-address", |lab| {
+        let host = lab.machine("host")?;
+        let outside = lab.machine("outside")?;
+        lab.link(
+            host.port("eth0").address("192.0.2.1/24").address("2001:db8::1/64"),
+            outside.port("eth0").address("192.0.2.2/24").address("2001:db8::2/64"),
+        )?;
+        let _agent = Agent::start(&host, ONE_HOST)?;
+        let client = host.container("client", &labelled("app", "client")?)?;
+        let (mut mouth, mut there, mut here) = (client.raw(UDP)?, outside.raw(UDP)?, host.raw(UDP)?);
+        for (family, (address, pool, via, host_via)) in [
+            ("10.99.0.1", "10.32.0.0/16", "192.0.2.2", "192.0.2.1"),
+            ("fd00:99::1", "fd00:32::/48", "2001:db8::2", "2001:db8::1"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mark = |what: u8, n: u8| [what, family as u8, 0x5d, n];
+            let own = if address.contains(':') { client.ipv6()? } else { client.ipv4()? };
+            let nodad = if address.contains(':') { " nodad" } else { "" };
+            outside.run(&format!("ip addr add {address} dev lo{nodad}"))?;
+            outside.run(&format!("ip route add {pool} via {host_via}"))?;
+            host.run(&format!("ip route add {address} via {via}"))?;
+            eventually("the client reaches the address", PATIENCE, || {
+                mouth.send(address, &udp(5000, 6000, mark(1, 0)))?;
+                check(there.hears(&mark(1, 0), 500)?, "it does not")
+            })?;
+            there.forge(address, &own, &udp(6000, 5000, mark(2, 0)))?;
+            ensure!(mouth.hears(&mark(2, 0), 10_000)?, "the answer does not arrive");
+            host.run(&format!("ip addr add {address} dev lo{nodad}"))?;
+            let mut number = 0;
+            eventually("the host does not listen to what was another's", PATIENCE, || {
+                number += 1;
+                mouth.send(address, &udp(5000, 6000, mark(3, number)))?;
+                check(!here.hears(&mark(3, number), 200)?, "it does")
+            })?;
+        }
+        Ok(())
+    });
+}

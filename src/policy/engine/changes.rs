@@ -8,7 +8,7 @@ use std::{
 use rustc_hash::FxHashSet;
 
 use super::{
-    Engine,
+    Engine, arriving,
     classes::{entry_of, place},
     lower::CompiledChain,
     sets::SetDef,
@@ -66,6 +66,11 @@ impl Engine {
                 {
                     set.elements.insert(Key::address(*addr), Data::None);
                 }
+            }
+        }
+        for (addr, _) in &self.arriving {
+            if let Some(set) = rules.sets.get_mut(arriving::set_of(*addr)) {
+                set.elements.insert(Key::address(*addr), Data::None);
             }
         }
         for ((map, key), values) in &self.port_maps.claims {

@@ -172,7 +172,7 @@ mod tests {
     use std::fmt::Write;
 
     use super::*;
-    use crate::policy::engine::{EngineConfig, LocalEndpoint};
+    use crate::policy::engine::{EngineConfig, LocalEndpoint, PoolConfig};
 
     /// An engine in which one endpoint is selected by so many policies, each with rules about other labels, most of them
     /// negations.
@@ -259,15 +259,17 @@ mod tests {
     /// Between two endpoints with one address packets to it may have left the host, judged for their sender alone.
     #[test]
     fn an_address_that_is_used_again_is_judged_anew() {
-        let mut engine = Engine::new(EngineConfig::default());
+        let pool = PoolConfig { cidr: "10.0.0.0/24".parse().unwrap(), nat_outgoing: false };
+        let mut engine = Engine::new(EngineConfig { pools: vec![pool], ..EngineConfig::default() });
         let closed = "[[policy]]\nname='p'\nselect='zone == \"closed\"'\ningress=[]\n";
         engine.set_policies(Arc::new(crate::policy::language::parse(&[("a.toml", closed)]).unwrap()));
-        let endpoint = |id: &str, last: u8, zone: &str| {
+        let at = |id: &str, net: u8, last: u8, zone: &str| {
             let mut labels = Labels::new();
             labels.insert("zone", zone).unwrap();
-            let addresses = vec![[10, 0, 0, last].into()];
+            let addresses = vec![[10, 0, net, last].into()];
             LocalEndpoint { shared: Vec::new(), id: EndpointId(id.into()), addresses, labels }
         };
+        let endpoint = |id: &str, last: u8, zone: &str| at(id, 0, last, zone);
         engine.upsert_local(endpoint("s32a", 1, "open"));
         engine.changes();
         engine.remove_local(&EndpointId("s32a".into()));
@@ -276,6 +278,22 @@ mod tests {
         assert!(!engine.changes().revokes, "a new address");
         engine.upsert_local(endpoint("s32c", 1, "closed"));
         assert!(engine.changes().revokes, "one that was used before");
+        engine.upsert_local(at("s32e", 1, 4, "closed"));
+        assert!(engine.changes().revokes, "one of no pool: it may have been anybody's");
+        let arriving = |engine: &Engine| {
+            ["s32b", "s32c", "s32e"].map(|id| engine.arriving_of(&EndpointId(id.into())).len())
+        };
+        assert_eq!(arriving(&engine), [0, 1, 1]);
+        let mut labels = endpoint("s32c", 1, "closed");
+        labels.labels.insert("more", "labels").unwrap();
+        engine.upsert_local(labels);
+        assert_eq!(arriving(&engine), [0, 1, 1], "new labels are no route");
+        engine.arrived(&EndpointId("s32c".into()));
+        engine.remove_local(&EndpointId("s32e".into()));
+        assert_eq!(arriving(&engine), [0; 3]);
+        engine.upsert_local(endpoint("s32c", 1, "closed"));
+        assert_eq!(arriving(&engine), [0; 3], "it has its route");
+        engine.changes();
         engine.continued();
         engine.upsert_local(endpoint("s32d", 3, "closed"));
         assert!(engine.changes().revokes, "nobody knows what a process before this one has seen");

@@ -7,6 +7,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
+mod arriving;
 mod changes;
 mod classes;
 mod config;
@@ -90,6 +91,8 @@ pub struct Engine {
     remotes: FxHashMap<Prefix, Arc<Identity>>,
     /// Addresses that were in it, or a local endpoint's: connections outlive routes.
     departed: Departed,
+    /// Addresses whose endpoint's rules are in force and that do not lead to it yet.
+    arriving: BTreeSet<(IpAddr, EndpointId)>,
     classes: FxHashMap<ClassKey, Live<Class>>,
     chains: BTreeMap<Name, Live<CompiledChain>>,
     sets: BTreeMap<Name, LiveSet>,
@@ -148,6 +151,7 @@ impl Engine {
             owners: FxHashMap::default(),
             remotes: FxHashMap::default(),
             departed: Departed::default(),
+            arriving: BTreeSet::new(),
             classes: FxHashMap::default(),
             chains: BTreeMap::new(),
             sets: BTreeMap::new(),
@@ -274,22 +278,26 @@ impl Engine {
         }
     }
 
-    /// Adds an endpoint, or gives it new labels or addresses.
+    /// Adds an endpoint, or gives it new labels or addresses. Those that connections may be known with wait for
+    /// [`Self::arrived`].
     pub fn upsert_local(&mut self, endpoint: LocalEndpoint) {
         if self.locals.get(&endpoint.id).is_some_and(|l| l.endpoint == endpoint) {
             return;
         }
         let id = endpoint.id.clone();
+        let arriving = self.arriving_of(&id);
+        let here: Vec<IpAddr> = self.locals.get(&id).map_or_else(Vec::new, |l| l.endpoint.addresses.clone());
         self.drop_local(&id);
         let identity = Arc::new(Identity::in_full(&endpoint.labels));
         let classes = self.classes_of(&endpoint.labels, &identity);
         // Connections with it that were judged while it was an endpoint of another host, or nobody's, were not asked its
         // own policies.
-        let moved = |addr: &IpAddr| {
-            let prefix = Prefix::host(*addr);
-            self.remotes.contains_key(&prefix) || self.departed.contains(prefix)
-        };
-        let moved = endpoint.addresses.iter().any(moved);
+        let moved: Vec<IpAddr> =
+            endpoint.addresses.iter().copied().filter(|addr| self.may_be_known(*addr)).collect();
+        for addr in moved.iter().filter(|addr| !here.contains(addr) || arriving.contains(addr)) {
+            self.arrives(&id, *addr);
+        }
+        let moved = !moved.is_empty();
         for key in &classes {
             let entry = self.use_class(key);
             self.revokes |= moved && entry != Data::Verdict(Verdict::Return);
@@ -422,6 +430,7 @@ impl Engine {
             });
         }
         let Some(local) = self.locals.remove(id) else { return false };
+        self.arrived(id);
         for (addr, was) in addresses.iter().zip(own) {
             self.own_changed(*addr, was);
             self.put(SRC[usize::from(addr.is_ipv6())], source_key(id, *addr), Some(Data::None), None);

@@ -63,6 +63,8 @@ pub(super) const FREE_IN: &str = "free_in";
 pub(super) const SRC: [&str; 2] = ["src4", "src6"];
 /// Addresses that endpoints of this host have and nobody else.
 pub(super) const OWN: [&str; 2] = ["own4", "own6"];
+/// Addresses that do not lead to their endpoint yet.
+pub(super) const ARRIVING: [&str; 2] = ["arriving4", "arriving6"];
 
 /// `NF_IP_PRI_RAW` + 5: before connection tracking sees the packet.
 const RAW_PRIORITY: i32 = -295;
@@ -166,7 +168,10 @@ impl Builder {
         for family in Family::ALL {
             let name = format!("src{}", family_digit(family));
             self.set(&name, &[KeyType::Interface, address_type(family)], None, Vec::new());
-            self.set(&format!("own{}", family_digit(family)), &[address_type(family)], None, Vec::new());
+            for name in ["own", "arriving"] {
+                let name = format!("{name}{}", family_digit(family));
+                self.set(&name, &[address_type(family)], None, Vec::new());
+            }
         }
         let states = [(1, goto("invalid")), (4, Verdict::Accept), (64, goto("untracked"))];
         let states = states.map(|(bit, v)| (Key::host_u32(bit), Data::Verdict(v)));
@@ -304,7 +309,21 @@ impl Builder {
         self.set(GENERATION, &[KeyType::Mark], None, Vec::new());
         // Rewritten for every generation, so without a verdict: see `GENERATION`.
         self.chain("stamp", vec![Rule::new([Statement::StampGeneration])]);
-        self.chain("pass", vec![Rule::new([verdict(jump("stamp"))]), Rule::new([verdict(Verdict::Accept)])]);
+        // Judged for one end only, as the other one's policies are not on the way yet.
+        let half = |field: Field, set: &str| {
+            Rule::new([Statement::lookup([field], &set.into()), verdict(Verdict::Accept)])
+        };
+        self.chain(
+            "pass",
+            vec![
+                half(Field::DestinationV4, ARRIVING[0]),
+                half(Field::DestinationV6, ARRIVING[1]),
+                half(Field::SourceV4, ARRIVING[0]),
+                half(Field::SourceV6, ARRIVING[1]),
+                Rule::new([verdict(jump("stamp"))]),
+                Rule::new([verdict(Verdict::Accept)]),
+            ],
+        );
     }
 
     fn input_ep(&mut self, config: &EngineConfig) {

@@ -95,6 +95,11 @@ pub fn read_dir(path: &Path) -> Result<Vec<(String, String)>, Vec<Diagnostic>> {
     Ok(files)
 }
 
+/// The policy files of a folder, in order of name; none of one that cannot be read.
+pub fn policy_files(path: &Path) -> Vec<PathBuf> {
+    entries(path).unwrap_or_default().into_iter().filter(|file| is_policy(file)).collect()
+}
+
 /// The text of one file. Only of a regular one: others can be without an end, or without a writer.
 pub fn read_file(path: &Path) -> Result<String, Diagnostic> {
     let refused = |error: String| Diagnostic::new(path, "", 0..0, error);

@@ -90,8 +90,20 @@ impl Lab {
         Self { host, outside, containers, enforcer }
     }
 
-    /// Tells policy about a container.
+    /// Tells policy about a container that has its routes.
     pub(super) fn know(&mut self, container: usize, labels: &[(&str, &str)]) {
+        self.expect_container(container, labels);
+        self.arrived(container);
+    }
+
+    /// A container has its routes.
+    pub(super) fn arrived(&mut self, container: usize) {
+        self.enforcer.engine_mut().arrived(&self.containers[container].id);
+        self.enforcer.commit().unwrap();
+    }
+
+    /// Tells policy about a container whose routes are to come.
+    pub(super) fn expect_container(&mut self, container: usize, labels: &[(&str, &str)]) {
         let mut all = Labels::new();
         for (k, v) in labels {
             all.insert(*k, *v).unwrap();

@@ -24,8 +24,10 @@
 //! | protection of the host, with a way in | `host_policies_protect_the_host_…` | |
 //! | a damaged table is restored, connections do not notice | `a_flushed_table_is_restored_…` | `meddling_…` |
 //! | translation: masquerading, port mappings | [`nat`] | |
+//! | addresses that become a container's or the host's | [`arrivals`], `flows_of_an_address_that_moves_here_…` | `connections_of_a_former_owner_…`, `a_host_s_new_address_…` |
 //! | changes without end | [`soak`] | |
 
+mod arrivals;
 mod calico;
 mod lab;
 mod limits;

@@ -37,6 +37,9 @@ use crate::{
 
 /// How often the handler looks after what is left over.
 const TICK: Duration = Duration::from_secs(2);
+/// How long after the kernel has told of a host end it is looked at: a change often comes in several steps, and an ADD is
+/// over by then.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The owner's state.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub(super) struct Core {
     handler: Handler,
     outside: Outside,
     next_tick: Instant,
+    /// When to look at host ends that have changed.
+    next_look: Option<Instant>,
     cni_stats: CniStats,
 }
 
@@ -83,8 +88,13 @@ impl Core {
     /// Starts with what lives in the kernel and in the run directory. Returns when every living endpoint is enforced.
     pub(super) fn start(config: &Config, outside: Outside) -> anyhow::Result<Self> {
         let handler = Handler::start(handler_config(config))?;
-        let mut core =
-            Self { handler, outside, next_tick: Instant::now() + TICK, cni_stats: CniStats::default() };
+        let mut core = Self {
+            handler,
+            outside,
+            next_tick: Instant::now() + TICK,
+            next_look: None,
+            cni_stats: CniStats::default(),
+        };
         let recovery = core.handler.recover(&mut core.outside, Now::read())?;
         for problem in &recovery.problems {
             tracing::warn!("recovery: {problem}");
@@ -171,6 +181,22 @@ impl Core {
     /// An interface with the name of a host end is gone.
     pub(super) fn link_gone(&mut self, id: &EndpointId) {
         self.handler.link_gone(&mut self.outside, id, Now::read());
+    }
+
+    /// The kernel says that these interfaces, with indices of host ends, have changed.
+    pub(super) fn ends_changed(&mut self, indices: Vec<u32>) {
+        indices.into_iter().for_each(|index| self.handler.end_changed(index));
+        self.next_look.get_or_insert_with(|| Instant::now() + LOOK);
+    }
+
+    /// The kernel has told more than was heard.
+    pub(super) fn mend_all(&mut self) {
+        self.handler.mend_all();
+    }
+
+    /// How often a host end was put right.
+    pub(super) fn mended(&self) -> u64 {
+        self.handler.mended()
     }
 
     /// A changed configuration.
@@ -377,7 +403,12 @@ impl State for Core {
             self.handler.tick(&mut self.outside, Now::read());
             self.next_tick = now + TICK;
         }
-        self.outside.policies.tick(now).min(self.next_tick.saturating_duration_since(now))
+        if self.next_look.is_some_and(|look| look <= now) {
+            self.next_look = None;
+            self.handler.look_at_told(Now::read());
+        }
+        let next = self.next_look.map_or(self.next_tick, |look| look.min(self.next_tick));
+        self.outside.policies.tick(now).min(next.saturating_duration_since(now))
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
     core::{Core, Elsewhere, Outside, RemoteChange, Word},
     files::{self, Fingerprint},
     flows::Flows,
-    former, load,
+    former, host_ends, load,
     logging::{self, FilterHandle},
     metrics, plugin_socket,
     policies::Policies,
@@ -86,6 +86,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
         tell_costs(&fib, speaker.clone()).await?;
     }
     tell_gone(&fib, service.core().clone()).await?;
+    host_ends::watch(&core).context("cannot watch the host's interfaces")?;
     if let Some(events) = events {
         tokio::spawn(pump(events, service.clone(), fib, ended));
     }

@@ -89,6 +89,13 @@ pub(super) fn attention(page: &mut Page, counts: &[(&str, u64)]) {
     }
 }
 
+/// How often a host end was put right.
+pub(super) fn mended(page: &mut Page, count: u64) {
+    const NAME: &str = "slash32_endpoints_repaired_total";
+    page.metric(NAME, "counter", "Host ends that somebody else had changed and that were put right.");
+    page.sample(NAME, &[], count);
+}
+
 /// What every neighbour counts.
 pub(super) fn peers(page: &mut Page, peers: &[Value]) {
     const COUNTERS: [(&str, &str, &str, &str); 11] = [

@@ -15,6 +15,7 @@ mod files;
 mod flows;
 mod former;
 mod host;
+mod host_ends;
 mod identities;
 mod kept;
 mod last_good;

@@ -373,12 +373,13 @@ impl Service {
         let config = self.config();
         let peers = self.peers().await?;
         let established = peers.iter().filter(|p| p["state"] == "Established").count();
-        let (endpoints, policies, mut problems, attention, kept) = self
+        let (endpoints, mended, policies, mut problems, attention, kept) = self
             .inner
             .core
             .ask(|c| {
                 let policies = c.policies();
-                (c.endpoint_count(), policies.count(), policies.problems(), c.attention(), policies.kept())
+                let (endpoints, kept) = (c.endpoint_count(), policies.kept());
+                (endpoints, c.mended(), policies.count(), policies.problems(), c.attention(), kept)
             })
             .await?;
         let fib = self.inner.fib.summary().await?;
@@ -441,6 +442,7 @@ impl Service {
             "bmp": collectors,
             "mrt": update_log,
             "endpoints": endpoints,
+            "endpoints_repaired": mended,
             "policies": policies,
             "identities_kept": { "count": kept.count, "oldest_seconds": kept.age.as_secs() },
             "routes_learned": fib.ipv4 + fib.ipv6,
@@ -544,11 +546,15 @@ impl Service {
         if let Ok(fib) = self.inner.fib.summary().await {
             metrics::routes(&mut page, &fib);
         }
-        let facts = self.inner.core.ask(|c| (c.cni_stats().clone(), c.ipam_usage(), c.attention_counts()));
-        if let Ok((stats, usage, attention)) = facts.await {
+        let facts = self
+            .inner
+            .core
+            .ask(|c| (c.cni_stats().clone(), c.ipam_usage(), c.attention_counts(), c.mended()));
+        if let Ok((stats, usage, attention, mended)) = facts.await {
             stats.write(&mut page);
             metrics::addresses(&mut page, &usage);
             metrics::attention(&mut page, &attention);
+            metrics::mended(&mut page, mended);
         }
         let facts = self.inner.core.ask(|c| (c.endpoint_count(), c.policies_mut().figures()));
         if let Ok((endpoints, policies)) = facts.await {

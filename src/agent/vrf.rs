@@ -70,14 +70,11 @@ mod tests {
         let link = |index, name: &str, kind: Option<&str>, master| Link {
             index,
             name: name.into(),
-            alias: None,
             kind: kind.map(str::to_owned),
-            flags: 0,
             mtu: 1500,
-            address: Vec::new(),
             master,
-            group: 0,
             oper_state: 6,
+            ..Link::default()
         };
         let links = [
             link(2, "eth0", None, 7),

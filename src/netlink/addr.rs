@@ -1,6 +1,6 @@
 //! Addresses of the host's interfaces.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 
@@ -96,6 +96,18 @@ pub fn list(socket: &mut Socket) -> Result<Vec<Address>, Error> {
     )
 }
 
+/// Whether an interface has an IPv6 address, at the cost of one question to the kernel.
+pub fn has(socket: &mut Socket, ifindex: u32, addr: Ipv6Addr) -> Result<bool, Error> {
+    let report = socket.request(RTM_GETADDR, 0, |w| {
+        w.raw(&ifaddrmsg(af(Family::Ipv6), 0, 0, ifindex)).attr_ip(IFA_ADDRESS, addr.into());
+    });
+    match report {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_missing() || error.errno() == Some(libc::EADDRNOTAVAIL) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Appends a message that gives an interface an address, usable at once (no duplicate address detection). The scope
 /// of a link-local address is set as the kernel expects it.
 pub fn push_add(batch: &mut Batch, ifindex: u32, addr: IpAddr, prefix_len: u8) -> usize {
@@ -159,7 +171,13 @@ mod tests {
                 assert!(add(&mut socket, 1, addr, len).unwrap_err().is_exists());
                 let found = list(&mut socket).unwrap().into_iter().find(|a| a.addr == addr).unwrap();
                 assert_eq!((found.ifindex, found.prefix_len, found.scope), (1, len, scope));
+                let there = |socket: &mut Socket| match addr {
+                    IpAddr::V6(addr) => Some(has(socket, 1, addr).unwrap()),
+                    IpAddr::V4(_) => None,
+                };
+                assert_ne!(there(&mut socket), Some(false));
                 delete(&mut socket, 1, addr, len).unwrap();
+                assert_ne!(there(&mut socket), Some(true));
                 assert!(delete(&mut socket, 1, addr, len).unwrap_err().is_missing());
             }
         });

@@ -2,7 +2,11 @@
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 
-use super::{Attr, Attrs, Batch, Error, RawMessage, Socket, ns::Netns};
+use super::{
+    Attr, Attrs, Batch, Error, RawMessage, Socket,
+    devconf::{self, Ipv4Settings, Ipv6Settings},
+    ns::Netns,
+};
 use std::os::fd::AsRawFd;
 
 /// `RTM_*` message types of linux/rtnetlink.h.
@@ -15,10 +19,12 @@ const IFINFOMSG: usize = 16;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
@@ -29,7 +35,7 @@ const VETH_INFO_PEER: u16 = 1;
 const IFF_LOWER_UP: u32 = 1 << 16;
 
 /// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// The interface index.
     pub index: u32,
@@ -47,10 +53,16 @@ pub struct Link {
     pub address: Vec<u8>,
     /// The index of the bridge, bond or VRF it belongs to, or 0.
     pub master: u32,
+    /// Of a veth the index of its other end, which may be in another namespace; or 0.
+    pub peer: u32,
     /// The device group (`ip link set … group`).
     pub group: u32,
     /// `IF_OPER_*` of linux/if.h (6 is up, 2 is down, 0 unknown).
     pub oper_state: u8,
+    /// Its IPv4 settings, if the kernel has told them.
+    pub ipv4: Option<Ipv4Settings>,
+    /// Its IPv6 settings, if the kernel has told them.
+    pub ipv6: Option<Ipv6Settings>,
 }
 
 impl Link {
@@ -76,15 +88,8 @@ impl Link {
         let [_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *header;
         let mut link = Self {
             index: u32::from_ne_bytes([i0, i1, i2, i3]),
-            name: String::new(),
-            alias: None,
-            kind: None,
             flags: u32::from_ne_bytes([f0, f1, f2, f3]),
-            mtu: 0,
-            address: Vec::new(),
-            master: 0,
-            group: 0,
-            oper_state: 0,
+            ..Self::default()
         };
         for attr in Attrs::after(payload, IFINFOMSG) {
             match attr.kind {
@@ -92,6 +97,8 @@ impl Link {
                 IFLA_IFNAME => attr.str()?.clone_into(&mut link.name),
                 IFLA_MTU => link.mtu = attr.u32()?,
                 IFLA_MASTER => link.master = attr.u32()?,
+                IFLA_LINK => link.peer = attr.u32()?,
+                IFLA_AF_SPEC => (link.ipv4, link.ipv6) = devconf::of_link(attr),
                 IFLA_OPERSTATE => link.oper_state = attr.u8()?,
                 IFLA_IFALIAS => link.alias = attr.str().map(str::to_owned),
                 IFLA_GROUP => link.group = attr.u32()?,

@@ -26,6 +26,7 @@ pub mod addr;
 mod attr;
 mod batch;
 pub mod conntrack;
+mod devconf;
 pub mod entry;
 mod error;
 pub mod feature;
@@ -50,6 +51,7 @@ mod writer;
 
 pub use attr::{Attr, Attrs};
 pub use batch::Batch;
+pub use devconf::{Ipv4Settings, Ipv6Settings};
 pub use error::{Error, KernelError};
 pub use nflog::{LoggedPacket, NfLog};
 pub use nft_watch::{NftEvent, NftWatch};

@@ -15,6 +15,7 @@ use rtnetlink::{
 use super::{
     Error, RawMessage,
     addr::{Address, RTM_DELADDR, RTM_NEWADDR},
+    devconf::{self, RTM_NEWNETCONF},
     link::{Link, RTM_DELLINK, RTM_NEWLINK},
     neigh::{Neighbour, RTM_DELNEIGH, RTM_NEWNEIGH},
     nexthop::{self, RTM_DELNEXTHOP, RTM_NEWNEXTHOP},
@@ -23,6 +24,7 @@ use super::{
     socket::{Messages, force_buffer},
     sys,
 };
+use crate::model::Family;
 
 /// `NLM_F_REPLACE` in a notification: the object took the place of another.
 const NLM_F_REPLACE: u16 = 0x100;
@@ -60,6 +62,8 @@ pub enum KernelEvent {
     NeighbourGone(Neighbour),
     /// The routing policy rules have changed.
     Rules,
+    /// Settings of an interface (by its index) may have changed: forwarding, the answering for others, the check of sources.
+    Settings(Family, u32),
     /// Notifications were lost: read the state anew.
     Overrun,
 }
@@ -83,6 +87,7 @@ impl KernelEvent {
             RTM_NEWNEIGH => Self::Neighbour(Neighbour::parse(payload)?),
             RTM_DELNEIGH => Self::NeighbourGone(Neighbour::parse(payload)?),
             RTM_NEWRULE | RTM_DELRULE => Self::Rules,
+            RTM_NEWNETCONF => devconf::told(payload).map(|(family, index)| Self::Settings(family, index))?,
             _ => return None,
         })
     }
@@ -103,10 +108,12 @@ pub enum Topic {
     Neighbours,
     /// Routing policy rules of both families.
     Rules,
+    /// Settings of interfaces, of both families.
+    Settings,
 }
 
 impl Topic {
-    /// All of them.
+    /// All that routes depend on.
     pub const ALL: [Self; 6] =
         [Self::Links, Self::Addresses, Self::Routes, Self::NextHops, Self::Neighbours, Self::Rules];
 
@@ -118,6 +125,7 @@ impl Topic {
             Self::NextHops => &[MulticastGroup::Nexthop],
             Self::Neighbours => &[MulticastGroup::Neigh],
             Self::Rules => &[MulticastGroup::Ipv4Rule, MulticastGroup::Ipv6Rule],
+            Self::Settings => &[MulticastGroup::Ipv4Netconf, MulticastGroup::Ipv6Netconf],
         }
     }
 }
@@ -278,7 +286,7 @@ pub fn spawn(
 mod tests {
     use super::*;
     use crate::{
-        model::{Family, Prefix},
+        model::Prefix,
         netlink::{Batch, Socket, addr, link, ns::testing, route},
     };
 

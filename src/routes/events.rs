@@ -41,7 +41,7 @@ impl State {
                 }
             }
             // A forgotten neighbour that had failed has still failed: our question makes a new entry.
-            KernelEvent::NeighbourGone(_) | KernelEvent::Rules => {}
+            KernelEvent::NeighbourGone(_) | KernelEvent::Rules | KernelEvent::Settings(..) => {}
             KernelEvent::Overrun => {
                 self.counters.overruns += 1;
                 self.schedule_resync(now);

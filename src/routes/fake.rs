@@ -68,14 +68,10 @@ impl Fake {
         Some(Link {
             index: ifindex,
             name: format!("up{ifindex}"),
-            alias: None,
-            kind: None,
             flags,
             mtu: 1500,
-            address: vec![],
-            master: 0,
-            group: 0,
             oper_state: 6,
+            ..Link::default()
         })
     }
 

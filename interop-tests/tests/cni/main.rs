@@ -6,6 +6,7 @@ mod fabric;
 mod faults;
 mod features;
 mod kit;
+mod mending;
 mod moves;
 mod one_agent;
 mod ports;

@@ -1,9 +1,14 @@
 //! Reading back what is in the kernel.
 
-use std::{collections::HashSet, fmt, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    net::IpAddr,
+};
 
 use super::{
     ALIAS_PREFIX, AttachError, Attacher, RETIRED,
+    mend::{Difference, is_end_of},
     message::{StepError, Steps, TABLE_LOCAL},
     shape::Limit,
 };
@@ -27,8 +32,6 @@ pub struct HostEnd {
     pub link: Link,
     /// Whether it waits for its deletion.
     pub retired: bool,
-    /// Whether it has the MAC that every host end has.
-    pub mac_is_right: bool,
 }
 
 /// A difference between an attachment and the kernel, for CHECK and `slash32 ipam check`.
@@ -86,21 +89,36 @@ impl HostEnd {
             && (link.group == super::LIVING
                 || link.group == RETIRED
                 || link.alias.as_deref().is_some_and(|a| a.starts_with(ALIAS_PREFIX)));
-        ours.then(|| Self {
-            id: EndpointId(link.name.clone()),
-            retired: link.group == RETIRED,
-            mac_is_right: link.address == Mac::HOST_END.octets(),
-            link,
-        })
+        ours.then(|| Self::known(EndpointId(link.name.clone()), link))
+    }
+
+    /// A link that is known to be the host end of `id`.
+    pub(super) const fn known(id: EndpointId, link: Link) -> Self {
+        Self { id, retired: link.group == RETIRED, link }
     }
 }
 
 impl Attacher {
-    /// All host ends of ours.
+    /// All host ends of ours, by what they look like.
     pub fn list_ours(&mut self) -> Result<Vec<HostEnd>, AttachError> {
+        self.list_ours_and(&[])
+    }
+
+    /// The same, with those of these attachments whatever somebody has made of them.
+    pub fn list_ours_and<'a>(
+        &mut self,
+        known: impl IntoIterator<Item = &'a Attachment>,
+    ) -> Result<Vec<HostEnd>, AttachError> {
         let links =
             link::list(&mut self.socket).map_err(|source| StepError { what: "list links", source })?;
-        Ok(links.into_iter().filter_map(HostEnd::of).collect())
+        let known: HashMap<u32, &Attachment> = known.into_iter().map(|a| (a.ifindex, a)).collect();
+        let end = |link: Link| match known.get(&link.index) {
+            Some(attachment) if is_end_of(&link, attachment) => {
+                Some(HostEnd::known(attachment.endpoint.id.clone(), link))
+            }
+            _ => HostEnd::of(link),
+        };
+        Ok(links.into_iter().filter_map(end).collect())
     }
 
     /// The addresses that the host's routes lead to through its own host ends, by interface index.
@@ -148,10 +166,10 @@ impl Attacher {
         }
     }
 
-    /// Whether the host's side of an attachment is in place, at the cost of one question to the kernel.
+    /// Whether an attachment's host end is there and not retired, at the cost of one question to the kernel. One that
+    /// somebody has set down or renamed is: it is going to be put right.
     pub fn is_alive(&mut self, attachment: &Attachment) -> Result<bool, AttachError> {
-        let end = find(&mut self.socket, &attachment.endpoint.id)?;
-        Ok(end.is_some_and(|e| !e.retired && e.link.is_up() && e.link.index == attachment.ifindex))
+        Ok(self.end_of(attachment)?.is_some_and(|end| !end.retired))
     }
 
     /// Compares an attachment with the kernel. Addresses and routes that others added do not matter.
@@ -189,21 +207,19 @@ impl Attacher {
         findings: &mut Vec<Finding>,
     ) -> Result<(), AttachError> {
         let id = &attachment.endpoint.id;
-        let wrong = match find(&mut self.socket, id)? {
-            None => Some("is missing"),
-            Some(end) if end.retired => Some("has been retired"),
-            Some(end) if !end.link.is_up() => Some("is down"),
-            Some(end) if !end.mac_is_right => Some("has a changed MAC address"),
-            Some(end) if end.link.mtu != attachment.mtu => Some("has a changed MTU"),
-            Some(_) => None,
-        };
-        if let Some(wrong) = wrong {
-            findings.push(Finding::HostEnd(format!("the host end {id} {wrong}")));
-        }
-        if Limit::towards(attachment)
-            .is_some_and(|limit| !limit.is_in_force(&mut self.socket, attachment.ifindex))
-        {
-            findings.push(Finding::RateLimit("the rate limit towards the container is not in force".into()));
+        let wrong = |what: &dyn fmt::Display| Finding::HostEnd(format!("the host end {id} {what}"));
+        match self.end_of(attachment)? {
+            None => findings.push(wrong(&"is missing")),
+            Some(end) if end.retired => findings.push(wrong(&"has been retired")),
+            Some(end) => {
+                let differences = self.differences_of(attachment, &end.link)?;
+                findings.extend(differences.iter().map(|difference| match difference {
+                    Difference::RateLimit => {
+                        Finding::RateLimit("the rate limit towards the container is not in force".into())
+                    }
+                    other => wrong(other),
+                }));
+            }
         }
         // The kernel can only be asked what its rules lead to, and those lead to the main table.
         let addresses = attachment.endpoint.addresses().filter(|_| self.config.table == route::TABLE_MAIN);

@@ -27,6 +27,7 @@ const RTM_SETNEIGHTBL: u16 = 67;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
@@ -245,6 +246,27 @@ impl Steps {
     pub(super) fn up(&mut self, index: u32) {
         link::push_up(&mut self.batch, index);
         self.words.push("set the interface up");
+    }
+
+    /// Puts a link back into our group, out of a bridge or the like, and takes flags from it.
+    pub(super) fn claim(&mut self, index: u32, group: u32, free: bool, no_flags: u32) {
+        self.add("take the host end back", RTM_NEWLINK, 0, |w| {
+            w.raw(&ifinfomsg(index, 0, no_flags)).attr_u32(IFLA_GROUP, group);
+            if free {
+                w.attr_u32(IFLA_MASTER, 0);
+            }
+        });
+    }
+
+    /// Gives a link another name, and sets it down before if that has to be.
+    pub(super) fn rename(&mut self, index: u32, name: &str, down: bool) {
+        if down {
+            link::push_down(&mut self.batch, index);
+            self.words.push("set the interface down");
+        }
+        self.add("give the interface its name back", RTM_NEWLINK, 0, |w| {
+            w.raw(&ifinfomsg(index, 0, 0)).attr_str(IFLA_IFNAME, name);
+        });
     }
 
     /// Sets a link down and into a group, by its name, so that no other link is hit whose index was reused.

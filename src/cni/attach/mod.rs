@@ -13,6 +13,7 @@
 
 mod inside;
 mod inspect;
+mod mend;
 mod message;
 pub mod prepare;
 mod ready;
@@ -40,6 +41,7 @@ use crate::{
 };
 pub use inside::Inside;
 pub use inspect::{Finding, HostEnd};
+pub use mend::{Changes, Difference, Ends};
 pub use message::StepError;
 use message::{Steps, Veth};
 use shape::Limit;

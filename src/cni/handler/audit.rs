@@ -43,7 +43,7 @@ impl Handler {
     pub fn audit(&mut self, host: &mut impl Host, fix: bool, now: Now) -> Result<Vec<Problem>, CniError> {
         let mut problems = Vec::new();
         let mut files: HashSet<EndpointId> = self.store.ids()?.into_iter().collect();
-        let ends = self.attacher.list_ours()?;
+        let ends = self.attacher.list_ours_and(self.attachments.values())?;
         let mut note = |kind, endpoint: &EndpointId, text: String, fixed: bool| {
             problems.push(Problem { kind, endpoint: endpoint.clone(), text, fixed });
         };
@@ -76,7 +76,7 @@ impl Handler {
             if findings.is_empty() {
                 continue;
             }
-            if fix && let Err(error) = self.attacher.repair_host_side(&attachment) {
+            if fix && let Err(error) = self.put_right(&attachment) {
                 tracing::warn!(endpoint = %endpoint.key, %error, "cannot repair");
             }
             let left = if fix { self.attacher.check(&attachment)? } else { findings.clone() };

@@ -15,6 +15,7 @@ mod audit;
 mod check;
 mod host;
 mod labels;
+mod mend;
 mod moves;
 mod recover;
 mod remove;
@@ -128,6 +129,7 @@ pub struct Handler {
     remembered: (HashSet<IpAddr>, Option<Instant>),
     /// Whose copies are not up to date.
     uncopied: BTreeSet<EndpointId>,
+    mending: mend::Mending,
     /// Removed, but their files could not be.
     left_over: Vec<Attachment>,
     last_sequence: u64,
@@ -150,6 +152,7 @@ impl Handler {
             unfinished: BTreeMap::new(),
             unmapped: BTreeMap::new(),
             taking_over: Vec::new(),
+            mending: mend::Mending::default(),
             left_over: Vec::new(),
             numbers: HashMap::new(),
             given_up: HashMap::new(),
@@ -277,6 +280,7 @@ impl Handler {
             self.last_look = Some(now.mono);
             self.uplink_changed();
             self.release_gone(host, now);
+            self.mend_all();
             self.write_missing_files();
             self.retry_mappings(host);
         }

@@ -74,7 +74,7 @@ impl Handler {
 
     fn compare(&mut self, mut files: Vec<Attachment>, report: &mut Recovery) -> Result<Found, AttachError> {
         let mut ends: HashMap<EndpointId, HostEnd> =
-            self.attacher.list_ours()?.into_iter().map(|end| (end.id.clone(), end)).collect();
+            self.attacher.list_ours_and(&files)?.into_iter().map(|end| (end.id.clone(), end)).collect();
         let tombstones = self.store.tombstones().unwrap_or_else(|error| {
             report.problems.push(error.to_string());
             Vec::new()
@@ -140,7 +140,7 @@ impl Handler {
             {
                 report.problems.push(error.to_string());
             }
-            if let Err(error) = self.attacher.repair_host_side(&attachment) {
+            if let Err(error) = self.put_right(&attachment) {
                 report.problems.push(format!("{}: {error}", attachment.endpoint.key));
             }
             if attachment.takes_over(now.wall) {

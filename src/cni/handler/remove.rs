@@ -69,7 +69,7 @@ impl Handler {
             tracing::warn!(endpoint = %attachment.endpoint.key, %error, "cannot withdraw the addresses");
         }
         fault::point("del:withdrawn");
-        if let Err(error) = self.attacher.detach(id) {
+        if let Err(error) = self.attacher.detach_end(attachment) {
             host.end_withdrawal(attachment);
             return Err(error.into());
         }
@@ -170,7 +170,7 @@ impl Handler {
 
     /// Releases what containers held whose namespace is gone, and with it the interface.
     pub(super) fn release_gone(&mut self, host: &mut impl Host, now: Now) {
-        let ends = match self.attacher.list_ours() {
+        let ends = match self.attacher.list_ours_and(self.attachments.values()) {
             Ok(ends) => ends,
             Err(error) => {
                 tracing::warn!(%error, "cannot look for containers that are gone");

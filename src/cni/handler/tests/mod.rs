@@ -2,6 +2,7 @@
 
 mod addresses;
 mod checks;
+mod mending;
 mod recovery;
 mod routes;
 mod verbs;

@@ -185,7 +185,9 @@ impl Core {
 
     /// The kernel says that these interfaces, with indices of host ends, have changed.
     pub(super) fn ends_changed(&mut self, indices: Vec<u32>) {
-        indices.into_iter().for_each(|index| self.handler.end_changed(index));
+        for index in indices {
+            self.handler.end_changed(index);
+        }
         self.next_look.get_or_insert_with(|| Instant::now() + LOOK);
     }
 

@@ -258,6 +258,16 @@ pub(super) fn setns_net(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
 }
 
+/// Takes all capabilities from the calling thread, for tests of what happens without them.
+#[cfg(test)]
+pub(super) fn drop_capabilities() -> io::Result<()> {
+    // _LINUX_CAPABILITY_VERSION_3 and this thread; effective, permitted and inheritable ones, twice 32 of each.
+    let (header, none) = ([0x2008_0522_u32, 0], [0_u32; 6]);
+    // SAFETY: both point to what the kernel reads, of the size that this version has.
+    let done = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    check_len(done as isize).map(drop)
+}
+
 /// Gives the calling thread a new network namespace.
 pub(super) fn unshare_net() -> io::Result<()> {
     // SAFETY: no pointers; affects only the calling thread.

@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::mpsc,
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
 };
 
@@ -15,10 +15,12 @@ type Job = Box<dyn FnOnce(&Netns) -> bool + Send>;
 
 /// A thread that enters a namespace, does what it is asked, and returns. One job at a time, in order.
 ///
-/// Dropping the last handle ends the thread.
+/// Dropping the last handle ends the thread. One that cannot return to its own namespace ends too, as it would do the
+/// next job in the wrong one; the next job gets another thread.
 #[derive(Clone, Debug)]
 pub struct NsHelper {
-    jobs: mpsc::Sender<Job>,
+    jobs: Arc<Mutex<mpsc::Sender<Job>>>,
+    home: Arc<Netns>,
 }
 
 /// The result of a job that has been begun.
@@ -35,21 +37,8 @@ impl<T> Pending<T> {
 impl NsHelper {
     /// Starts the thread in the caller's namespace.
     pub fn start() -> Result<Self, Error> {
-        let home = Netns::current()?;
-        let (jobs, queue) = mpsc::channel::<Job>();
-        thread::Builder::new()
-            .name("netns".into())
-            .spawn(move || {
-                for job in queue {
-                    // A thread that cannot go home would do the next job in the wrong namespace: stop instead.
-                    if !job(&home) {
-                        tracing::error!("the namespace helper cannot return to its own namespace and stops");
-                        return;
-                    }
-                }
-            })
-            .map_err(|e| Error::os("spawn thread", e))?;
-        Ok(Self { jobs })
+        let home = Arc::new(Netns::current()?);
+        Ok(Self { jobs: Arc::new(Mutex::new(start(&home)?)), home })
     }
 
     /// Runs a closure inside the namespace and waits for its result.
@@ -73,16 +62,30 @@ impl NsHelper {
         let fd: OwnedFd = ns.as_fd().try_clone_to_owned().map_err(|e| Error::os("dup", e))?;
         let ns = Netns { file: fd.into(), id: ns.id };
         let job: Job = Box::new(move |home| {
-            let outcome = ns.enter().and_then(|()| {
+            let entered = ns.enter();
+            // Who has not left need not return.
+            let left = entered.is_ok();
+            let outcome = entered.and_then(|()| {
                 catch_unwind(AssertUnwindSafe(work)).map_err(|_| Error::Helper("the work panicked"))
             });
-            let returned = home.enter().is_ok();
+            let returned = if left { home.enter() } else { Ok(()) };
+            if let Err(error) = &returned {
+                tracing::error!(%error, "the namespace helper cannot return to its own namespace: it is replaced");
+            }
             // The caller may not want the result any more.
             let _ = answer.send(outcome);
-            returned
+            returned.is_ok()
         });
-        self.jobs.send(job).map_err(|_| Error::Helper("it has stopped"))?;
+        self.queue(job)?;
         Ok(Pending(result))
+    }
+
+    /// Gives a job to the thread, or to a new one if that has ended.
+    fn queue(&self, job: Job) -> Result<(), Error> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Err(mpsc::SendError(job)) = jobs.send(job) else { return Ok(()) };
+        *jobs = start(&self.home)?;
+        jobs.send(job).map_err(|_| Error::Helper("it has stopped"))
     }
 
     /// Opens a netlink socket inside the namespace.
@@ -115,4 +118,22 @@ impl NsHelper {
     ) -> Result<T, Error> {
         self.run(ns, work)?.map_err(|e| Error::os(call, e))
     }
+}
+
+fn start(home: &Arc<Netns>) -> Result<mpsc::Sender<Job>, Error> {
+    let (jobs, queue) = mpsc::channel::<Job>();
+    let home = Arc::clone(home);
+    let work = move || {
+        // Whoever asks for a new one may be in another namespace by now.
+        if Netns::current().map(|now| now.id()).ok() != Some(home.id()) && home.enter().is_err() {
+            return;
+        }
+        for job in queue {
+            if !job(&home) {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("netns".into()).spawn(work).map_err(|e| Error::os("spawn thread", e))?;
+    Ok(jobs)
 }

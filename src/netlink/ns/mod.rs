@@ -162,6 +162,31 @@ mod tests {
         assert!(sysctl::write("net/../kernel/hostname", "x").is_err());
     }
 
+    /// What is refused once does not end it for good.
+    #[test]
+    fn the_helper_survives_what_it_may_not() {
+        let ns = testing::NamedNetns::create("s32t").unwrap();
+        let home = Netns::current().unwrap().id();
+        let inside = |helper: &NsHelper| helper.run(ns.netns(), || Netns::current().unwrap().id());
+        let refused = |result: Result<NetnsId, Error>| result.unwrap_err().errno() == Some(libc::EPERM);
+        // One that may enter nothing goes on saying so.
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                sys::drop_capabilities().unwrap();
+                let helper = NsHelper::start().unwrap();
+                assert!(refused(inside(&helper)) && refused(inside(&helper)));
+            });
+        });
+        // One that cannot go home has done its work, and does no more: another takes its place.
+        let helper = NsHelper::start().unwrap();
+        helper.run(ns.netns(), || sys::drop_capabilities().unwrap()).unwrap();
+        // It may be on its way out still: then this is not done, and is told.
+        _ = inside(&helper);
+        assert_eq!(inside(&helper).unwrap(), ns.netns().id());
+        let current = Netns::current().unwrap();
+        assert_eq!(helper.run(&current, || Netns::current().unwrap().id()).unwrap(), home);
+    }
+
     #[test]
     fn names_vanish_and_pairs_connect() {
         let a = testing::NamedNetns::create("s32t").unwrap();

@@ -25,7 +25,7 @@ spec:
   priority: 7
   subject: {pods: {podSelector: {matchLabels: {pod: a}}}}
   egress:
-  - {action: Deny, to: [{networks: ["192.0.2.0/25", "2001:db8::/48"]}], protocols: [{tcp: {destinationPort: {number: 80}}}, {udp: {}}]}
+  - {action: Deny, to: [{networks: ["192.0.2.0/25", "2001:db8::/48"]}], protocols: [{tcp: {destinationPort: {number: 80}}}, {udp: {destinationPort: {range: {start: 1, end: 65535}}}}]}
   - {action: Accept, to: [{networks: ["192.0.2.0/24"]}], protocols: [{tcp: {destinationPort: {range: {start: 80, end: 81}}}}]}
 ---
 apiVersion: networking.k8s.io/v1

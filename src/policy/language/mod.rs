@@ -525,4 +525,6 @@ fn interface(source: &mut Source<'_>, value: &Node) -> Option<String> {
 }
 
 #[cfg(test)]
+mod fields;
+#[cfg(test)]
 mod tests;

@@ -45,6 +45,11 @@ pub(super) struct Key {
 }
 
 impl Node {
+    /// A table without keys, at the place of something else.
+    pub(super) const fn empty_table(span: Range<usize>) -> Self {
+        Self { data: Data::Table(Vec::new()), span }
+    }
+
     /// Its place.
     pub(super) fn span(&self) -> Range<usize> {
         self.span.clone()

@@ -140,6 +140,8 @@ impl<'v> Table<'v> {
     /// The value of a key, if it is there and says something: Kubernetes takes null for absent.
     pub(super) fn take(&mut self, key: &'static str) -> Option<&'v Node> {
         self.seen.insert(key);
+        #[cfg(test)]
+        asked::tell(key);
         let found = self.map.iter().find_map(|(k, v)| (k.name == key).then_some(v));
         found.filter(|v| !matches!(v.data, Data::Null))
     }
@@ -185,6 +187,25 @@ fn near(a: &str, b: &str) -> bool {
     let tail = a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count();
     let longest = a.len().max(b.len());
     longest > 2 && head + tail + 2 >= longest && head.max(tail) >= longest.min(3)
+}
+
+/// Which keys are asked for, to compare with what documents say of them.
+#[cfg(test)]
+pub(super) mod asked {
+    use std::{cell::RefCell, collections::BTreeSet};
+
+    thread_local! {
+        static KEYS: RefCell<BTreeSet<&'static str>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    pub(super) fn tell(key: &'static str) {
+        KEYS.with_borrow_mut(|keys| keys.insert(key));
+    }
+
+    /// The keys that this thread asked for so far.
+    pub(in crate::policy::language) fn all() -> BTreeSet<&'static str> {
+        KEYS.with_borrow(Clone::clone)
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::{
     walk::{Source, Table},
 };
 use crate::{
-    model::{Labels, Prefix},
+    model::{Family, Labels, Prefix},
     policy::{Direction, Policy, Profile, Rule, Tier, TierDefault, ranges::Ranges, selector::Selector},
 };
 
@@ -186,12 +186,25 @@ impl Source<'_> {
         }
     }
 
-    /// A list of addresses and CIDRs; none if it is absent or empty.
-    fn calico_nets(&mut self, node: Option<&Node>) -> Option<Ranges> {
+    /// A list of addresses and CIDRs; none if it is absent or empty. Calico lets sets have bits beyond the length, and
+    /// rules not; nor may a rule have CIDRs of both families, or of another than its `ipVersion`: `family` is what the
+    /// first CIDR of a rule says.
+    fn calico_nets(&mut self, node: Option<&Node>, rule: Option<&mut Option<Family>>) -> Option<Ranges> {
         let mut list = Vec::new();
+        let strict = rule.is_some();
+        let mut unused = None;
+        let family = rule.unwrap_or(&mut unused);
         for item in node.map(|n| self.items(n)).unwrap_or_default() {
             let Some(text) = self.string(item, "an address or CIDR") else { continue };
-            match Prefix::parse_lenient(text) {
+            let prefix = if strict { text.parse() } else { Prefix::parse_lenient(text) };
+            if let Ok(prefix) = &prefix
+                && strict
+                && *family.get_or_insert(prefix.family()) != prefix.family()
+            {
+                let message = "this rule is about the other family: IPv4 and IPv6 cannot be in one rule";
+                self.error_with_help(item.span(), message, "write a rule for each");
+            }
+            match prefix {
                 Ok(prefix) => list.push(prefix),
                 Err(error) => self.error(item.span(), error.to_string()),
             }
@@ -289,8 +302,14 @@ impl Builder {
 
     fn calico_set(&mut self, source: &mut Source<'_>, document: &Node, namespaced: bool) {
         let Some(meta) = source.meta(document) else { return };
-        let labels = document.get("metadata").and_then(|m| m.get("labels"));
-        let mut labels = labels.map(|l| source.labels(l)).unwrap_or_default();
+        let node = document.get("metadata").and_then(|m| m.get("labels"));
+        let mut labels = node.map(|l| source.labels(l)).unwrap_or_default();
+        if let Some(node) = node.filter(|_| labels.has(CALICO_NAMESPACE)) {
+            // Selectors mean the set's own namespace by it.
+            let message =
+                format!("`{CALICO_NAMESPACE}` is not a label of a set: a NetworkSet has `namespace`");
+            source.error(node.span(), message);
+        }
         labels.remove(NAMESPACE);
         if namespaced && let Err(error) = labels.insert(NAMESPACE, meta.namespace.as_str()) {
             source.error(meta.span.clone(), error.to_string());
@@ -298,7 +317,7 @@ impl Builder {
         let mut ranges = None;
         if let Some(spec) = document.get("spec") {
             let Some(mut table) = source.table(spec, "the spec of a network set") else { return };
-            ranges = source.calico_nets(table.take("nets"));
+            ranges = source.calico_nets(table.take("nets"), None);
             source.refuse(&mut table, "allowedEgressDomains", "names of domains are not resolved here");
             table.finish(source);
         }
@@ -336,14 +355,16 @@ impl Builder {
         if let Some(node) = table.take("serviceAccountSelector").filter(|n| !is_empty(n)) {
             select.push(source.calico_account_selector(node));
         }
-        for key in ["doNotTrack", "preDNAT", "applyOnForward"] {
+        for key in ["doNotTrack", "preDNAT", "applyOnForward"].into_iter().filter(|_| !namespaced) {
             source.refuse(
                 &mut table,
                 key,
                 "it is about host endpoints, which slash32 protects by `[[host_policy]]`",
             );
         }
-        table.take("performanceHints");
+        for hint in table.take("performanceHints").map(|v| source.items(v)).unwrap_or_default() {
+            source.word(hint, "performance hint", &[("AssumeNeededOnEveryNode", ())]);
+        }
         if staged && let Some(action) = table.take("stagedAction") {
             staged_action(source, action);
         }
@@ -446,10 +467,13 @@ fn is_empty(node: &Node) -> bool {
 fn types_of(source: &mut Source<'_>, list: &Node) -> (bool, bool) {
     let mut types = (false, false);
     for item in source.items(list) {
-        match source.word(item, "type", &[("Ingress", true), ("Egress", false)]) {
-            Some(true) => types.0 = true,
-            Some(false) => types.1 = true,
-            None => {}
+        let there = match source.word(item, "type", &[("Ingress", true), ("Egress", false)]) {
+            Some(true) => &mut types.0,
+            Some(false) => &mut types.1,
+            None => continue,
+        };
+        if std::mem::replace(there, true) {
+            source.error(item.span(), "this type is there twice");
         }
     }
     types

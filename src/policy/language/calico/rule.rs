@@ -32,6 +32,9 @@ const PROTOCOLS: [(&str, Protocol); 6] = [
     ("UDPLite", Protocol::UDPLITE),
 ];
 
+/// Those of them that Calico lets a rule name ports of.
+const WITH_PORTS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
+
 /// What a rule asks of one end.
 #[derive(Default)]
 struct Entity {
@@ -73,10 +76,11 @@ impl Source<'_> {
         let protocol = table.take("protocol").filter(|v| !is_empty(v)).and_then(|v| self.calico_protocol(v));
         let not_protocol =
             table.take("notProtocol").filter(|v| !is_empty(v)).and_then(|v| self.calico_protocol(v));
-        if let (Some(family), Some(protocol)) = (family, protocol)
-            && protocol.is_icmp()
-            && (protocol == Protocol::ICMP) != (family == Family::Ipv4)
-        {
+        let of_other_family = |protocol: &Protocol| {
+            let is_v4 = *protocol == Protocol::ICMP;
+            protocol.is_icmp() && family.is_some_and(|family| is_v4 != (family == Family::Ipv4))
+        };
+        if protocol.iter().chain(&not_protocol).any(of_other_family) {
             self.error(
                 start_of(node),
                 "`protocol` and `ipVersion` exclude each other: ICMP is of 4, ICMPv6 of 6",
@@ -88,11 +92,12 @@ impl Source<'_> {
         let source_node = table.take("source");
         let destination_node = table.take("destination");
         table.finish(self);
-        let source = self.entity_rule(source_node, namespace, family, known);
-        let destination = self.entity_rule(destination_node, namespace, family, known);
+        let mut seen = family;
+        let source = self.entity_rule(source_node, namespace, (family, &mut seen), known);
+        let destination = self.entity_rule(destination_node, namespace, (family, &mut seen), known);
         for (end, node_of_end) in [(&source, source_node), (&destination, destination_node)] {
             let has_ports = !(end.ports.is_empty() && end.not_ports.is_empty());
-            if has_ports && !protocol.is_some_and(Protocol::has_ports) {
+            if has_ports && !protocol.is_some_and(|p| WITH_PORTS.contains(&p)) {
                 let place = node_of_end.map_or_else(|| start_of(node), Node::span);
                 self.error(place, "`ports` need `protocol` TCP, UDP or SCTP");
             }
@@ -163,7 +168,7 @@ impl Source<'_> {
         &mut self,
         node: Option<&Node>,
         namespace: Option<&str>,
-        family: Option<Family>,
+        (family, seen): (Option<Family>, &mut Option<Family>),
         known: &Definitions,
     ) -> Entity {
         let mut entity = Entity::default();
@@ -210,8 +215,8 @@ impl Source<'_> {
             self.answerable(node, &selector);
             entity.not_selector = Some(selector);
         }
-        entity.nets = self.calico_nets(table.take("nets"));
-        let not_nets = self.calico_nets(table.take("notNets"));
+        entity.nets = self.calico_nets(table.take("nets"), Some(&mut *seen));
+        let not_nets = self.calico_nets(table.take("notNets"), Some(seen));
         if not_nets.is_some() || family.is_some() {
             let all = entity.nets.take().unwrap_or_else(Ranges::everything);
             let of_family = family.map_or_else(Ranges::everything, everything_in);
@@ -234,7 +239,7 @@ impl Source<'_> {
         let mut ports = Vec::new();
         for item in node.map(|n| self.items(n)).unwrap_or_default() {
             if item.is_number() {
-                let number = self.integer(item, 0..=65535, "a port");
+                let number = self.integer(item, 1..=65535, "a port");
                 ports.extend(number.map(|n| Ports::Range(n as u16, n as u16)));
                 continue;
             }
@@ -248,6 +253,7 @@ impl Source<'_> {
             }
             let (low, high) = text.split_once(':').unwrap_or((text, text));
             match (low.parse::<u16>(), high.parse::<u16>()) {
+                (Ok(0), Ok(_)) => self.error(item.span(), "a port must be between 1 and 65535"),
                 (Ok(low), Ok(high)) if low <= high => ports.push(Ports::Range(low, high)),
                 (Ok(low), Ok(high)) => {
                     self.error(item.span(), format!("the range {low}:{high} is upside down"));

@@ -212,7 +212,11 @@ impl Builder {
         kind: ClusterKind,
     ) -> Option<Rule> {
         let mut table = source.table(node, "a rule of a cluster-wide policy")?;
-        table.take("name");
+        if let Some(node) = table.take("name")
+            && source.string(node, "name").is_some_and(|name| name.chars().count() > 100)
+        {
+            source.error(node.span(), "the name of a rule has at most 100 characters");
+        }
         let actions: &[(&str, Action)] = match kind {
             ClusterKind::Admin => &[("Allow", Action::Allow), ("Deny", Action::Deny), ("Pass", Action::Pass)],
             ClusterKind::Baseline => &[("Allow", Action::Allow), ("Deny", Action::Deny)],
@@ -228,10 +232,10 @@ impl Builder {
         let span = table.span.clone();
         table.finish(source);
         let before = source.errors.len();
-        if let Some(node) = services.filter(|node| kind.is_cluster() && source.items(node).is_empty()) {
+        if let Some(node) = services.filter(|node| source.items(node).is_empty()) {
             source.error_with_help(
                 node.span(),
-                "`protocols` must not be empty",
+                format!("`{key}` must not be empty"),
                 "leave it out for all protocols and ports",
             );
         }
@@ -275,9 +279,10 @@ impl Builder {
         };
         let span = table.span.clone();
         let (namespaces, pods) = (table.take("namespaces"), table.take("pods"));
-        let networks = if direction == Direction::Egress { table.take("networks") } else { None };
+        let egress = direction == Direction::Egress;
+        let networks = if egress { table.take("networks") } else { None };
         for (key, why) in UNSUPPORTED_PEERS {
-            if let Some(node) = table.take(key) {
+            if let Some(node) = egress.then(|| table.take(key)).flatten() {
                 source.error(node.span(), format!("peers by `{key}` are not supported: {why}"));
                 return Vec::new();
             }

@@ -170,13 +170,13 @@ impl Source<'_> {
 
     fn expression(&mut self, node: &Node) -> Option<Selector> {
         let mut table = self.table(node, "a match expression")?;
-        let key = table.need(self, "key").and_then(|v| self.string(v, "key"));
+        let key = table.need(self, "key").and_then(|v| self.label_part(v, None));
         let operator =
             table.need(self, "operator").and_then(|v| self.string(v, "operator").map(|o| (o, v.span())));
         let values_at = table.take("values");
         let mut values = Vec::new();
         for item in values_at.map(|v| self.items(v)).unwrap_or_default() {
-            values.extend(self.string(item, "a value").map(str::to_owned));
+            values.extend(self.label_part(item, Some(key.unwrap_or("a"))).map(str::to_owned));
         }
         let span = table.span.clone();
         table.finish(self);
@@ -200,6 +200,19 @@ impl Source<'_> {
         })
     }
 
+    /// The key of a label, or a value of one with this key.
+    fn label_part<'v>(&mut self, node: &'v Node, key: Option<&str>) -> Option<&'v str> {
+        let text = self.string(node, if key.is_some() { "a value" } else { "key" })?;
+        let (key, value) = key.map_or((text, ""), |key| (key, text));
+        match Labels::new().insert(key, value) {
+            Ok(()) => Some(text),
+            Err(error) => {
+                self.error(node.span(), error.to_string());
+                None
+            }
+        }
+    }
+
     /// A list that may be absent or null.
     pub(super) fn items<'v>(&mut self, node: &'v Node) -> Vec<&'v Node> {
         match &node.data {
@@ -214,7 +227,9 @@ impl Source<'_> {
 
     fn cidr(&mut self, node: &Node) -> Option<Prefix> {
         let text = self.string(node, "a CIDR")?;
-        if let Some(Ok(prefix)) = text.contains('/').then(|| Prefix::parse_lenient(text)) {
+        // IPv4 written as IPv6 would match no packet.
+        let is_cidr = text.contains('/') && !(text.contains(':') && text.contains('.'));
+        if let Some(Ok(prefix)) = is_cidr.then(|| Prefix::parse_lenient(text)) {
             return Some(prefix);
         }
         self.error(node.span(), format!("`{text}` is not a CIDR such as 10.0.0.0/8"));

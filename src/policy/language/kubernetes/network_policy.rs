@@ -21,10 +21,9 @@ impl Builder {
         staged: bool,
     ) {
         let Some(meta) = source.meta(document) else { return };
-        let Some(spec) = document.get("spec") else {
-            source.error(meta.span, "the policy has no `spec`");
-            return;
-        };
+        // Absent, it is empty, as for Kubernetes.
+        let empty = Node::empty_table(meta.span.clone());
+        let spec = document.get("spec").unwrap_or(&empty);
         let Some(mut table) = source.table(spec, "the spec of a NetworkPolicy") else { return };
         // Absent, it is empty: every pod of the namespace.
         let pods = table.take("podSelector").map_or(Some(Selector::All), |v| source.label_selector(v));
@@ -145,7 +144,11 @@ fn ip_block(source: &mut Source<'_>, node: &Node) -> Option<Peer> {
 /// Whether a policy is for ingress and for egress.
 fn policy_types(source: &mut Source<'_>, list: &Node) -> (bool, bool) {
     let mut types = (false, false);
-    for item in source.items(list) {
+    let items = source.items(list);
+    if items.len() > 2 {
+        source.error(list.span(), "a policy has at most two types");
+    }
+    for item in items {
         match source.word(item, "policy type", &[("Ingress", true), ("Egress", false)]) {
             Some(true) => types.0 = true,
             Some(false) => types.1 = true,

@@ -2,10 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::{
-    tree::{Data, Node},
-    walk::Source,
-};
+use super::super::{tree::Node, walk::Source};
 use crate::policy::{Ports, Protocol, Service};
 
 const PROTOCOLS: [(&str, Protocol); 3] =
@@ -58,10 +55,15 @@ fn port_name(source: &mut Source<'_>, node: &Node) -> Option<String> {
         || text.len() > 15
         || !text.bytes().all(fine)
         || !text.bytes().any(|b| b.is_ascii_lowercase())
+        || text.contains("--")
+        || text.starts_with('-')
+        || text.ends_with('-')
     {
         source.error(
             node.span(),
-            format!("`{text}` is not the name of a port: 1 to 15 lower-case letters, digits and `-`"),
+            format!(
+                "`{text}` is not the name of a port: 1 to 15 lower-case letters, digits and single `-` between them"
+            ),
         );
         return None;
     }
@@ -145,16 +147,16 @@ pub(super) fn cluster_protocol(source: &mut Source<'_>, node: &Node) -> Vec<Serv
     match (&found[..], name) {
         ([], Some(node)) => named(source, node),
         ([(protocol, node)], None) => {
-            if matches!(node.data, Data::Null) {
-                return vec![Service { protocol: *protocol, ports: Ports::Any }];
-            }
             let Some(mut table) = source.table(node, "a protocol") else { return Vec::new() };
             let port = table.take("destinationPort");
+            let span = table.span.clone();
             table.finish(source);
-            match port {
-                None => vec![Service { protocol: *protocol, ports: Ports::Any }],
-                Some(port) => destination_port(source, port, *protocol),
-            }
+            let Some(port) = port else {
+                let help = "all ports are `destinationPort: {range: {start: 1, end: 65535}}`";
+                source.error_with_help(span, "a protocol needs `destinationPort`", help);
+                return Vec::new();
+            };
+            destination_port(source, port, *protocol)
         }
         _ => {
             source.error(span, "give exactly one of `tcp`, `udp`, `sctp` and `destinationNamedPort`");

@@ -10,8 +10,10 @@ use super::{
 use crate::{
     model::Prefix,
     policy::{
-        Action, Direction, Entity, Origin, Peer, Ports, Protocol, Rate, Rule, Service, engine::join,
-        ranges::Ranges, selector::Selector,
+        Action, Direction, Entity, Origin, Peer, Ports, Protocol, Rate, Rule, Service,
+        engine::join,
+        ranges::Ranges,
+        selector::{Selector, TextOp},
     },
 };
 
@@ -184,7 +186,7 @@ impl Source<'_> {
             return true;
         };
         let text = value.text().unwrap_or_default();
-        let span = text.find(key).map_or(value.span(), |at| self.inside(value.span(), text, at));
+        let span = asked_at(text, key, op).map_or(value.span(), |at| self.inside(value.span(), text, at));
         self.error_with_help(
             span,
             format!(
@@ -408,6 +410,18 @@ impl Source<'_> {
     }
 }
 
+/// Where in the text of a selector an operator asks for a label.
+fn asked_at(text: &str, key: &str, op: TextOp) -> Option<usize> {
+    let of_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    let operator = op.as_str().split(' ').next().unwrap_or_default();
+    let mut found = text.match_indices(key).map(|(at, _)| text.split_at(at));
+    let (before, _) = found.find(|(before, rest)| {
+        let after = rest.get(key.len()..).unwrap_or_default();
+        !before.ends_with(of_key) && !after.starts_with(of_key) && after.trim_start().starts_with(operator)
+    })?;
+    Some(before.len())
+}
+
 /// How often a rule logs unless it says otherwise.
 pub(super) const DEFAULT_LOG: Rate = Rate { events: 10, per: 1, burst: 5 };
 
@@ -431,6 +445,19 @@ fn parse_rate(text: &str) -> Option<Rate> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_place_of_an_operator() {
+        for (text, key, want) in [
+            ("has(a) && a contains 'a'", "a", Some(10)),
+            ("x == 'a' || (b-a != 'c' && a/b contains 'd' && a  contains 'e')", "a", Some(47)),
+            ("a contains 'b'", "a", Some(0)),
+            ("pcns.a contains 'b'", "a", None),
+        ] {
+            assert_eq!(asked_at(text, key, TextOp::Contains), want, "{text}");
+        }
+        assert_eq!(asked_at("a contains 'b' && a startswith 'c'", "a", TextOp::StartsWith), Some(18));
+    }
 
     #[test]
     fn rates() {

@@ -116,7 +116,7 @@ pub(super) const SECTIONS: &[Section] = &[
         cases: &[
             ("action", "action: Allow", Says("[allow]")),
             ("action", "action: Pass", Says("[pass]")),
-            ("action", "action: Log", Says("[log log 10/1]")),
+            ("action", "action: Log", Says("[log log 10/1 burst 5]")),
             ("action", "action: allow", Error("5:11", "did you mean `Allow`")),
             ("action", "", Error("4:18", "needs `action`")),
         ],

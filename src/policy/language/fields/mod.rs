@@ -5,15 +5,17 @@ mod admin;
 mod calico;
 mod cluster;
 mod kubernetes;
+mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write,
     fs,
     path::Path,
 };
 
 use super::{parse, walk};
-use crate::policy::{Direction, Peer, PolicySet, Rule};
+use crate::policy::{Direction, Peer, PolicySet, Rate, Rule};
 
 /// What becomes of a field.
 pub(super) enum Want {
@@ -52,7 +54,7 @@ fn said(set: &PolicySet) -> String {
         for direction in Direction::ALL {
             if let Some(rules) = policy.rules(direction) {
                 let rules: Vec<String> = rules.iter().map(rule).collect();
-                line += &format!("; {} [{}]", direction.as_str(), rules.join(" + "));
+                let _ = write!(line, "; {} [{}]", direction.as_str(), rules.join(" + "));
             }
         }
         lines.push(line);
@@ -66,6 +68,19 @@ fn said(set: &PolicySet) -> String {
     lines.extend(profiles.map(|p| {
         format!("profile {} on {}: ingress {}, egress {}", p.name, p.select, word(p.ingress), word(p.egress))
     }));
+    for policy in &set.host_policies {
+        let staged = if policy.staged { " staged" } else { "" };
+        let interfaces =
+            if policy.interfaces.is_empty() { "all".into() } else { policy.interfaces.join(", ") };
+        let rules: Vec<String> = policy.ingress.iter().map(rule).collect();
+        let rules = rules.join(" + ");
+        lines.push(format!(
+            "host {} {}{staged} on {interfaces}; ingress [{rules}]",
+            policy.name, policy.order
+        ));
+    }
+    let ports = set.named_ports.iter();
+    lines.extend(ports.map(|p| format!("port {} on {}: {}/{}", p.name, p.select, p.protocol, p.port)));
     lines.join("\n")
 }
 
@@ -73,7 +88,7 @@ fn rule(rule: &Rule) -> String {
     let mut text = format!("{:?}", rule.action).to_lowercase();
     let mut add = |what: &str, parts: Vec<String>, by: &str| {
         if !parts.is_empty() {
-            text += &format!(" {what} {}", parts.join(by));
+            let _ = write!(text, " {what} {}", parts.join(by));
         }
     };
     add("peer", rule.peers.iter().map(peer).collect(), " | ");
@@ -81,23 +96,53 @@ fn rule(rule: &Rule) -> String {
     add("not", rule.not_services.iter().map(ToString::to_string).collect(), ", ");
     let ports = rule.source_ports.iter().flatten().map(|(low, high)| format!("{low}-{high}"));
     add("source", ports.collect(), ", ");
-    add("log", rule.log.iter().map(|rate| format!("{}/{}", rate.events, rate.per)).collect(), "");
+    add("log", rule.log.iter().map(rate_of).collect(), "");
+    add("limit", rule.limit.iter().map(rate_of).collect(), "");
     text
+}
+
+fn rate_of(rate: &Rate) -> String {
+    format!("{}/{} burst {}", rate.events, rate.per, rate.burst)
 }
 
 fn peer(peer: &Peer) -> String {
     let mut parts = Vec::new();
     parts.extend(peer.selector.iter().map(ToString::to_string));
     parts.extend(peer.ranges.iter().map(|ranges| format!("in {ranges}")));
+    parts.extend(peer.entity.iter().map(|entity| format!("{entity:?}").to_lowercase()));
     parts.extend(peer.not_selector.iter().map(|not| format!("not ({not})")));
     parts.extend(peer.own.iter().map(|own| format!("own ({})", self::peer(own))));
     parts.join(" & ")
 }
 
 /// What is read, or all errors.
-fn read(text: &str) -> Result<String, Vec<String>> {
-    let set = parse(&[("a.yaml", text)]);
+fn read(file: &str, text: &str) -> Result<String, Vec<String>> {
+    let set = parse(&[(file, text)]);
     set.map(|set| said(&set)).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+}
+
+/// The word for what becomes of a field, or why it is not what the case wants.
+fn judge(file: &str, section: &Section, (field, text, want): &Case) -> Result<&'static str, String> {
+    let got = read(file, &section.document.replace('@', text));
+    let (fine, word, wants) = match want {
+        Want::Says(part) => {
+            (got.as_ref().is_ok_and(|said| said.contains(part)), "accepted", (*part).to_owned())
+        }
+        Want::Same => {
+            let without = read(file, &section.document.replace('@', ""));
+            (got.is_ok() && got == without, "ignored", format!("{without:?}"))
+        }
+        Want::Error(at, part) => {
+            let start = format!("{file}:{at}: ");
+            let is_it = |error: &String| error.starts_with(&start) && error.contains(part);
+            (got.as_ref().is_err_and(|errors| errors.iter().any(is_it)), "refused", format!("{at}: {part}"))
+        }
+    };
+    if fine {
+        return Ok(word);
+    }
+    let got = got.unwrap_or_else(|errors| format!("errors:\n{}", errors.join("\n")));
+    Err(format!("{}: {field}: `{text}`\n  wants {wants}\n  got {got}", section.title))
 }
 
 /// The rows of the page: heading and field, and the word that says what becomes of it.
@@ -128,31 +173,14 @@ fn fields_of_yaml() {
     let mut wrong = Vec::new();
     let mut outcomes: BTreeMap<(String, String), BTreeSet<&str>> = BTreeMap::new();
     for section in sections {
-        for (field, text, want) in section.cases {
-            let document = section.document.replace('@', text);
-            let got = read(&document);
-            let (fine, word, wants) = match want {
-                Want::Says(part) => {
-                    (got.as_ref().is_ok_and(|said| said.contains(part)), "accepted", (*part).to_owned())
+        for case in section.cases {
+            match judge("a.yaml", section, case) {
+                Ok(word) => {
+                    let key = (section.title.to_owned(), case.0.to_owned());
+                    outcomes.entry(key).or_default().insert(word);
                 }
-                Want::Same => {
-                    let without = read(&section.document.replace('@', ""));
-                    (got.is_ok() && got == without, "ignored", format!("{without:?}"))
-                }
-                Want::Error(at, part) => {
-                    let start = format!("a.yaml:{at}: ");
-                    let found = got.as_ref().is_err_and(|errors| {
-                        errors.iter().any(|e| e.starts_with(&start) && e.contains(part))
-                    });
-                    (found, "refused", format!("{at}: {part}"))
-                }
-            };
-            let key = (section.title.to_owned(), (*field).to_owned());
-            if !fine {
-                let got = got.unwrap_or_else(|errors| format!("errors:\n{}", errors.join("\n")));
-                wrong.push(format!("{}: {field}: `{text}`\n  wants {wants}\n  got {got}", section.title));
+                Err(error) => wrong.push(error),
             }
-            outcomes.entry(key).or_default().insert(word);
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -286,6 +286,18 @@ fn absent_policies_have_their_place() {
     assert!(absent.to_string().starts_with("t.toml:2:3: there is no file or folder `b`"), "{absent}");
 }
 
+/// `icmp` is a ping of whichever family the addresses are of, `icmpv6` is of one.
+#[test]
+fn services_of_pings() {
+    let row = "policies=['p']\n[[endpoint]]\nname='a'\n[[expect]]\nfrom='a'\nto='world'\nallow='icmp'\ndeny='icmpv6'\n";
+    let errors = TestFile::parse("t.toml", row).unwrap_err();
+    assert!(errors[0].message.contains("both allowed and refused"), "{}", errors[0]);
+    let file = TestFile::parse("t.toml", &row.replace("deny='icmpv6'", "")).unwrap();
+    let allowed = |protocol, kind: u16| file.rows[0].allow.contains(protocol, kind << 8);
+    assert!(allowed(Protocol::ICMP, 8) && allowed(Protocol::ICMPV6, 128));
+    assert!(!allowed(Protocol::ICMP, 0) && !allowed(Protocol::ICMPV6, 129));
+}
+
 #[test]
 fn mistakes_have_their_places() {
     for (text, at, part) in [

@@ -249,6 +249,17 @@ fn notes_tell_of_tiers() {
 }
 
 #[test]
+fn tiers_with_one_order_go_by_name() {
+    let tier = |name: &str| format!("[[tier]]\nname='{name}'\norder=1000\n");
+    let set = parse(&[("a.toml", &tier("z")), ("b.toml", &tier("aa"))]).unwrap();
+    let names: Vec<_> = set.tiers.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["aa", "admin", "z", "default", "baseline"]);
+    let errors = parse(&[("a.toml", &tier("t")), ("b.toml", &tier("t"))]).unwrap_err();
+    let error = errors[0].to_string();
+    assert!(error.starts_with("b.toml:1:1: tier `t` is defined twice, first in a.toml"), "{error}");
+}
+
+#[test]
 fn files_are_one_unit() {
     let tier = "[[tier]]\nname='t'\norder=1\n";
     let policy = "[[policy]]\nname='p'\ntier='t'\nselect='all()'\ningress=[]\n";

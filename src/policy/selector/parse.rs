@@ -264,5 +264,8 @@ mod tests {
         let deep = format!("{}has(a){}", "(".repeat(1000), ")".repeat(1000));
         assert!(parse(&deep, false).unwrap_err().message.contains("deeply"));
         assert!(parse(&"!".repeat(100_000), false).is_err());
+        // Many conditions beside each other are not nested.
+        let wide = vec!["!(has(a))"; 1000].join(" && ");
+        assert_eq!(parse(&wide, false).unwrap().to_string(), "!has(a)");
     }
 }

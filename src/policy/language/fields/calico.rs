@@ -357,6 +357,7 @@ pub(super) const SECTIONS: &[Section] = &[
             ),
             ("spec", "metadata: {name: t}\nspec: []\n", Error("4:7", "must be a table")),
             ("spec", "metadata: {name: t}\nspec: {}\n", Says("tier t last deny")),
+            ("spec", "metadata: {name: t}\nspec:\n", Says("tier t last deny")),
         ],
     },
     Section {

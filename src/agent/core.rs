@@ -28,11 +28,12 @@ use crate::{
         attach::AttachConfig,
         attachment::Attachment,
         handler::{AttentionKind, Handler, HandlerConfig, Host, Now, Problem, ProblemKind, attention_lines},
-        ipam::{BlockUse, IpamConfig, PoolConfig},
+        ipam::{BlockUse, Ipam, IpamConfig, PoolConfig, Whose, left_out_line},
         types::{CniError, code},
     },
     model::{Endpoint, EndpointId, Family, Identity, Labels, Prefix},
-    routes::thread::{FibCommand, FibHandle, FibStopped},
+    netlink::{Socket, addr, route},
+    routes::thread::{FibCommand, FibHandle, FibStopped, OwnAddresses},
 };
 
 /// How often the handler looks after what is left over.
@@ -86,8 +87,9 @@ pub(super) enum Elsewhere {
 
 impl Core {
     /// Starts with what lives in the kernel and in the run directory. Returns when every living endpoint is enforced.
-    pub(super) fn start(config: &Config, outside: Outside) -> anyhow::Result<Self> {
-        let handler = Handler::start(handler_config(config))?;
+    pub(super) fn start(config: &Config, outside: Outside, own: &OwnAddresses) -> anyhow::Result<Self> {
+        let mut handler = Handler::start(handler_config(config))?;
+        handler.set_surroundings(surroundings(own), Now::read());
         let mut core = Self {
             handler,
             outside,
@@ -211,6 +213,11 @@ impl Core {
         }
     }
 
+    /// The host's own addresses, or those of its gateways, have changed.
+    pub(super) fn own_addresses(&mut self, own: &OwnAddresses) {
+        self.handler.set_surroundings(surroundings(own), Now::read());
+    }
+
     /// Reads the policy folder again; what changed, or the errors.
     pub(super) fn reload_policies(&mut self) -> Result<Vec<String>, Vec<String>> {
         self.outside.policies.reload()
@@ -297,7 +304,8 @@ impl Core {
         let row = |block: BlockUse| {
             json!({
                 "pool": block.pool, "cidr": block.cidr, "block": block.block, "local": block.local, "size": block.size,
-                "in_use": block.used, "resting": block.resting, "free": block.free,
+                "in_use": block.used, "resting": block.resting, "elsewhere": block.elsewhere,
+                "reserved": block.reserved, "free": block.free,
             })
         };
         self.handler.ipam().usage(Instant::now()).into_iter().map(row).collect()
@@ -330,6 +338,11 @@ impl Core {
         let problems = self.handler.audit(&mut self.outside, fix, Now::read()).map_err(failure)?;
         let row = |p: &Problem| json!({ "subject": p.endpoint, "kind": p.kind, "problem": p.text, "fixed": p.fixed });
         Ok(problems.iter().map(row).collect())
+    }
+
+    /// The addresses of our blocks that no container gets because they are somebody's, in words.
+    pub(super) fn left_out(&self) -> Vec<String> {
+        self.handler.ipam().left_out().map(|(addr, block, whose)| left_out_line(addr, block, whose)).collect()
     }
 
     /// Other firewalls' chains that drop forwarded packets: what, and what to do about it.
@@ -434,9 +447,33 @@ fn handler_config(config: &Config) -> HandlerConfig {
             pools: config.pools.iter().map(pool).collect(),
         },
         mtu: (config.mtu != 0).then_some(config.mtu),
+        neighbours: config.neighbours().collect(),
+        infrastructure: config.policy.infrastructure.clone(),
         label_rules: config.label_rules.clone(),
         look: Duration::from_secs(config.ipam_audit_seconds),
     }
+}
+
+fn surroundings(own: &OwnAddresses) -> BTreeMap<IpAddr, Whose> {
+    let gateways = own.gateways.iter().map(|addr| (*addr, Whose::Gateway));
+    // The host's own count, should a route lead to one.
+    gateways.chain(own.addresses.iter().map(|addr| (*addr, Whose::Host))).collect()
+}
+
+/// The addresses of the configured blocks that no container is going to get, because they are a neighbour's, or this
+/// machine's or its default gateway's; in words. What cannot be asked of the kernel is not told.
+pub(super) fn left_out(config: &Config) -> Vec<String> {
+    let mut own = OwnAddresses::default();
+    if let Ok(mut socket) = Socket::route() {
+        own.addresses.extend(addr::list(&mut socket).unwrap_or_default().into_iter().map(|a| a.addr));
+        own.gateways.extend(route::default_gateways(&mut socket));
+    }
+    let handler = handler_config(config);
+    let mut ipam = Ipam::new(&handler.ipam);
+    let neighbours = handler.neighbours.into_iter().map(|addr| (addr, Whose::Neighbour));
+    let reserved = neighbours.chain(surroundings(&own)).collect();
+    ipam.set_reserved(reserved, Instant::now());
+    ipam.left_out().map(|(addr, block, whose)| left_out_line(addr, block, whose)).collect()
 }
 
 /// A failed verb as a failed request.
@@ -450,7 +487,7 @@ impl Outside {
         self.fib.send_blocking(command).map_err(failed)
     }
 
-    /// Another IPAM plugin may not know who else is there. What it gives could take the place of a neighbour of ours.
+    /// A neighbour may have come to where a container is that has its address of another IPAM plugin.
     fn not_a_neighbours(&self, attachment: &Attachment) -> Result<(), CniError> {
         let mut addresses = attachment.endpoint.addresses();
         match addresses.find(|addr| attachment.delegate.is_some() && self.policies.is_neighbour(*addr)) {
@@ -468,7 +505,6 @@ fn not_enforced(why: String) -> CniError {
 
 impl Host for Outside {
     fn enforce(&mut self, attachment: &Attachment) -> Result<(), CniError> {
-        self.not_a_neighbours(attachment)?;
         self.flows.comes(attachment);
         self.policies.enforce(attachment).map_err(|error| match error {
             NotEnforced::HostPort(why) => CniError::new(code::HOST_PORT_REFUSED, why),

@@ -32,18 +32,20 @@ use super::{
 use crate::{
     api::{self, Failure, ShutdownMode},
     bgp::{
-        config::PeerAddress,
         rib::BestChange,
         speaker::{Shutdown, Speaker, SpeakerEvent, SpeakerEvents, SpeakerHandle},
     },
     cni::attach::RETIRED,
     model::{EndpointId, Prefix},
     netlink::{NftEvent, NftWatch, link::Link},
-    routes::thread::{FibCommand, FibHandle, FibStopped, RouteChange},
+    routes::thread::{FibCommand, FibHandle, FibStopped, OwnAddresses, RouteChange},
 };
 
 /// A marker in the run directory: an agent ran here since boot and left its routes in the kernel on purpose.
 const MARKER: &str = "speaker.running";
+
+/// How often the host's own addresses are looked at.
+const LOOK_AT_ADDRESSES: Duration = Duration::from_secs(2);
 
 /// The running agent, as seen by the loop that holds it together.
 struct Daemon {
@@ -63,7 +65,8 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     blackholes(&fib, &config).await?;
     protect(&fib, &config).await?;
     // Endpoints first: they are announced with the very first UPDATE after a restart, before End-of-RIB.
-    let core = start_core(config.clone(), fib.clone()).await?;
+    let own = fib.own_addresses().await?;
+    let core = start_core(config.clone(), fib.clone(), own.clone()).await?;
     let (speaker, events) = start_speaker(&config, &core, &fib).await?;
     watch_tables(&core).await?;
     addresses::watch(core.clone()).context("cannot watch the host's addresses")?;
@@ -87,6 +90,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     }
     tell_gone(&fib, service.core().clone()).await?;
     host_ends::watch(&core).context("cannot watch the host's interfaces")?;
+    tokio::spawn(tell_own(fib.clone(), service.core().clone(), own));
     if let Some(events) = events {
         tokio::spawn(pump(events, service.clone(), fib, ended));
     }
@@ -180,12 +184,7 @@ async fn blackholes(fib: &FibHandle, config: &Config) -> Result<(), FibStopped> 
 
 /// No learned route may take over the way to a neighbour.
 async fn protect(fib: &FibHandle, config: &Config) -> Result<(), FibStopped> {
-    let peers = config.bgp.iter().flat_map(|bgp| &bgp.peers);
-    let addresses = peers.filter_map(|peer| match &peer.address {
-        PeerAddress::Ip(addr) => Some(*addr),
-        PeerAddress::LinkLocal { .. } | PeerAddress::Interface(_) => None,
-    });
-    fib.send(FibCommand::Protect(addresses.collect())).await
+    fib.send(FibCommand::Protect(config.neighbours().collect())).await
 }
 
 /// Carries what the speaker learns to the kernel's routes and to the policies. Waits while the FIB has more than
@@ -269,6 +268,23 @@ async fn tell_gone(fib: &FibHandle, core: Actor<Core>) -> Result<(), FibStopped>
     Ok(())
 }
 
+/// Carries the host's own addresses to the core when they have changed. That may take a moment: before one is given, the
+/// kernel is asked whether it is the host's.
+async fn tell_own(fib: FibHandle, core: Actor<Core>, mut known: OwnAddresses) {
+    let mut look = tokio::time::interval(LOOK_AT_ADDRESSES);
+    loop {
+        look.tick().await;
+        let Ok(own) = fib.own_addresses().await else { return };
+        if own == known {
+            continue;
+        }
+        known.clone_from(&own);
+        if core.tell(move |core| core.own_addresses(&own)).is_err() {
+            return;
+        }
+    }
+}
+
 /// Routes go to the kernel; what they say about endpoints of other hosts goes to the policies.
 async fn best_paths(changes: Vec<BestChange>, service: &Service, fib: &FibHandle) -> Result<(), FibStopped> {
     let config = service.config();
@@ -317,14 +333,14 @@ async fn best_paths(changes: Vec<BestChange>, service: &Service, fib: &FibHandle
     fib.apply(changes.into_iter().map(route).collect()).await
 }
 
-async fn start_core(config: Arc<Config>, fib: FibHandle) -> anyhow::Result<Actor<Core>> {
+async fn start_core(config: Arc<Config>, fib: FibHandle, own: OwnAddresses) -> anyhow::Result<Actor<Core>> {
     let runtime = tokio::runtime::Handle::current();
     let start = move || {
         let policies = Policies::start(&config)?;
         let expand = config.policy.expand.clone();
         let outside =
             Outside { policies, announcer: Announcer::new(runtime, expand), fib, flows: Flows::default() };
-        Core::start(&config, outside)
+        Core::start(&config, outside, &own)
     };
     let started = tokio::task::spawn_blocking(move || Actor::start("core", start)).await??;
     let (core, _thread) = started?;

@@ -55,6 +55,8 @@ pub(super) struct Facts {
     pub(super) tcp_ao: Option<bool>,
     /// `slash32 drain` is in force.
     pub(super) draining: bool,
+    /// Addresses of the blocks that no container gets, as they are somebody's, one line each.
+    pub(super) left_out: Vec<String>,
     /// How many pools are configured.
     pub(super) pools: usize,
     /// Configured pools that give this host no addresses.
@@ -89,6 +91,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     list.push(leases(facts));
     list.push(endpoints(facts));
     list.push(pools(facts));
+    list.push(blocks(facts));
     list.push(Check::new(
         "next-hop objects",
         facts.nexthop_objects,
@@ -331,6 +334,15 @@ fn pools(facts: &Facts) -> Check {
     )
 }
 
+fn blocks(facts: &Facts) -> Check {
+    let ok = facts.left_out.is_empty();
+    let message =
+        if ok { "none has an address of somebody else's".to_owned() } else { facts.left_out.join("\n") };
+    let hint =
+        "a block should be of containers alone: choose another, or list the address in the pool's `exclude`";
+    Check::new("blocks", ok, message, hint)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -376,6 +388,7 @@ mod tests {
             file_errors: vec!["a.toml:1:1: no".into()],
             nexthop_objects: false,
             draining: true,
+            left_out: vec!["10.0.0.1 is an address of this host".into()],
             pools: 2,
             pools_without_block: vec!["10.0.0.0/8".into()],
         };

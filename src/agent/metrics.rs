@@ -71,6 +71,7 @@ pub(super) fn addresses(page: &mut Page, usage: &[BlockUse]) {
             ("used", block.used),
             ("resting", block.resting),
             ("elsewhere", block.elsewhere),
+            ("reserved", block.reserved),
             ("free", block.free),
         ];
         for (state, count) in states {

@@ -22,7 +22,7 @@ use super::{
     trace::Trace,
 };
 use crate::{
-    bgp::{config::PeerAddress, speaker::tellers},
+    bgp::speaker::tellers,
     cni::{
         attachment::Attachment,
         types::{L4, PortMapping},
@@ -598,10 +598,7 @@ pub(super) fn engine_config(config: &Config) -> EngineConfig {
     agent_ports.extend(bgp.iter().flat_map(|b| b.listen.iter().map(SocketAddr::port)));
     agent_ports.sort_unstable();
     agent_ports.dedup();
-    let infrastructure = bgp.iter().flat_map(|b| &b.peers).filter_map(|peer| match peer.address {
-        PeerAddress::Ip(addr) => Some(Prefix::host(addr)),
-        PeerAddress::LinkLocal { .. } | PeerAddress::Interface(_) => None,
-    });
+    let infrastructure = config.neighbours().map(Prefix::host);
     EngineConfig {
         default_ingress: config.policy.default_ingress,
         default_egress: config.policy.default_egress,

@@ -454,7 +454,7 @@ impl Service {
 
     async fn facts(&self) -> Result<doctor::Facts, Failure> {
         let config = self.config();
-        let (endpoints, leases, attention, drops, policy_error, mut file_errors, kept) = self
+        let (endpoints, leases, attention, drops, policy_error, mut file_errors, kept, left_out) = self
             .inner
             .core
             .ask(|c| {
@@ -466,6 +466,7 @@ impl Service {
                     c.policies().failed(),
                     c.policies().file_errors().to_vec(),
                     c.policies().kept(),
+                    c.left_out(),
                 )
             })
             .await?;
@@ -509,6 +510,7 @@ impl Service {
                 Some(speaker) => speaker.query(|rib| rib.stats().draining).await?,
                 None => false,
             },
+            left_out,
             pools: config.pools.len(),
             pools_without_block: config
                 .pools

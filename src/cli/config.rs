@@ -23,16 +23,19 @@ pub(super) enum ConfigCommand {
 
 pub(super) fn run(global: &Global, command: &ConfigCommand) -> ExitCode {
     let ConfigCommand::Check { file } = command;
-    let (errors, unread) = match config::check(file) {
-        Ok(errors) | Err(ConfigError::Invalid(errors)) => (errors, None),
-        Err(error @ ConfigError::Read(..)) => (Vec::new(), Some(error.to_string())),
+    let (errors, warnings, unread) = match config::check(file) {
+        Ok((errors, warnings)) => (errors, warnings, None),
+        Err(ConfigError::Invalid(errors)) => (errors, Vec::new(), None),
+        Err(error @ ConfigError::Read(..)) => (Vec::new(), Vec::new(), Some(error.to_string())),
     };
     let valid = errors.is_empty() && unread.is_none();
     let mut list = print::diagnostics(&errors);
     list.extend(unread.iter().map(|message| json!({ "file": file, "message": message })));
-    global.print(&json!({ "file": file, "valid": valid, "errors": list }), |_| {
+    let told = json!({ "file": file, "valid": valid, "errors": list, "warnings": warnings });
+    global.print(&told, |_| {
         if valid {
-            return format!("{} is valid", file.display());
+            let warnings = warnings.iter().map(|line| format!("\nwarning: {line}"));
+            return format!("{} is valid{}", file.display(), warnings.collect::<String>());
         }
         errors.iter().map(ToString::to_string).chain(unread.iter().cloned()).collect::<Vec<_>>().join("\n")
     });

@@ -35,6 +35,7 @@ pub(super) fn run(global: &Global, command: &IpamCommand) -> anyhow::Result<Exit
                     ("BLOCK", |p| print::field(p, "block")),
                     ("IN USE", |p| print::field(p, "in_use")),
                     ("RESTING", |p| print::field(p, "resting")),
+                    ("RESERVED", |p| print::field(p, "reserved")),
                     ("FREE", |p| print::field(p, "free")),
                 ],
                 "no pool has a block on this host: give an [[ipam.pool]] a `block` or a `host_index`",

@@ -1,6 +1,6 @@
 //! Routes: reading them typed, and writing the kinds that we write.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use smallvec::SmallVec;
@@ -264,6 +264,8 @@ pub struct Way {
     pub kind: u8,
     /// The interface it would leave by.
     pub interface: Option<u32>,
+    /// The gateway it would be handed to, of the address's family.
+    pub gateway: Option<IpAddr>,
 }
 
 /// Asks the kernel for its way to an address; `device` is the interface that it must leave by, if any. No way at all is
@@ -278,9 +280,19 @@ pub fn way_to(socket: &mut Socket, addr: IpAddr, device: Option<u32>) -> Result<
     })?;
     let way = |payload: &[u8]| {
         let interface = Attrs::after(payload, RTMSG).find_kind(RTA_OIF).and_then(super::Attr::u32);
-        Some(Way { kind: *payload.get(TYPE_AT)?, interface })
+        let gateway = Attrs::after(payload, RTMSG).find_kind(RTA_GATEWAY).and_then(super::Attr::ip);
+        Some(Way { kind: *payload.get(TYPE_AT)?, interface, gateway })
     };
     Ok(report.replies.first().and_then(|(_, _, payload)| way(payload)))
+}
+
+/// Addresses for documentation (RFC 5737, RFC 3849): only a default route leads there.
+pub const FAR: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
+/// The gateways that packets without a better way take, of both families.
+pub fn default_gateways(socket: &mut Socket) -> Vec<IpAddr> {
+    FAR.into_iter().filter_map(|addr| way_to(socket, addr, None).ok().flatten()?.gateway).collect()
 }
 
 fn dump_header(w: &mut Writer<'_>, family: Family, filter: Filter) {

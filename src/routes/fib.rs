@@ -10,6 +10,7 @@ use super::{
     Difference, FibConfig, Kernel, Reach,
     state::State,
     status::{RouteFilter, RouteStatus, Summary},
+    thread::OwnAddresses,
 };
 use crate::{
     model::{Family, NextHopSet, Prefix},
@@ -144,6 +145,18 @@ impl<K: Kernel> Fib<K> {
     /// Lets no learned route take over the way to these neighbours, and to no others, while they are on a link.
     pub fn protect(&mut self, neighbours: impl IntoIterator<Item = IpAddr>) {
         self.state.protect(neighbours.into_iter().collect());
+    }
+
+    /// The addresses of the host and of its gateways that count beyond a link.
+    pub fn own_addresses(&self) -> OwnAddresses {
+        let beyond = |addr: &IpAddr| match addr {
+            IpAddr::V4(a) => !a.is_link_local() && !a.is_loopback(),
+            IpAddr::V6(a) => !a.is_unicast_link_local() && !a.is_loopback(),
+        };
+        OwnAddresses {
+            addresses: self.state.addrs.keys().copied().filter(beyond).collect(),
+            gateways: self.state.foreign.gateways().filter(beyond).collect(),
+        }
     }
 
     /// Reading the kernel is given up while this is not 0: something waits that is more urgent.

@@ -1,7 +1,7 @@
 //! Routes that are not ours: connected networks, static routes, other daemons' routes. They resolve our next hops
 //! and may conflict with our routes; we never touch them.
 
-use std::net::IpAddr;
+use std::{hash::Hash, net::IpAddr};
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
@@ -46,8 +46,16 @@ pub(super) struct Foreign {
     routes: HashMap<Prefix, SmallVec<[ForeignRoute; 1]>>,
     /// How many prefixes there are of each length, IPv4 then IPv6.
     lengths: [LengthCounts; 2],
-    /// How many hops use a device.
+    uses: Uses,
+}
+
+/// What the hops lead to.
+#[derive(Debug, Default)]
+struct Uses {
+    /// How many use a device.
     devices: HashMap<u32, u32>,
+    /// How many use a gateway.
+    gateways: HashMap<IpAddr, u32>,
 }
 
 #[derive(Debug)]
@@ -91,11 +99,11 @@ impl Foreign {
         list.retain(|old| {
             let goes = if whole { old.table == new.table && old.metric == new.metric } else { *old == new };
             if goes {
-                count(&mut self.devices, old, false);
+                count(&mut self.uses, old, false);
             }
             !goes
         });
-        count(&mut self.devices, &new, true);
+        count(&mut self.uses, &new, true);
         // The kernel prefers the lower metric, and of equals the older.
         let at = list.partition_point(|old| old.metric <= new.metric);
         list.insert(at, new);
@@ -113,13 +121,13 @@ impl Foreign {
             return false;
         };
         if let Some(old) = list.get_mut(at) {
-            count(&mut self.devices, old, false);
+            count(&mut self.uses, old, false);
             // IPv6 tells the departure of single hops.
             if route.prefix.family() == Family::Ipv6 && !gone.hops.is_empty() {
                 old.hops
                     .retain(|h| !gone.hops.iter().any(|g| (g.gateway, g.ifindex) == (h.gateway, h.ifindex)));
                 if !old.hops.is_empty() {
-                    count(&mut self.devices, old, true);
+                    count(&mut self.uses, old, true);
                     return true;
                 }
             }
@@ -146,9 +154,9 @@ impl Foreign {
                 if !uses(route) {
                     return true;
                 }
-                count(&mut self.devices, route, false);
+                count(&mut self.uses, route, false);
                 route.hops.retain(|h| h.ifindex != ifindex);
-                count(&mut self.devices, route, true);
+                count(&mut self.uses, route, true);
                 !route.hops.is_empty()
             });
         }
@@ -167,7 +175,12 @@ impl Foreign {
 
     /// Whether any route leads through a device.
     pub(super) fn uses_device(&self, ifindex: u32) -> bool {
-        self.devices.contains_key(&ifindex)
+        self.uses.devices.contains_key(&ifindex)
+    }
+
+    /// The gateways that routes lead to, each once.
+    pub(super) fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        self.uses.gateways.keys().copied()
     }
 
     /// The routes for exactly this prefix, best first.
@@ -208,15 +221,22 @@ impl Foreign {
     }
 }
 
-fn count(devices: &mut HashMap<u32, u32>, route: &ForeignRoute, up: bool) {
+fn count(uses: &mut Uses, route: &ForeignRoute, up: bool) {
     for hop in &route.hops {
-        if up {
-            *devices.entry(hop.ifindex).or_insert(0) += 1;
-        } else if let Some(uses) = devices.get_mut(&hop.ifindex) {
-            *uses -= 1;
-            if *uses == 0 {
-                devices.remove(&hop.ifindex);
-            }
+        count_one(&mut uses.devices, hop.ifindex, up);
+        if let Some(gateway) = hop.gateway {
+            count_one(&mut uses.gateways, gateway, up);
+        }
+    }
+}
+
+fn count_one<K: Eq + Hash>(counts: &mut HashMap<K, u32>, of: K, up: bool) {
+    if up {
+        *counts.entry(of).or_insert(0) += 1;
+    } else if let Some(uses) = counts.get_mut(&of) {
+        *uses -= 1;
+        if *uses == 0 {
+            counts.remove(&of);
         }
     }
 }
@@ -260,11 +280,14 @@ mod tests {
         foreign.add(&route("0.0.0.0/0", 50, &[("192.0.2.3", 4)]), true);
         assert_eq!(via(&foreign, "10.0.0.1"), Some((50, 4)));
         assert!(!foreign.uses_device(3));
+        let mut gateways: Vec<String> = foreign.gateways().map(|g| g.to_string()).collect();
+        gateways.sort();
+        assert_eq!(gateways, ["192.0.2.1", "192.0.2.3"]);
         assert!(foreign.remove(&route("0.0.0.0/0", 50, &[])));
         assert!(!foreign.remove(&route("0.0.0.0/0", 50, &[])));
         assert_eq!(via(&foreign, "10.0.0.1"), Some((100, 2)));
         assert_eq!(foreign.remove_device(2, Some(Family::Ipv4)).len(), 2);
-        assert_eq!(foreign.len(), 0);
+        assert_eq!((foreign.len(), foreign.gateways().count()), (0, 0));
         assert_eq!(foreign.longest_match("192.0.2.9".parse().unwrap()), None);
     }
 

@@ -1,6 +1,7 @@
 //! The thread that owns the [`Fib`], its netlink socket and its notifications.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     sync::{
         Arc,
@@ -85,11 +86,22 @@ pub enum FibCommand {
     Show(RouteFilter, oneshot::Sender<Vec<RouteStatus>>),
     /// Everything in numbers.
     Summary(oneshot::Sender<Summary>),
+    /// The host's own addresses.
+    Own(oneshot::Sender<OwnAddresses>),
     /// Answers, whatever there is to do.
     Alive(oneshot::Sender<()>),
     /// Ends the thread. Routes stay in the kernel: traffic goes on while the agent is replaced. With `true`, learned
     /// and blackhole routes are deleted first.
     Stop(bool, oneshot::Sender<()>),
+}
+
+/// The addresses of the host and of whom its own routes lead to, without those that count on one link only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnAddresses {
+    /// Of all interfaces.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Gateways of routes that are not ours.
+    pub gateways: BTreeSet<IpAddr>,
 }
 
 /// The thread has ended.
@@ -205,6 +217,11 @@ impl FibHandle {
     /// Everything in numbers.
     pub async fn summary(&self) -> Result<Summary, FibStopped> {
         self.ask(FibCommand::Summary).await
+    }
+
+    /// The host's own addresses, and those of its gateways.
+    pub async fn own_addresses(&self) -> Result<OwnAddresses, FibStopped> {
+        self.ask(FibCommand::Own).await
     }
 
     /// Answers when the thread takes in commands.
@@ -404,6 +421,7 @@ impl Worker {
             FibCommand::Verify(answer) => self.waiting.push(Waiting::Verify(answer)),
             FibCommand::Show(filter, answer) => reply(answer, fib.routes(filter)),
             FibCommand::Summary(answer) => reply(answer, fib.summary()),
+            FibCommand::Own(answer) => reply(answer, fib.own_addresses()),
             FibCommand::Alive(answer) => reply(answer, ()),
             FibCommand::Stop(remove, answer) => {
                 if remove {

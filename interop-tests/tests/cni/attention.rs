@@ -1,10 +1,12 @@
 //! Endpoints that are not all they were after a restart: they live on, and a person is told what is missing.
 
 use anyhow::{Context, Result, ensure};
-use interop_tests::{Agent, Container, Exit, Lab, Machine, ONE_HOST, PATIENCE, check, eventually, labelled};
+use interop_tests::{
+    Agent, Container, Exit, Lab, Machine, Network, ONE_HOST, PATIENCE, check, eventually, labelled,
+};
 use serde_json::{Value, json};
 
-use crate::kit::tidy;
+use crate::kit::{asking_for, refused, tidy};
 
 const ENDPOINTS: &str = "/run/slash32/endpoints";
 
@@ -181,5 +183,62 @@ fn a_host_port_that_is_reserved_now() {
         web.remove()?;
         nothing_told(&agent, "host_port")?;
         tidy(&agent, 1)
+    });
+}
+
+/// Addresses of the block that are the host's, its gateway's or a neighbour's: no container gets one, and a person is told.
+#[test]
+fn addresses_that_are_somebodys() {
+    Lab::run("somebodys", |lab| {
+        let host = lab.machine("host")?;
+        let link = |line: &str| host.run(line).map(drop);
+        link("ip link add wan type veth peer name nwan")?;
+        link("ip link set nwan up")?;
+        link("ip link set wan up")?;
+        for (own, gateway) in [("10.32.4.0/24", "10.32.4.2"), ("fd00:32:0:4::1/64", "fd00:32:0:4::3")] {
+            link(&format!("ip address add {own} dev wan nodad"))?;
+            link(&format!("ip route add default via {gateway} dev wan"))?;
+        }
+        let neighbours = "\n[bgp]\nasn = 64512\n[[bgp.peer]]\naddress = \"10.32.4.1\"\nasn = 65000\n[[bgp.peer]]\n\
+                          address = \"fd00:32:0:4::2\"\nasn = 65000\n";
+        let agent = Agent::start(&host, &format!("{ONE_HOST}{neighbours}"))?;
+        let web = host.container("web", &Network::slash32()?)?;
+        ensure!(web.ipv4()? == "10.32.4.3" && web.ipv6()? == "fd00:32:0:4::4", "{}", web.result());
+        let lines = [
+            "10.32.4.0 in the block 10.32.4.0/24 is an address of this host",
+            "10.32.4.1 in the block 10.32.4.0/24 is a BGP neighbour's address",
+            "10.32.4.2 in the block 10.32.4.0/24 is a gateway of this host's routes",
+            "fd00:32:0:4::1 in the block fd00:32:0:4::/64 is an address of this host",
+            "fd00:32:0:4::2 in the block fd00:32:0:4::/64 is a BGP neighbour's address",
+            "fd00:32:0:4::3 in the block fd00:32:0:4::/64 is a gateway of this host's routes",
+        ];
+        let doctor = agent.cli("doctor").output()?;
+        let checked = agent.cli("config check /etc/slash32/slash32.toml").run()?;
+        for line in lines {
+            let address = line.split(' ').next().unwrap_or_default();
+            let whose = line.split(" is ").last().unwrap_or_default();
+            ensure!(doctor.stdout.contains(line), "{line}: {}", doctor.stdout);
+            ensure!(checked.contains(line), "{line}: {checked}");
+            host.sandbox("asks")?;
+            let asking = asking_for(&[address])?;
+            let error = refused(host.attach("asks", &asking))?;
+            ensure!(error.code == 101 && error.msg.contains(whose), "{error}");
+            host.run("ip netns delete asks")?;
+        }
+        let shown: Value = agent.cli("ipam show --json").json()?;
+        ensure!(shown[0]["reserved"] == 3 && shown[1]["reserved"] == 3, "{shown}");
+        // One comes to where a container is.
+        nothing_told(&agent, "address_taken")?;
+        host.run("ip address add 10.32.4.3/32 dev wan")?;
+        eventually("it is told", PATIENCE, || {
+            let (lines, healthy, marked, count) = told(&agent, "address_taken")?;
+            let told = lines.iter().any(|l| l.contains("10.32.4.3 is an address of this host, too"));
+            let seen = format!("{lines:?} {marked:?} {count}");
+            check(told && !healthy && marked == ["web address_taken"] && count == "1", seen)
+        })?;
+        host.run("ip address del 10.32.4.3/32 dev wan")?;
+        eventually("it is over", PATIENCE, || nothing_told(&agent, "address_taken"))?;
+        web.remove()?;
+        tidy(&agent, 0)
     });
 }

@@ -14,13 +14,13 @@ mod resolve;
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use crate::{
-    bgp::config::SpeakerConfig,
+    bgp::config::{PeerAddress, SpeakerConfig},
     cni::handler::LabelRule,
     model::{Diagnostic, Prefix},
     policy::language::Options,
@@ -57,6 +57,17 @@ pub struct Config {
     pub label_rules: Vec<LabelRule>,
     /// Policy.
     pub policy: PolicyConfig,
+}
+
+impl Config {
+    /// The addresses of the configured BGP neighbours; not those that count on one link only.
+    pub fn neighbours(&self) -> impl Iterator<Item = IpAddr> {
+        let peers = self.bgp.iter().flat_map(|bgp| &bgp.peers);
+        peers.filter_map(|peer| match peer.address {
+            PeerAddress::Ip(addr) => Some(addr),
+            PeerAddress::LinkLocal { .. } | PeerAddress::Interface(_) => None,
+        })
+    }
 }
 
 /// One `[[ipam.pool]]`, its blocks computed.
@@ -161,16 +172,14 @@ pub fn load(path: &Path, surroundings: &Surroundings) -> Result<Config, ConfigEr
     parse(path, &source, surroundings)
 }
 
-/// Reads a file and the policy folder it names, for `config check`: the errors of the policies. A router id that the
-/// file leaves to the machine is not looked for.
-pub fn check(path: &Path) -> Result<Vec<Diagnostic>, ConfigError> {
+/// Reads a file and the policy folder it names, for `config check`: the errors of the policies, and what is not an error but
+/// hardly meant. A router id that the file leaves to the machine is not looked for.
+pub fn check(path: &Path) -> Result<(Vec<Diagnostic>, Vec<String>), ConfigError> {
     let anywhere =
         Surroundings { hostname: "localhost".into(), router_id: Some(Ipv4Addr::new(192, 0, 2, 1)) };
     let config = load(path, &anywhere)?;
-    Ok(match crate::policy::language::load_dir(&config.policy_dir, &config.policy.language()) {
-        Ok(_) => Vec::new(),
-        Err(errors) => errors,
-    })
+    let policies = crate::policy::language::load_dir(&config.policy_dir, &config.policy.language());
+    Ok((policies.err().unwrap_or_default(), super::core::left_out(&config)))
 }
 
 /// Parses and validates; the same text and surroundings always give the same value.

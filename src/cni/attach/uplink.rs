@@ -1,6 +1,6 @@
 //! The MTU of the way out, for containers whose configuration does not say one.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use crate::{
     model::EndpointId,
@@ -20,10 +20,7 @@ pub fn uplink_mtu(socket: &mut Socket) -> u32 {
             return FALLBACK;
         }
     };
-    // Addresses for documentation (RFC 5737, RFC 3849): only a default route leads there.
-    let probes =
-        [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
-    let by_route = probes
+    let by_route = route::FAR
         .into_iter()
         .filter_map(|probe| device_towards(socket, probe).ok().flatten())
         .filter_map(|index| links.iter().find(|l| l.index == index && !l.is_loopback()))

@@ -11,7 +11,7 @@ use crate::{
         attach::{AttachError, Inside},
         attachment::Attachment,
         fault,
-        ipam::{Grant, IpamError, Wish},
+        ipam::{Grant, IpamError, Whose, Wish},
         types::{AddResult, CniArgs, CniError, Dns, Mac, NetConf, Route, code, names},
     },
     model::{Endpoint, EndpointId, EndpointKey, Prefix},
@@ -234,12 +234,36 @@ impl Handler {
             Wish { owner: id, pools: &conf.ipam.pools, families: &conf.ipam.families, requested: &requested };
         if requested.is_empty() && !earlier.is_empty() {
             // The addresses it had, if they are still to be had.
-            if let Ok(grant) = self.ipam.allocate(Wish { requested: earlier, ..wish }, now.mono) {
+            if let Ok(grant) = self.allocate(Wish { requested: earlier, ..wish }, now) {
                 return Ok((grant, conf.routes.clone(), dns));
             }
         }
-        let grant = self.ipam.allocate(wish, now.mono).map_err(ipam_error)?;
+        let grant = self.allocate(wish, now).map_err(ipam_error)?;
         Ok((grant, conf.routes.clone(), dns))
+    }
+
+    /// Gives addresses that are nobody's. The kernel knows of one of the host's before we have heard of it, and is asked
+    /// for each that is to be given.
+    fn allocate(&mut self, wish: Wish<'_>, now: Now) -> Result<Grant, IpamError> {
+        loop {
+            let grant = self.ipam.allocate(wish, now.mono)?;
+            let Some(own) = grant.addresses().find(|addr| self.attacher.is_own(*addr)) else {
+                return Ok(grant);
+            };
+            self.ipam.give_back(wish.owner, now.mono);
+            self.ipam.reserve(own, Whose::Host);
+        }
+    }
+
+    /// Whose an address is that no container can have, whoever gave it.
+    fn whose(&mut self, addr: IpAddr) -> Option<Whose> {
+        let Self { config, ipam, attacher, .. } = self;
+        let listed = |prefixes: &[Prefix]| prefixes.iter().any(|prefix| prefix.contains_addr(addr));
+        // What is in a pool is a container's, although it may be listed with the switches around it.
+        let in_pool = || config.ipam.pools.iter().any(|pool| pool.cidr.contains_addr(addr));
+        ipam.whose(addr)
+            .or_else(|| (listed(&config.infrastructure) && !in_pool()).then_some(Whose::Infrastructure))
+            .or_else(|| attacher.is_own(addr).then_some(Whose::Host))
     }
 
     fn adopt_delegated(
@@ -273,8 +297,8 @@ impl Handler {
             if Prefix::host(*addr).is_martian() {
                 return Err(refused("cannot be a container's address"));
             }
-            if self.attacher.is_own(*addr) {
-                return Err(refused("is an address of this host"));
+            if let Some(whose) = self.whose(*addr) {
+                return Err(refused(&format!("is {whose}")));
             }
         }
         if let Some(error) = addrs.iter().find_map(|addr| self.ipam.adopt(id, *addr).err()) {
@@ -350,9 +374,11 @@ pub(super) fn ipam_error(error: IpamError) -> CniError {
         IpamError::Exhausted { retry: Some(_), .. } => code::TRY_AGAIN_LATER,
         IpamError::Exhausted { retry: None, .. } | IpamError::NoBlock { .. } => code::OUT_OF_ADDRESSES,
         IpamError::NoSuchPool(_) => code::INVALID_CONFIG,
-        IpamError::Outside(_) | IpamError::Excluded(_) | IpamError::InUse { .. } | IpamError::TooMany(_) => {
-            code::ADDRESS_REFUSED
-        }
+        IpamError::Outside(_)
+        | IpamError::Excluded(_)
+        | IpamError::Reserved { .. }
+        | IpamError::InUse { .. }
+        | IpamError::TooMany(_) => code::ADDRESS_REFUSED,
     };
     CniError::new(number, error.to_string())
 }

@@ -38,13 +38,16 @@ pub enum AttentionKind {
     HostPort,
     /// Another host announces one of its addresses.
     AddressMoved,
+    /// One of its addresses is the host's own now, a neighbour's or a gateway's.
+    AddressTaken,
     /// Policy or announcement has failed since the start.
     NotTakenUp,
 }
 
 impl AttentionKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Rebuilt, Self::HostPort, Self::AddressMoved, Self::NotTakenUp];
+    pub const ALL: [Self; 5] =
+        [Self::Rebuilt, Self::HostPort, Self::AddressMoved, Self::AddressTaken, Self::NotTakenUp];
 
     /// As in JSON and metrics.
     pub const fn name(self) -> &'static str {
@@ -52,6 +55,7 @@ impl AttentionKind {
             Self::Rebuilt => "rebuilt",
             Self::HostPort => "host_port",
             Self::AddressMoved => "address_moved",
+            Self::AddressTaken => "address_taken",
             Self::NotTakenUp => "not_taken_up",
         }
     }
@@ -65,6 +69,9 @@ impl AttentionKind {
             }
             Self::AddressMoved => {
                 "remove whichever of the two containers should not have it; this one gets it back when the other goes"
+            }
+            Self::AddressTaken => {
+                "give it to one of the two only: take it from the host, or recreate the container with another"
             }
             Self::HostPort => "recreate the container with another host port, or free this one",
             Self::NotTakenUp => {
@@ -113,6 +120,11 @@ impl Handler {
             for addr in &attachment.given_up {
                 let text = format!("{addr} is announced by another host, as the newer attachment of it");
                 note(AttentionKind::AddressMoved, attachment, text);
+            }
+            for addr in attachment.endpoint.addresses() {
+                if let Some(whose) = self.ipam.whose(addr) {
+                    note(AttentionKind::AddressTaken, attachment, format!("{addr} is {whose}, too"));
+                }
             }
             if let Some(why) = self.unfinished.get(id).filter(|why| !why.is_empty()) {
                 note(AttentionKind::NotTakenUp, attachment, format!("not taken up after the start: {why}"));

@@ -36,13 +36,13 @@ use serde_json::Value;
 use super::{
     attach::{AttachConfig, Attacher},
     attachment::Attachment,
-    ipam::{Ipam, IpamConfig},
+    ipam::{Ipam, IpamConfig, Whose},
     store::{Store, StoreError, micros},
     types::{CniError, SpecVersion, code},
 };
 use crate::{
     api::{CniAnswer, CniFailure, CniRequest},
-    model::{EndpointId, Labels},
+    model::{EndpointId, Labels, Prefix},
     netlink::{self, ns::NetnsId},
 };
 pub use attention::{Attention, AttentionKind, lines as attention_lines};
@@ -63,6 +63,10 @@ pub struct HandlerConfig {
     pub ipam: IpamConfig,
     /// The MTU of networks that say none; none: the uplink's.
     pub mtu: Option<u32>,
+    /// The addresses of configured BGP neighbours: no container gets one.
+    pub neighbours: Vec<IpAddr>,
+    /// More addresses of switches and routers, which other IPAM plugins may not know of.
+    pub infrastructure: Vec<Prefix>,
     /// Labels by name.
     pub label_rules: Vec<LabelRule>,
     /// How often [`Handler::tick`] looks for containers whose namespace is gone. The kernel tells at once
@@ -127,6 +131,8 @@ pub struct Handler {
     held_elsewhere: HashSet<IpAddr>,
     /// What other hosts had of our blocks before the start and have not announced since, and until when that counts.
     remembered: (HashSet<IpAddr>, Option<Instant>),
+    /// The host's own addresses and those of its gateways.
+    surroundings: BTreeMap<IpAddr, Whose>,
     /// Whose copies are not up to date.
     uncopied: BTreeSet<EndpointId>,
     mending: mend::Mending,
@@ -143,7 +149,7 @@ impl Handler {
     /// Opens the files and the kernel's sockets, in the network namespace of the calling thread. The next thing to
     /// call is [`Handler::recover`].
     pub fn start(config: HandlerConfig) -> Result<Self, StartError> {
-        Ok(Self {
+        let mut handler = Self {
             attacher: Attacher::start(config.attach)?,
             ipam: Ipam::new(&config.ipam),
             store: Store::open(&config.run_dir)?,
@@ -157,6 +163,7 @@ impl Handler {
             numbers: HashMap::new(),
             given_up: HashMap::new(),
             held_elsewhere: HashSet::new(),
+            surroundings: BTreeMap::new(),
             uncopied: BTreeSet::new(),
             remembered: Default::default(),
             last_sequence: 0,
@@ -164,7 +171,9 @@ impl Handler {
             last_sweep: None,
             last_look: None,
             config,
-        })
+        };
+        handler.reserve(Instant::now());
+        Ok(handler)
     }
 
     /// Takes a new configuration; what exists stays. The run directory and the wiring need a restart to change.
@@ -173,6 +182,24 @@ impl Handler {
         self.uplink_mtu = None;
         self.config =
             HandlerConfig { run_dir: self.config.run_dir.clone(), attach: self.config.attach, ..config };
+        self.reserve(Instant::now());
+    }
+
+    /// Says which addresses are the host's, and its gateways'; no container gets one of them.
+    pub fn set_surroundings(&mut self, surroundings: BTreeMap<IpAddr, Whose>, now: Now) {
+        self.surroundings = surroundings;
+        self.reserve(now.mono);
+    }
+
+    fn reserve(&mut self, now: Instant) {
+        let neighbours = self.config.neighbours.iter().map(|addr| (*addr, Whose::Neighbour));
+        let mut reserved: BTreeMap<IpAddr, Whose> = neighbours.collect();
+        // A neighbour that is the gateway, too, is better known as the former; what is the host's own is above all.
+        for (addr, whose) in &self.surroundings {
+            let known = reserved.entry(*addr).or_insert(*whose);
+            *known = (*known).min(*whose);
+        }
+        self.ipam.set_reserved(reserved, now);
     }
 
     /// Answers a CNI verb.

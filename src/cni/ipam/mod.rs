@@ -4,16 +4,18 @@
 //! family its network has pools for. Addresses that were released rest for a while before they are given again, the
 //! one released longest ago first, so that no late packet or stale cache reaches the wrong container. An address
 //! that is asked for by name may rest or lie outside our blocks (it moves here with its container), but it must be
-//! inside a pool, not excluded, and held by nobody on this host.
+//! inside a pool, not excluded, and held by nobody on this host. What is the host's own, a neighbour's or a gateway's is
+//! never given, however it is asked for.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 mod block;
+mod reserved;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::{Duration, Instant},
 };
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{EndpointId, Family, Prefix};
 use block::{Block, Pick};
+pub use reserved::{Whose, left_out_line};
 
 /// What addresses there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,7 +85,8 @@ pub enum IpamError {
         family: Option<Family>,
     },
     /// Every address of the blocks is in use or rests.
-    #[error("no free {family} address in {blocks}: {used} in use, {resting} resting{}",
+    #[error("no free {family} address in {blocks}: {used} in use, {resting} resting{}{}",
+        if *reserved > 0 { format!(", {reserved} not a container's") } else { String::new() },
         retry.map(|d| format!("; one will be free in {} s", d.as_secs() + 1)).unwrap_or_default())]
     Exhausted {
         /// The family.
@@ -93,6 +97,8 @@ pub enum IpamError {
         used: usize,
         /// Addresses that rest.
         resting: usize,
+        /// Addresses that are somebody's who is no container.
+        reserved: usize,
         /// How long until the first of those is free.
         retry: Option<Duration>,
     },
@@ -102,6 +108,14 @@ pub enum IpamError {
     /// The address is excluded.
     #[error("the requested address {0} is excluded from its pool")]
     Excluded(IpAddr),
+    /// It is somebody's who is no container.
+    #[error("the requested address {addr} is {whose}")]
+    Reserved {
+        /// The address.
+        addr: IpAddr,
+        /// Who has it.
+        whose: Whose,
+    },
     /// Somebody else has it.
     #[error("the requested address {addr} is in use by {owner}")]
     InUse {
@@ -134,6 +148,8 @@ pub struct BlockUse {
     pub resting: u64,
     /// Announced by another host, where they moved to.
     pub elsewhere: u64,
+    /// Never given, because they are the host's, a neighbour's or a gateway's.
+    pub reserved: u64,
     /// To be given at once.
     pub free: u64,
 }
@@ -147,6 +163,8 @@ pub struct Ipam {
     owners: HashMap<EndpointId, Vec<IpAddr>>,
     /// Addresses of our blocks that another host announces.
     elsewhere: HashSet<IpAddr>,
+    /// Addresses that no container can have, and whose they are.
+    reserved: BTreeMap<IpAddr, Whose>,
 }
 
 #[derive(Debug)]
@@ -164,6 +182,7 @@ impl Ipam {
             leases: HashMap::new(),
             owners: HashMap::new(),
             elsewhere: HashSet::new(),
+            reserved: BTreeMap::new(),
         }
     }
 
@@ -173,6 +192,7 @@ impl Ipam {
         self.leases = old.leases;
         self.owners = old.owners;
         self.elsewhere = old.elsewhere;
+        self.reserved = old.reserved;
         for pool in &old.pools {
             for (addr, since) in pool.blocks.iter().flat_map(Block::released) {
                 self.rest(addr, since);
@@ -280,10 +300,11 @@ impl Ipam {
         self.elsewhere.iter().copied()
     }
 
-    /// Lets a free address rest since `since`: after a restart, from what was noted at its release.
+    /// Lets a free address rest since `since`: after a restart, from what was noted at its release. One that is excluded is
+    /// never given again.
     pub fn rest(&mut self, addr: IpAddr, since: Instant) {
         if !self.leases.contains_key(&addr)
-            && let Some(block) = self.block_of_mut(addr)
+            && let Some(block) = self.block_of_mut(addr).filter(|block| !block.is_excluded(addr))
         {
             block.release(addr, since);
         }
@@ -343,6 +364,7 @@ impl Ipam {
                 used: self.leases.keys().filter(|a| block.contains_addr(**a)).count() as u64,
                 resting: 0,
                 elsewhere: 0,
+                reserved: 0,
                 free: 0,
             };
             let mut in_blocks = 0;
@@ -350,11 +372,19 @@ impl Ipam {
                 let mut entry = entry(block.prefix(), true, block.size());
                 entry.resting = block
                     .released()
-                    .filter(|(addr, since)| *since + self.quarantine > now && !self.elsewhere.contains(addr))
+                    .filter(|(addr, since)| {
+                        *since + self.quarantine > now
+                            && !self.elsewhere.contains(addr)
+                            && !self.reserved.contains_key(addr)
+                    })
                     .count() as u64;
                 let here = |a: &&IpAddr| block.prefix().contains_addr(**a) && !self.leases.contains_key(*a);
-                entry.elsewhere = self.elsewhere.iter().filter(here).count() as u64;
-                entry.free = entry.size.saturating_sub(entry.used + entry.resting + entry.elsewhere);
+                let free = |a: &&IpAddr| here(a) && !self.reserved.contains_key(*a);
+                entry.elsewhere = self.elsewhere.iter().filter(free).count() as u64;
+                let included = |a: &&IpAddr| here(a) && !block.is_excluded(**a);
+                entry.reserved = self.reserved.keys().filter(included).count() as u64;
+                let taken = entry.used + entry.resting + entry.elsewhere + entry.reserved;
+                entry.free = entry.size.saturating_sub(taken);
                 in_blocks += entry.used;
                 usage.push(entry);
             }
@@ -399,6 +429,9 @@ impl Ipam {
         if excluded {
             return Err(IpamError::Excluded(addr));
         }
+        if let Some(whose) = self.whose(addr) {
+            return Err(IpamError::Reserved { addr, whose });
+        }
         match self.leases.get(&addr) {
             Some(owner) => Err(IpamError::InUse { addr, owner: owner.clone() }),
             None => Ok(addr),
@@ -407,7 +440,7 @@ impl Ipam {
 
     /// Finds any address of a family; none when the pools have no block of that family and nobody insists on it.
     fn any(&mut self, wish: Wish<'_>, family: Family, now: Instant) -> Result<Option<IpAddr>, IpamError> {
-        let Self { pools, leases, quarantine, elsewhere, .. } = self;
+        let Self { pools, leases, quarantine, elsewhere, reserved, .. } = self;
         let mut soonest: Option<Instant> = None;
         let mut tried = Vec::new();
         // In the order of the network's list, where it has one.
@@ -415,7 +448,8 @@ impl Ipam {
             pools.iter_mut().filter(|p| wish.allows(p) && p.config.cidr.family() == family).collect();
         order.sort_by_key(|p| wish.pools.iter().position(|name| *name == p.config.name));
         for block in order.into_iter().flat_map(|p| &mut p.blocks) {
-            match block.pick(now, *quarantine, |a| leases.contains_key(&a) || elsewhere.contains(&a)) {
+            let taken = |a| leases.contains_key(&a) || elsewhere.contains(&a) || reserved.contains_key(&a);
+            match block.pick(now, *quarantine, taken) {
                 Pick::Free(addr) => return Ok(Some(addr)),
                 Pick::Rests(until) => soonest = Some(soonest.map_or(until, |s| s.min(until))),
                 Pick::Full => {}
@@ -438,6 +472,7 @@ impl Ipam {
             blocks: tried.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
             used: sum(|u| u.used),
             resting: sum(|u| u.resting),
+            reserved: sum(|u| u.reserved),
             retry: soonest.map(|s| s.saturating_duration_since(now)),
         })
     }

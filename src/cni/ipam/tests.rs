@@ -41,6 +41,41 @@ fn v4(grant: &Grant) -> String {
 }
 
 #[test]
+fn what_is_somebodys_is_left_out_and_comes_back() {
+    let mut ipam = ipam(vec![pool("p", "10.32.0.0/16", &["10.32.4.0/30"], &["10.32.4.3/32"])]);
+    let start = Instant::now();
+    let reserved: Vec<IpAddr> =
+        ["10.32.4.0", "10.32.4.2", "10.32.4.3", "192.0.2.1"].map(|a| a.parse().unwrap()).to_vec();
+    ipam.set_reserved(reserved.iter().map(|a| (*a, Whose::Host)).collect(), start);
+    let usage = &ipam.usage(start)[0];
+    assert_eq!((usage.size, usage.reserved, usage.free), (3, 2, 1));
+    assert_eq!(ipam.left_out().map(|(a, ..)| a).collect::<Vec<_>>(), reserved[..2]);
+    assert_eq!(v4(&take(&mut ipam, 0, start).unwrap()), "10.32.4.1");
+    let error = take(&mut ipam, 1, start).unwrap_err();
+    assert!(matches!(error, IpamError::Exhausted { reserved: 2, used: 1, retry: None, .. }), "{error}");
+    // It is the host's no longer.
+    ipam.set_reserved(BTreeMap::new(), start);
+    assert!(matches!(take(&mut ipam, 1, start), Err(IpamError::Exhausted { resting: 2, .. })));
+    assert_eq!(v4(&take(&mut ipam, 1, start + QUARANTINE).unwrap()), "10.32.4.0");
+}
+
+#[test]
+fn what_is_excluded_while_it_rests_is_not_given_again() {
+    let now = Instant::now();
+    let pools = |exclude| vec![pool("p", "10.0.0.0/16", &["10.0.4.0/31"], exclude)];
+    let mut ipam = ipam(pools(&[]));
+    assert_eq!(v4(&take(&mut ipam, 0, now).unwrap()), "10.0.4.0");
+    assert_eq!(v4(&take(&mut ipam, 1, now).unwrap()), "10.0.4.1");
+    ipam.release(&owner(0), now);
+    ipam.reconfigure(&IpamConfig { quarantine: QUARANTINE, pools: pools(&["10.0.4.0/32"]) });
+    assert!(take(&mut ipam, 2, now + QUARANTINE).is_err());
+    // Nor what a container has meanwhile.
+    ipam.reconfigure(&IpamConfig { quarantine: QUARANTINE, pools: pools(&["10.0.4.0/31"]) });
+    ipam.release(&owner(1), now);
+    assert!(take(&mut ipam, 2, now + QUARANTINE).is_err());
+}
+
+#[test]
 fn fresh_first_then_oldest_released_after_its_rest() {
     let now = Instant::now();
     let mut ipam = ipam(vec![pool("p", "10.0.0.0/16", &["10.0.4.0/30"], &["10.0.4.1/32"])]);

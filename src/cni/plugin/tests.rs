@@ -336,6 +336,8 @@ fn handler_agent(dir: &Path) -> mpsc::Sender<Question> {
                 pools: vec![pool("10.32.0.0/16"), pool("fd00:32::/112")],
             },
             mtu: None,
+            neighbours: vec![],
+            infrastructure: vec![],
             label_rules: vec![],
             look: Duration::from_secs(15),
         })

@@ -90,6 +90,59 @@ fn delegated_addresses() {
     });
 }
 
+/// What is the host's own, a neighbour's or a gateway's is given to nobody, by chance or by name.
+#[test]
+fn addresses_of_others_are_left_out() {
+    private(|| {
+        let mut world = World::new();
+        let mut socket = Socket::route().unwrap();
+        let own: [IpAddr; 2] = ["10.32.4.0".parse().unwrap(), "fd00:32::4:1".parse().unwrap()];
+        // Nobody has told of it: the kernel knows.
+        for addr in own {
+            addr::add(&mut socket, 1, addr, if addr.is_ipv4() { 32 } else { 128 }).unwrap();
+        }
+        let mut told = config(world.dir.path());
+        let neighbours: [IpAddr; 2] = ["10.32.4.1".parse().unwrap(), "fd00:32::4:2".parse().unwrap()];
+        told.neighbours = neighbours.to_vec();
+        world.handler.reconfigure(told);
+        let gateways: [IpAddr; 2] = ["10.32.4.2".parse().unwrap(), "fd00:32::4:3".parse().unwrap()];
+        world.handler.set_surroundings(gateways.map(|a| (a, Whose::Gateway)).into(), Now::read());
+        let ns = container();
+        for (addr, whose) in own
+            .map(|a| (a, "an address of this host"))
+            .into_iter()
+            .chain(neighbours.map(|a| (a, "a BGP neighbour's address")))
+            .chain(gateways.map(|a| (a, "a gateway of this host's routes")))
+        {
+            let asked = with(request("ADD", "c1", &ns), "runtimeConfig", json!({"ips": [addr]}));
+            let error = world.call(&asked).unwrap_err();
+            assert_eq!(error.code, code::ADDRESS_REFUSED);
+            assert!(error.msg.contains(&addr.to_string()) && error.msg.ends_with(whose), "{error:?}");
+            let given = json!({"ips": [{"address": addr}]});
+            let given = with(request("ADD", "c1", &ns), crate::cni::types::IPAM_RESULT_KEY, given);
+            let error = world.call(&with(given, "ipam", json!({"type": "static"}))).unwrap_err();
+            assert!(error.code == code::ADDRESS_REFUSED && error.msg.ends_with(whose), "{error:?}");
+        }
+        world.assert_clean();
+        let result = world.call(&request("ADD", "c1", &ns)).unwrap();
+        let ips = result["ips"].to_string();
+        let others = own.into_iter().chain(neighbours).chain(gateways);
+        assert!(others.into_iter().all(|addr| !ips.contains(&format!("{addr}/"))), "{ips}");
+        let usage = world.handler.ipam().usage(Instant::now());
+        assert_eq!((usage[0].reserved, usage[0].used, usage[0].free), (3, 1, 12));
+        assert_eq!(world.handler.ipam().left_out().count(), 6);
+        // One comes to where a container is.
+        assert_eq!(world.handler.attention(), []);
+        let taken: IpAddr = first_ip(&result).trim_end_matches("/32").parse().unwrap();
+        world.handler.set_surroundings([(taken, Whose::Host)].into(), Now::read());
+        let told = world.handler.attention();
+        assert_eq!(told.iter().map(|a| a.kind).collect::<Vec<_>>(), [AttentionKind::AddressTaken]);
+        assert_eq!(told[0].text, format!("{taken} is an address of this host, too"));
+        world.call(&request("DEL", "c1", &ns)).unwrap();
+        world.assert_clean();
+    });
+}
+
 #[test]
 fn an_address_that_moves_away() {
     private(|| {

@@ -106,6 +106,8 @@ fn config(dir: &Path) -> HandlerConfig {
             pools: vec![pool("10.32.0.0/16", "10.32.4.0/28"), pool("fd00:32::/64", "fd00:32::4:0/112")],
         },
         mtu: None,
+        neighbours: vec![],
+        infrastructure: vec![],
         label_rules: vec![],
         look: Duration::from_secs(15),
     }

@@ -176,16 +176,19 @@ impl Flows {
         attachment: &Attachment,
         stale: impl Fn(&Flow, SocketAddr) -> bool,
     ) -> Result<(), Error> {
-        let ours: Vec<IpAddr> = addr::list(&mut Socket::route()?)?.into_iter().map(|a| a.addr).collect();
+        let udp = || attachment.port_mappings.iter().filter(|mapping| mapping.protocol == L4::Udp);
+        let any_address = |mapping: &PortMapping| mapping.host_ip.is_none_or(|ip| ip.is_unspecified());
+        let ours: Vec<IpAddr> = if udp().any(any_address) {
+            addr::list(&mut Socket::route()?)?.into_iter().map(|a| a.addr).collect()
+        } else {
+            Vec::new()
+        };
         self.with_socket(|socket| {
-            for address in attachment.endpoint.addresses() {
-                let mut flows = conntrack::list_udp(socket, address.is_ipv4())?;
-                flows.retain(|flow| {
-                    attachment.port_mappings.iter().any(|mapping| {
-                        is_meant(mapping, flow.to, &ours)
-                            && stale(flow, SocketAddr::new(address, mapping.container_port))
-                    })
-                });
+            for (address, mapping) in attachment.endpoint.addresses().flat_map(|a| udp().map(move |m| (a, m)))
+            {
+                let target = SocketAddr::new(address, mapping.container_port);
+                let mut flows = conntrack::list_udp_to(socket, address.is_ipv4(), mapping.host_port)?;
+                flows.retain(|flow| is_meant(mapping, flow.to, &ours) && stale(flow, target));
                 conntrack::forget(socket, &flows)?;
             }
             Ok(())
@@ -195,8 +198,7 @@ impl Flows {
 
 /// Whether a packet to `to` is one for this mapping.
 fn is_meant(mapping: &PortMapping, to: SocketAddr, ours: &[IpAddr]) -> bool {
-    mapping.protocol == L4::Udp
-        && mapping.host_port == to.port()
+    mapping.host_port == to.port()
         && mapping.host_ip.is_none_or(|ip| ip.is_ipv4() == to.is_ipv4())
         && match mapping.host_ip.filter(|ip| !ip.is_unspecified()) {
             Some(ip) => ip == to.ip(),

@@ -18,6 +18,11 @@ const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+/// What of the tuple counts: `CTA_FILTER_F_CTA_PROTO_NUM` and `_DST_PORT` of net/netfilter/nf_conntrack_netlink.c.
+const FILTER_PROTO_NUM: u32 = 1 << 3;
+const FILTER_DST_PORT: u32 = 1 << 5;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
@@ -38,15 +43,29 @@ pub struct Flow {
     key: Key,
 }
 
-/// Lists the UDP connections of one family.
-pub fn list_udp(socket: &mut Socket, ipv4: bool) -> Result<Vec<Flow>, Error> {
+/// Lists the UDP connections of one family whose first packet was for a port.
+///
+/// The kernel leaves out the others (from Linux 5.8): it still goes through its table, but does not write all of it out.
+pub fn list_udp_to(socket: &mut Socket, ipv4: bool, port: u16) -> Result<Vec<Flow>, Error> {
     let header = nfgenmsg(ipv4);
     socket.dump(
         MSG_GET,
         |w| {
-            w.raw(&header);
+            w.raw(&header)
+                .nest(CTA_TUPLE_ORIG, |w| {
+                    w.nest(CTA_TUPLE_PROTO, |w| {
+                        w.attr_u8(CTA_PROTO_NUM, libc::IPPROTO_UDP as u8)
+                            .attr(CTA_PROTO_DST_PORT, &port.to_be_bytes());
+                    });
+                })
+                .nest(CTA_FILTER, |w| {
+                    w.attr_u32(CTA_FILTER_ORIG_FLAGS, FILTER_PROTO_NUM | FILTER_DST_PORT);
+                });
         },
-        |message| Ok(if message.kind == MSG_NEW { parse(message.attrs(NFGENMSG)) } else { None }),
+        |message| {
+            let flow = if message.kind == MSG_NEW { parse(message.attrs(NFGENMSG)) } else { None };
+            Ok(flow.filter(|flow| flow.to.port() == port))
+        },
     )
 }
 
@@ -172,21 +191,24 @@ mod tests {
             for (ipv4, address) in [(true, "127.0.0.1:0"), (false, "[::1]:0")] {
                 let (a, b) = (UdpSocket::bind(address).unwrap(), UdpSocket::bind(address).unwrap());
                 a.send_to(b"x", b.local_addr().unwrap()).unwrap();
-                let flows = list_udp(&mut socket, ipv4).unwrap();
+                let port = b.local_addr().unwrap().port();
+                // To another port, and of another protocol to this one.
+                a.send_to(b"x", a.local_addr().unwrap()).unwrap();
+                let listener = std::net::TcpListener::bind((b.local_addr().unwrap().ip(), port)).unwrap();
+                let _stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let flows = list_udp_to(&mut socket, ipv4, port).unwrap();
                 let [flow] = &flows[..] else { panic!("{flows:?}") };
                 assert_eq!((flow.from, flow.to), (a.local_addr().unwrap(), b.local_addr().unwrap()));
                 assert_eq!(flow.answers, flow.to);
                 forget(&mut socket, &flows).unwrap();
                 forget(&mut socket, &flows).unwrap();
-                assert_eq!(list_udp(&mut socket, ipv4).unwrap(), []);
+                assert_eq!(list_udp_to(&mut socket, ipv4, port).unwrap(), []);
                 // By address, whatever the protocol.
-                let listener = std::net::TcpListener::bind(address).unwrap();
-                let _stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
                 a.send_to(b"x", b.local_addr().unwrap()).unwrap();
                 let ours = a.local_addr().unwrap().ip();
                 assert_eq!(forget_from(&mut socket, ipv4, |from| from != ours).unwrap(), 0);
-                assert_eq!(forget_from(&mut socket, ipv4, |from| from == ours).unwrap(), 2);
-                assert_eq!(list_udp(&mut socket, ipv4).unwrap(), []);
+                assert_eq!(forget_from(&mut socket, ipv4, |from| from == ours).unwrap(), 3);
+                assert_eq!(list_udp_to(&mut socket, ipv4, port).unwrap(), []);
                 assert_eq!(forget_from(&mut socket, ipv4, |_| true).unwrap(), 0);
             }
         });

@@ -269,6 +269,11 @@ fn files_are_one_unit() {
     assert!(errors[0].to_string().contains("defined twice, first at b.toml:2"), "{}", errors[0]);
     let errors = parse(&[("a.toml", "="), ("b.toml", "x=1")]).unwrap_err();
     assert_eq!(errors.len(), 2, "errors of all files are told at once");
+    // In order of their places, whatever was read first.
+    let late = "[[policy]]\nname='p p'\nselect='all()'\ningress=[]\n[[tier]]\nname='t t'\norder=1\n";
+    let errors = parse(&[("b.toml", late), ("a.toml", late), ("c.toml", "=")]).unwrap_err();
+    let places: Vec<String> = errors.iter().map(|e| format!("{}:{}", e.file.display(), e.line)).collect();
+    assert_eq!(places, ["a.toml:2", "a.toml:6", "b.toml:2", "b.toml:6", "c.toml:1"]);
 }
 
 #[test]
@@ -308,6 +313,10 @@ fn folders() {
     fs::write(dir.path().join("f.toml"), b"# fine\n# not \xff\n").unwrap();
     let errors = load_dir(dir.path(), &Options::default()).unwrap_err();
     assert!(errors[0].to_string().contains("f.toml:2:7: the file is not text in UTF-8"), "{}", errors[0]);
+    fs::remove_file(dir.path().join("f.toml")).unwrap();
+    fs::File::create(dir.path().join("f.toml")).unwrap().set_len(MAX_FILE + 1).unwrap();
+    let errors = load_dir(dir.path(), &Options::default()).unwrap_err();
+    assert!(errors[0].to_string().ends_with("f.toml:1:1: the file has more than 64 MiB"), "{}", errors[0]);
     fs::remove_file(dir.path().join("f.toml")).unwrap();
     fs::write(dir.path().join("c.toml"), "nonsense").unwrap();
     let errors = load_dir(dir.path(), &Options::default()).unwrap_err();

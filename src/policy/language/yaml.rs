@@ -128,7 +128,7 @@ fn top_keys(source: &mut Source<'_>, object: &Node) {
 }
 
 /// What is read, for people.
-const KNOWN: [(&str, &str); 15] = [
+pub(super) const KNOWN: [(&str, &str); 15] = [
     ("v1", "Namespace"),
     ("networking.k8s.io/v1", "NetworkPolicy"),
     ("projectcalico.org/v3", "NetworkPolicy"),

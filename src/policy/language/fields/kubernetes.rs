@@ -51,6 +51,7 @@ pub(super) const SECTIONS: &[Section] = &[
                 "apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {name: t}\n",
                 Says("tier t"),
             ),
+            ("items", "apiVersion: v1\nkind: List\nitems:\n", Says("")),
             (
                 "items",
                 "apiVersion: v1\nkind: List\nmetadata: {}\nitems:\n- {apiVersion: projectcalico.org/v3, kind: Tier, metadata: {name: t}}\n",

@@ -14,7 +14,7 @@ use std::{
     path::Path,
 };
 
-use super::{parse, walk};
+use super::{parse, walk, yaml};
 use crate::policy::{Direction, Peer, PolicySet, Rate, Rule};
 
 /// What becomes of a field.
@@ -167,7 +167,15 @@ fn rows(page: &str) -> BTreeMap<(String, String), String> {
 #[test]
 fn fields_of_yaml() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policy-yaml.md");
-    let rows = rows(&fs::read_to_string(path).unwrap());
+    let page = fs::read_to_string(path).unwrap();
+    for (version, kind) in yaml::KNOWN {
+        let (group, version) = version.split_once('/').unwrap_or(("", version));
+        let names = |row: &str, word: &str| row.split([' ', ',', '/']).any(|part| part == word);
+        let mut rows = page.lines().filter(|line| line.starts_with("| "));
+        let found = rows.any(|row| names(row, kind) && names(row, version) && row.contains(group));
+        assert!(found, "the page does not have {kind} of {group}/{version} among the kinds");
+    }
+    let rows = rows(&page);
     let sections =
         [kubernetes::SECTIONS, admin::SECTIONS, cluster::SECTIONS, calico::SECTIONS].into_iter().flatten();
     let mut wrong = Vec::new();

@@ -1,6 +1,6 @@
 //! ADD.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use serde_json::Value;
 
@@ -59,7 +59,7 @@ impl Handler {
         // Nomad repeats an ADD without a DEL between.
         let mut earlier = Vec::new();
         if let Some(old) = self.attachments.get(&id).cloned() {
-            let whole = !old.rebuilt && old.given_up.is_empty();
+            let whole = !old.rebuilt && old.given_up.is_empty() && has_what_was_given(&old, &conf);
             if whole && old.netns_id == ns.id() && self.attacher.check(&old)?.is_empty() {
                 return Ok(old.result().to_json(conf.version));
             }
@@ -329,6 +329,15 @@ impl Handler {
             .collect();
         (1..=254).find(|n| !used.contains(n)).unwrap_or(255)
     }
+}
+
+/// Whether the addresses that another IPAM plugin has given for this call, if it has, are those that the endpoint has.
+/// They are not when the answer to the ADD before was lost, as of an agent that died: its plugin has given the addresses
+/// back, so that they are anybody's.
+fn has_what_was_given(old: &Attachment, conf: &NetConf) -> bool {
+    let Some(given) = &conf.ipam_result else { return true };
+    let given: BTreeSet<IpAddr> = given.ips.iter().map(|ip| ip.address.0).collect();
+    given == old.endpoint.addresses().collect()
 }
 
 enum Undo {

@@ -27,7 +27,9 @@ use crate::{
     cni::{
         attach::AttachConfig,
         attachment::Attachment,
-        handler::{AttentionKind, Handler, HandlerConfig, Host, Now, Problem, ProblemKind, attention_lines},
+        handler::{
+            AttentionKind, Handler, HandlerConfig, Host, NotReleased, Now, Problem, Released, attention_lines,
+        },
         ipam::{BlockUse, Ipam, IpamConfig, PoolConfig, Whose, left_out_line},
         types::{CniError, code},
     },
@@ -311,25 +313,13 @@ impl Core {
         self.handler.ipam().usage(Instant::now()).into_iter().map(row).collect()
     }
 
-    /// Releases an address whose container is gone; one that is in use is not touched.
+    /// Releases an address whose container is gone, or ends its rest; one that is in use is not touched.
     pub(super) fn ipam_release(&mut self, address: IpAddr) -> Result<Value, Failure> {
-        let Some(owner) = self.handler.ipam().owner(address).cloned() else {
-            return Err(Failure::new(format!("{address} is not leased on this host")));
-        };
-        let problems = self.handler.audit(&mut self.outside, false, Now::read()).map_err(failure)?;
-        if !problems
-            .iter()
-            .any(|p| p.endpoint == owner && matches!(p.kind, ProblemKind::Leaked | ProblemKind::StrayLease))
-        {
-            return Err(Failure::new(format!("{address} is in use by endpoint {owner}"))
-                .with_hint("remove the container; the runtime's DEL releases its addresses"));
-        }
-        self.handler.audit(&mut self.outside, true, Now::read()).map_err(failure)?;
-        match self.handler.ipam().owner(address) {
-            None => Ok(json!({ "released": address, "endpoint": owner })),
-            Some(_) => {
-                Err(Failure::new(format!("{address} could not be released; `slash32 ipam check` says why")))
-            }
+        match self.handler.release_address(&mut self.outside, address, Now::read()) {
+            Ok(Released::Leaked(owner)) => Ok(json!({ "released": address, "endpoint": owner })),
+            Ok(Released::Resting) => Ok(json!({ "released": address, "endpoint": null })),
+            Err(NotReleased::Failed(error)) => Err(failure(error)),
+            Err(error) => Err(Failure::new(error.to_string()).with_hint(error.hint())),
         }
     }
 

@@ -17,7 +17,7 @@ pub(super) enum IpamCommand {
         #[arg(long)]
         fix: bool,
     },
-    /// Release an address whose container is gone.
+    /// Release one address whose container is gone, or end its rest; nothing else changes.
     Release {
         /// The address.
         address: IpAddr,

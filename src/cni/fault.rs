@@ -1,8 +1,9 @@
 //! Places where a test can make the process die, between any two steps that leave a trace.
 //!
-//! In debug builds the environment variable `SLASH32_FAULT` names the point at which the process aborts, without
-//! running destructors, as by `kill -9`. Unit tests use [`tests::dying_at`] instead, which unwinds. In release
-//! builds there is nothing of this.
+//! In debug builds the environment variable `SLASH32_FAULT` names the point at which the process, agent or plugin,
+//! aborts, without running destructors, as by `kill -9`. `interop-tests/tests/cni/kills.rs` visits every point there is,
+//! on a whole host. Unit tests use [`tests::dying_at`] instead, which unwinds. In release builds there is nothing of
+//! this.
 
 /// A fault point.
 #[cfg(not(any(test, debug_assertions)))]
@@ -23,6 +24,24 @@ pub(super) fn point(name: &'static str) {
     }
 }
 
+/// Whether something that the kernel is asked fails.
+#[cfg(not(any(test, debug_assertions)))]
+#[inline]
+pub(super) const fn fails(_name: &'static str) -> bool {
+    false
+}
+
+/// Whether something that the kernel is asked fails: so many times as a unit test has said, or always if
+/// `SLASH32_FAULT` names it.
+#[cfg(any(test, debug_assertions))]
+pub(super) fn fails(name: &'static str) -> bool {
+    #[cfg(test)]
+    if tests::fails_now(name) {
+        return true;
+    }
+    std::env::var("SLASH32_FAULT").is_ok_and(|chosen| chosen == name)
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use std::{
@@ -34,6 +53,8 @@ pub(super) mod tests {
     struct State {
         die_at: Option<String>,
         seen: Vec<&'static str>,
+        /// What fails, and how many times more.
+        failing: Option<(&'static str, usize)>,
     }
 
     thread_local! {
@@ -49,6 +70,21 @@ pub(super) mod tests {
             // Without the panic hook's noise.
             std::panic::resume_unwind(Box::new(name));
         }
+    }
+
+    pub(super) fn fails_now(name: &'static str) -> bool {
+        STATE.with_borrow_mut(|state| match &mut state.failing {
+            Some((failing, left)) if *failing == name && *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        })
+    }
+
+    /// From now on something fails on this thread, so many times.
+    pub(in crate::cni) fn failing(name: &'static str, times: usize) {
+        STATE.with_borrow_mut(|state| state.failing = Some((name, times)));
     }
 
     /// Runs something on this thread that is to die at a fault point; none when it did.

@@ -234,6 +234,27 @@ impl Store {
         Ok(())
     }
 
+    /// Forgets that an address rests, and remembers it of the others that were released with it.
+    pub fn end_rest(&self, addr: IpAddr) -> Result<(), StoreError> {
+        for path in list(&self.released)? {
+            let Ok(mut attachment) = read::<Attachment>(&path) else { continue };
+            let endpoint = &mut attachment.endpoint;
+            if attachment.delegate.is_some() || !endpoint.addresses().any(|other| other == addr) {
+                continue;
+            }
+            match addr {
+                IpAddr::V4(_) => endpoint.ipv4 = None,
+                IpAddr::V6(_) => endpoint.ipv6 = None,
+            }
+            // The time of the file is that of the release.
+            let at = fs::metadata(&path).and_then(|file| file.modified());
+            write(&self.released, &file_name(&path), &attachment)?;
+            at.and_then(|at| fs::File::options().write(true).open(&path)?.set_modified(at))
+                .map_err(|source| StoreError { what: "set the time of", path, source })?;
+        }
+        Ok(())
+    }
+
     /// The released attachments whose addresses another IPAM plugin manages, which may not know of their end: a DEL or
     /// GC of the runtime's has to tell it.
     pub fn owed(&self) -> Result<Vec<Attachment>, StoreError> {

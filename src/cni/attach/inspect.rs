@@ -2,18 +2,18 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
+    fmt, io,
     net::IpAddr,
 };
 
 use super::{
-    ALIAS_PREFIX, AttachError, Attacher, RETIRED,
+    ALIAS_PREFIX, AttachConfig, AttachError, Attacher, RETIRED,
     mend::{Difference, is_end_of},
     message::{StepError, Steps, TABLE_LOCAL},
     shape::Limit,
 };
 use crate::{
-    cni::{attachment::Attachment, types::Mac},
+    cni::{attachment::Attachment, fault, types::Mac},
     model::{EndpointId, Family, Prefix},
     netlink::{
         Error, Socket, addr,
@@ -109,6 +109,10 @@ impl Attacher {
         &mut self,
         known: impl IntoIterator<Item = &'a Attachment>,
     ) -> Result<Vec<HostEnd>, AttachError> {
+        if fault::fails("list-links") {
+            let source = Error::Os { call: "netlink", source: io::ErrorKind::Interrupted.into() };
+            return Err(StepError { what: "list links", source }.into());
+        }
         let links =
             link::list(&mut self.socket).map_err(|source| StepError { what: "list links", source })?;
         let known: HashMap<u32, &Attachment> = known.into_iter().map(|a| (a.ifindex, a)).collect();
@@ -123,12 +127,20 @@ impl Attacher {
 
     /// The addresses that the host's routes lead to through its own host ends, by interface index.
     pub fn host_routes(&mut self) -> Result<Vec<(u32, IpAddr)>, AttachError> {
-        let filter = route::Filter { table: Some(self.config.table), protocol: Some(self.config.protocol) };
+        let routes = self.device_routes()?;
+        Ok(routes.into_iter().map(|(index, key)| (index, key.prefix.addr())).collect())
+    }
+
+    /// The routes of ours to single addresses right on an interface, with the interface's index.
+    pub fn device_routes(&mut self) -> Result<Vec<(u32, route::Key)>, AttachError> {
+        let AttachConfig { table, protocol, .. } = self.config;
+        let filter = route::Filter { table: Some(table), protocol: Some(protocol) };
         let mut found = Vec::new();
         for family in Family::ALL {
             let visited = route::visit(&mut self.socket, family, filter, |route| {
                 if route.is_on_link() && route.prefix.is_host() {
-                    found.extend(route.hops.iter().map(|h| (h.ifindex, route.prefix.addr())));
+                    let key = route::Key { prefix: route.prefix, table, protocol, metric: route.metric };
+                    found.extend(route.hops.iter().map(|hop| (hop.ifindex, key)));
                 }
             });
             visited.map_err(|source| StepError { what: "list routes", source })?;
@@ -136,34 +148,25 @@ impl Attacher {
         Ok(found)
     }
 
-    /// Removes host routes of ours to containers that have another metric than the configured one: from before it was
-    /// changed.
-    pub fn drop_other_metrics(&mut self) -> Result<(), AttachError> {
-        let config = self.config;
-        let filter = route::Filter { table: Some(config.table), protocol: Some(config.protocol) };
-        let ends: HashSet<u32> = self.list_ours()?.into_iter().map(|end| end.link.index).collect();
+    /// Removes routes that [`Self::device_routes`] has found.
+    pub fn drop_device_routes(&mut self, routes: &[(u32, route::Key)]) -> Result<(), AttachError> {
         let mut steps = Steps::default();
-        for family in Family::ALL {
-            let visited = route::visit(&mut self.socket, family, filter, |route| {
-                let device = route.hops.first().map(|hop| hop.ifindex).filter(|index| ends.contains(index));
-                if let Some(device) = device.filter(|_| route.is_on_link() && route.prefix.is_host())
-                    && route.metric != config.metric
-                {
-                    let key = route::Key {
-                        prefix: route.prefix,
-                        table: config.table,
-                        protocol: config.protocol,
-                        metric: route.metric,
-                    };
-                    steps.remove_device_route(&key, device);
-                }
-            });
-            visited.map_err(|source| StepError { what: "list routes", source })?;
+        for (index, key) in routes {
+            steps.remove_device_route(key, *index);
         }
         match steps.errors(&mut self.socket)?.into_iter().find(|error| !error.source.is_missing()) {
             Some(error) => Err(error.into()),
             None => Ok(()),
         }
+    }
+
+    /// Removes host routes of ours to containers that have another metric than the configured one: from before it was
+    /// changed.
+    pub fn drop_other_metrics(&mut self) -> Result<(), AttachError> {
+        let ends: HashSet<u32> = self.list_ours()?.into_iter().map(|end| end.link.index).collect();
+        let mut routes = self.device_routes()?;
+        routes.retain(|(index, key)| ends.contains(index) && key.metric != self.config.metric);
+        self.drop_device_routes(&routes)
     }
 
     /// Whether an attachment's host end is there and not retired, at the cost of one question to the kernel. One that

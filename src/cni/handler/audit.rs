@@ -1,11 +1,17 @@
 //! `slash32 ipam check`: leases, files, namespaces, links and routes compared, and repaired if asked.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Handler, Host, Now};
-use crate::{cni::types::CniError, model::EndpointId};
+use crate::{
+    cni::{attachment::Attachment, types::CniError},
+    model::EndpointId,
+};
 
 /// Something that does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +36,8 @@ pub enum ProblemKind {
     Changed,
     /// An interface of ours that belongs to no endpoint. Repair: remove it.
     StrayLink,
+    /// A route of ours through a host end to an address that its endpoint does not have. Repair: remove it.
+    StrayRoute,
     /// A lease without an endpoint. Repair: release it.
     StrayLease,
     /// A living endpoint without its file, which a restart would have to guess. Repair: write it.
@@ -88,6 +96,24 @@ impl Handler {
         for end in ends.iter().filter(|e| !e.retired && !self.attachments.contains_key(&e.id)) {
             let fixed = fix && self.attacher.detach(&end.id).is_ok();
             note(ProblemKind::StrayLink, &end.id, "the interface belongs to no endpoint".to_owned(), fixed);
+        }
+        let held = |index: u32, addr: IpAddr| {
+            let of =
+                |a: &&Attachment| a.ifindex == index && a.endpoint.addresses().any(|other| other == addr);
+            self.attachments.values().any(|a| of(&a) && !a.given_up.contains(&addr))
+        };
+        let of_ends: HashMap<u32, &EndpointId> =
+            ends.iter().filter(|end| !end.retired).map(|end| (end.link.index, &end.id)).collect();
+        let mut routes = self.attacher.device_routes()?;
+        routes.retain(|(index, key)| of_ends.contains_key(index) && !held(*index, key.prefix.addr()));
+        for route in routes {
+            let Some(id) = of_ends.get(&route.0).filter(|id| self.attachments.contains_key(**id)) else {
+                continue;
+            };
+            let fixed = fix && self.attacher.drop_device_routes(&[route]).is_ok();
+            let text =
+                format!("the host has a route to {}, which the endpoint does not have", route.1.prefix);
+            note(ProblemKind::StrayRoute, id, text, fixed);
         }
         let strays: HashSet<EndpointId> = self
             .ipam

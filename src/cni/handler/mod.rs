@@ -18,6 +18,7 @@ mod labels;
 mod mend;
 mod moves;
 mod recover;
+mod release;
 mod remove;
 mod siblings;
 
@@ -34,7 +35,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    attach::{AttachConfig, Attacher},
+    attach::{AttachConfig, AttachError, Attacher},
     attachment::Attachment,
     ipam::{Ipam, IpamConfig, Whose},
     store::{Store, StoreError, micros},
@@ -51,6 +52,7 @@ pub use host::Host;
 pub use labels::{LabelRule, glob};
 pub use moves::Move;
 pub use recover::Recovery;
+pub use release::{NotReleased, Released};
 
 /// What the handler is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +101,12 @@ pub enum StartError {
     /// No netlink socket or helper thread.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
+    /// Links or routes cannot be listed.
+    #[error(
+        "cannot read which containers live ({0}); without that, an address of one could be given to another, so nothing is \
+         done. Start the agent again"
+    )]
+    Unreadable(AttachError),
 }
 
 /// That a container uses a gateway number, for one of its attachments.

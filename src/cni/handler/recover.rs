@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -10,13 +11,16 @@ use serde::Serialize;
 use super::{Handler, Host, Now, StartError, add::mac_of};
 use crate::{
     cni::{
-        attach::{ALIAS_PREFIX, AttachError, HostEnd},
+        attach::{ALIAS_PREFIX, AttachError, Attacher, HostEnd},
         attachment::Attachment,
         types::Dns,
     },
     model::{Endpoint, EndpointId, EndpointKey, Labels},
     netlink::ns::NetnsId,
 };
+
+/// The pauses between the attempts to read the kernel's state at the start, before it is given up; in milliseconds.
+const PAUSES: [u64; 4] = [10, 50, 200, 1000];
 
 /// What was found and done at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -57,10 +61,8 @@ impl Handler {
         for addr in self.store.elsewhere() {
             self.remember_elsewhere(addr, now);
         }
-        match self.compare(loaded.attachments, &mut report) {
-            Ok(found) => self.settle(host, found, &mut report, now),
-            Err(error) => report.problems.push(format!("cannot read the kernel's state: {error}")),
-        }
+        let found = self.compare(loaded.attachments, &mut report).map_err(StartError::Unreadable)?;
+        self.settle(host, found, &mut report, now);
         if let Err(error) = self.attacher.reap() {
             report.problems.push(format!("cannot delete retired interfaces: {error}"));
         }
@@ -73,8 +75,9 @@ impl Handler {
     }
 
     fn compare(&mut self, mut files: Vec<Attachment>, report: &mut Recovery) -> Result<Found, AttachError> {
+        let ends = self.patiently(|attacher| attacher.list_ours_and(&files))?;
         let mut ends: HashMap<EndpointId, HostEnd> =
-            self.attacher.list_ours_and(&files)?.into_iter().map(|end| (end.id.clone(), end)).collect();
+            ends.into_iter().map(|end| (end.id.clone(), end)).collect();
         let tombstones = self.store.tombstones().unwrap_or_else(|error| {
             report.problems.push(error.to_string());
             Vec::new()
@@ -110,7 +113,7 @@ impl Handler {
             }
         }
         if ends.values().any(|end| !end.retired) {
-            let routes = self.attacher.host_routes()?;
+            let routes = self.patiently(Attacher::host_routes)?;
             for end in ends.into_values().filter(|end| !end.retired) {
                 match rebuild(&end, &routes) {
                     Some(attachment) => {
@@ -122,6 +125,21 @@ impl Handler {
             }
         }
         Ok(found)
+    }
+
+    /// Asks the kernel more than once: a list is refused while much changes, or when memory is short.
+    fn patiently<T>(
+        &mut self,
+        ask: impl Fn(&mut Attacher) -> Result<T, AttachError>,
+    ) -> Result<T, AttachError> {
+        for pause in PAUSES {
+            match ask(&mut self.attacher) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => tracing::warn!(%error, "cannot read the kernel's state: once more"),
+            }
+            std::thread::sleep(Duration::from_millis(pause));
+        }
+        ask(&mut self.attacher)
     }
 
     fn settle(&mut self, host: &mut impl Host, found: Found, report: &mut Recovery, now: Now) {

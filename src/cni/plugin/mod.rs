@@ -26,8 +26,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::types::{
-    CniError, IPAM_RESULT_KEY, NetConf, REMOVED_KEY, SpecVersion, answer_version, code, names,
+use super::{
+    fault,
+    types::{CniError, IPAM_RESULT_KEY, NetConf, REMOVED_KEY, SpecVersion, answer_version, code, names},
 };
 use crate::{
     api::{
@@ -81,6 +82,7 @@ pub fn plugin_main() -> ExitCode {
         Ok(call) => call.answer(WAITS),
         Err(error) => Output::error(&error, SpecVersion::LATEST),
     };
+    fault::point("plugin:answered");
     let mut stdout = io::stdout();
     // A runtime that does not read any more cannot be told so.
     let _ = stdout.write_all(output.text.as_bytes()).and_then(|()| stdout.flush());
@@ -184,6 +186,7 @@ impl Call {
     }
 
     fn serve(mut self, waits: Waits) -> Result<Value, CniError> {
+        fault::point("plugin:called");
         let delegate = Delegate::of(&self.request, waits.delegate);
         match self.request.command.as_str() {
             "ADD" => {
@@ -195,6 +198,7 @@ impl Call {
                         Left::Addresses(given) => given,
                     },
                 };
+                fault::point("plugin:addresses");
                 if let Value::Object(config) = &mut self.request.stdin {
                     config.insert(IPAM_RESULT_KEY.to_owned(), given);
                 }
@@ -202,6 +206,7 @@ impl Call {
             }
             "DEL" => {
                 self.del(waits)?;
+                fault::point("plugin:deleted");
                 // After the link is down, so that nobody else gets an address that is still in use. When the plugin
                 // cannot be found its reservation stays, so the DEL has failed and must come again.
                 delegate?.map_or(Ok(Value::Null), |d| d.run("DEL").map(|_| Value::Null))

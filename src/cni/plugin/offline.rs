@@ -5,7 +5,7 @@ use std::{path::Path, time::SystemTime};
 use crate::{
     api::CniRequest,
     cni::{
-        attach,
+        attach, fault,
         store::Tombstone,
         types::{CniError, NetConf, code, names},
     },
@@ -25,6 +25,7 @@ pub(super) fn del(run_dir: &Path, request: &CniRequest) -> Result<(), CniError> 
     let kernel = |error: String| CniError::new(code::ATTACH_FAILED, error);
     let mut socket = Socket::route().map_err(|e| kernel(e.to_string()))?;
     attach::retire(&mut socket, &EndpointId::of(&key)).map_err(|e| kernel(e.to_string()))?;
+    fault::point("plugin:retired");
     // Where no agent has ever run there is nothing to tell it.
     if run_dir.is_dir()
         && let Err(error) = Tombstone::leave(run_dir, &key, SystemTime::now())

@@ -21,15 +21,16 @@ use super::*;
 use crate::{
     cni::{
         attach::prepare,
-        fault::tests::{dying_at, points_of},
+        fault::tests::{dying_at, failing, points_of},
         ipam::PoolConfig,
         store::Tombstone,
         types::{NetConf, SpecVersion},
     },
-    model::EndpointKey,
+    model::{EndpointKey, Prefix},
     netlink::{
         Socket, addr, link,
         ns::testing::{NamedNetns, private},
+        route,
     },
 };
 

@@ -161,6 +161,56 @@ fn a_namespace_that_dies_releases_its_address() {
     });
 }
 
+/// Without a list of what lives, addresses of living containers could be given again: one that is refused is asked for once
+/// more, and without any the agent does not start.
+#[test]
+fn a_kernel_that_does_not_answer_at_the_start() {
+    private(|| {
+        let mut world = World::new();
+        let (one, two) = (container(), container());
+        let result = world.call(&request("ADD", "c1", &one)).unwrap();
+        failing("list-links", 2);
+        assert_eq!(world.restart().adopted, 1);
+        world.assert_consistent();
+        world.kill();
+        failing("list-links", usize::MAX);
+        let error = world.handler.recover(&mut world.host, Now::read()).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read which containers live"), "{error}");
+        failing("list-links", 0);
+        assert_eq!(world.restart().adopted, 1);
+        let other = world.call(&request("ADD", "c2", &two)).unwrap();
+        assert_ne!(result["ips"], other["ips"]);
+        world.assert_consistent();
+    });
+}
+
+/// A route to a host end for an address that its endpoint does not have.
+#[test]
+fn a_route_that_leads_to_somebody_else() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        let index = world.handler.attachments().next().unwrap().ifindex;
+        let AttachConfig { table, protocol, metric } = AttachConfig::default();
+        let mut batch = netlink::Batch::new();
+        for address in ["10.32.4.9", "fd00:32::4:9"] {
+            let prefix = Prefix::host(address.parse().unwrap());
+            let key = route::Key { prefix, table, protocol, metric: metric + 7 };
+            route::push(&mut batch, &key, route::Target::Device(index), route::Mode::Create);
+        }
+        Socket::route().unwrap().execute(&mut batch).unwrap();
+        let mut audit = |fix| world.handler.audit(&mut world.host, fix, Now::read()).unwrap();
+        for fix in [false, true] {
+            let found = audit(fix);
+            assert_eq!(found.len(), 2, "{found:?}");
+            assert!(found.iter().all(|p| p.kind == ProblemKind::StrayRoute && p.fixed == fix), "{found:?}");
+        }
+        assert_eq!(audit(false), []);
+        world.assert_consistent();
+    });
+}
+
 /// The agent is killed at every step of ADD, and of DEL. After its return everything fits together, whether the
 /// runtime then sends DEL, or repeats what it did.
 #[test]

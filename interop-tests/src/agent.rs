@@ -162,6 +162,12 @@ impl Agent {
         self.wait_ready()
     }
 
+    /// Starts it again as one that dies at a fault point of `src/cni/fault.rs`, which debug builds have.
+    pub fn start_again_to_die_at(&mut self, point: &str) -> Result<()> {
+        self.process = command(&self.machine).env("SLASH32_FAULT", point).spawn("slash32")?;
+        self.wait_ready()
+    }
+
     /// Puts another file in the place of the program, as an installer does, while it runs: the next start is another
     /// program.
     pub fn replace_binary(&self) -> Result<()> {
@@ -205,5 +211,9 @@ impl Agent {
 }
 
 fn launch(machine: &Machine) -> Result<Process> {
-    machine.command("slash32").args(["agent", "--config", CONFIG]).spawn("slash32")
+    command(machine).spawn("slash32")
+}
+
+fn command(machine: &Machine) -> Cmd {
+    machine.command("slash32").args(["agent", "--config", CONFIG])
 }

@@ -98,6 +98,18 @@ fn pods_by_the_container_runtime_interface() {
         for address in [web.ipv4()?, web.ipv6()?] {
             eventually(&format!("the pod reaches {address}"), PATIENCE, || db.ping(&address))?;
         }
+        // The pod's port, from another machine.
+        let rows: Vec<serde_json::Value> = host1.cli("endpoints --json").json()?;
+        let netns =
+            rows[0]["netns"].as_str().and_then(|path| path.rsplit('/').next()).context("a namespace")?;
+        let echo = rack.hosts[0].command("lab-tool").args(["echo", "7"]).netns(netns).spawn("echo-db")?;
+        for address in ["192.0.2.1", "2001:db8:0:1::2"] {
+            mapped(&rack.tor, address, 8080)?;
+            eventually(&format!("UDP to {address}"), PATIENCE, || {
+                echo.check()?;
+                rack.tor.command("lab-tool").args(["probe", address, "8080", "100"]).stdin("").run()
+            })?;
+        }
 
         // The labels of the annotation are what policies select, here and over BGP.
         host1.write_policy(
@@ -114,7 +126,10 @@ fn pods_by_the_container_runtime_interface() {
         )?;
         eventually("web is kept from the shop", PATIENCE, || web.no_ping(&four))?;
 
+        echo.kill()?;
         db.remove()?;
+        let closed = || rack.tor.command("lab-tool").args(["connect", "192.0.2.1", "8080"]).run();
+        ensure!(closed().is_err(), "the port of a pod that is gone answers");
         clean(&host1)
     });
 }

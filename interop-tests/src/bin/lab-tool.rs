@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use interop_tests::tool::{
-    cni_call, connect, echo, feed, first_answer, floor, flow, hold, inject, probe, raw,
+    cni_call, connect, echo, feed, first_answer, floor, flow, hold, inject, probe, raw, who,
 };
 
 /// Helpers that the interop-tests library runs inside its machines.
@@ -19,6 +19,10 @@ enum Tool {
     Probe { to: IpAddr, port: u16, rate: u32 },
     /// One busy TCP connection.
     Flow { to: IpAddr, port: u16 },
+    /// Answers each datagram with a name.
+    Name { port: u16, name: String },
+    /// Datagrams from one socket all the time; says who answers when that changes.
+    Ask { to: IpAddr, port: u16 },
     /// Opens one TCP connection.
     Connect { to: IpAddr, port: u16 },
     /// Pings each address on stdin until it answers.
@@ -43,6 +47,8 @@ fn main() -> anyhow::Result<()> {
         Tool::Echo { port } => echo::run(port),
         Tool::Probe { to, port, rate } => probe::run(to, port, rate),
         Tool::Flow { to, port } => flow::run(to, port),
+        Tool::Name { port, name } => who::name(port, &name),
+        Tool::Ask { to, port } => who::ask(to, port),
         Tool::Connect { to, port } => connect::run(to, port),
         Tool::FirstAnswer => first_answer::run(),
         Tool::CniCall => cni_call::run(),

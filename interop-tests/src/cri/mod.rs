@@ -54,7 +54,7 @@ pub struct PodSpec {
     pub namespace: String,
     /// Its annotations.
     pub annotations: Vec<(String, String)>,
-    /// TCP ports of the host that lead to ports of the pod: (host's, pod's).
+    /// Ports of the host that lead to ports of the pod, by TCP and UDP: (host's, pod's).
     pub ports: Vec<(u16, u16)>,
 }
 
@@ -84,11 +84,13 @@ impl Cri {
 
     /// RunPodSandbox, then a container in it that sleeps.
     pub fn pod(&self, name: &str, spec: &PodSpec) -> Result<Pod<'_>> {
-        let port = |&(host, pod): &(u16, u16)| PortMapping {
-            protocol: 0,
-            container_port: pod.into(),
-            host_port: host.into(),
-            host_ip: String::new(),
+        let port = |&(host, pod): &(u16, u16)| {
+            [0, 1].map(|protocol| PortMapping {
+                protocol,
+                container_port: pod.into(),
+                host_port: host.into(),
+                host_ip: String::new(),
+            })
         };
         let config = SandboxConfig {
             metadata: Some(SandboxMetadata {
@@ -99,7 +101,7 @@ impl Cri {
             }),
             hostname: name.to_owned(),
             log_directory: "/run/pods".to_owned(),
-            port_mappings: spec.ports.iter().map(port).collect(),
+            port_mappings: spec.ports.iter().flat_map(port).collect(),
             annotations: spec.annotations.iter().cloned().collect(),
             linux: Some(LinuxSandboxConfig { cgroup_parent: self.cgroup.clone() }),
             ..SandboxConfig::default()

@@ -11,6 +11,7 @@ pub mod hold;
 pub mod inject;
 pub mod probe;
 pub mod raw;
+pub mod who;
 
 use std::io::Read;
 use std::sync::Arc;

@@ -114,9 +114,20 @@ fn several_networks_of_one_container() {
     Lab::run("several", |lab| {
         let rack = Rack::new(lab, Switch::Slash32)?;
         let _switch = rack.start_switch()?;
-        let more =
-            "\n[[ipam.pool]]\nname = \"storage\"\ncidr = \"10.32.128.0/17\"\nblock = \"10.32.129.0/24\"\n";
-        let config = example(&Switch::Slash32.host_file(1))?.replace("10.32.0.0/16", "10.32.0.0/17") + more;
+        let more = "
+            [[ipam.pool]]
+            name = 'storage'
+            cidr = '10.32.128.0/17'
+            block = '10.32.129.0/24'
+            [[ipam.pool]]
+            name = 'storage6'
+            cidr = 'fd00:32:0:8000::/49'
+            block = 'fd00:32:0:8001::/64'
+        ";
+        let config = example(&Switch::Slash32.host_file(1))?
+            .replace("10.32.0.0/16", "10.32.0.0/17")
+            .replace("fd00:32::/48", "fd00:32::/49")
+            + more;
         let host = &rack.hosts[0];
         let host1 = interop_tests::Agent::start(host, &config)?;
         let host2 = interop_tests::Agent::start(&rack.hosts[1], &example(&Switch::Slash32.host_file(2))?)?;
@@ -125,25 +136,48 @@ fn several_networks_of_one_container() {
         }
         let main = host.container("app", &labelled("role", "app")?)?;
         let storage = Network::parse(
-            r#"{"cniVersion":"1.0.0","name":"storage","plugins":[{"type":"slash32","ipam":{"pools":["storage"]}}]}"#,
+            r#"{"cniVersion":"1.0.0","name":"storage","plugins":[{"type":"slash32","ipam":{"pools":["storage","storage6"]}}]}"#,
         )?;
         let further = host.attach_as("app", "net1", &storage)?;
-        ensure!(further.ipv4()?.starts_with("10.32.129."), "{}", further.result());
-        let gateways = [&main, &further].map(|c| c.result()["ips"][0]["gateway"].clone());
-        ensure!(gateways[0] == json!("169.254.1.1") && gateways[1] == json!("169.254.1.2"), "{gateways:?}");
+        ensure!(
+            further.ipv4()?.starts_with("10.32.129.") && further.ipv6()?.starts_with("fd00:32:0:8001::"),
+            "{}",
+            further.result()
+        );
+        let gateways =
+            |family: usize| [&main, &further].map(|c| c.result()["ips"][family]["gateway"].clone());
+        ensure!(gateways(0) == [json!("169.254.1.1"), json!("169.254.1.2")], "{:?}", gateways(0));
+        let [one, two] = gateways(1);
+        for gateway in [&one, &two] {
+            ensure!(gateway.as_str().is_some_and(|g| g.starts_with("fe80::")), "{gateway}");
+        }
+        ensure!(one != two, "both networks have the gateway {one}");
         let other = rack.hosts[1].container("other", &labelled("role", "other")?)?;
-        for address in [main.ipv4()?, main.ipv6()?, further.ipv4()?] {
+        for address in [main.ipv4()?, main.ipv6()?, further.ipv4()?, further.ipv6()?] {
             eventually(&format!("{address} answers"), PATIENCE, || other.ping(&address))?;
         }
-        // What is sent from an address leaves by its interface.
-        for (source, device) in [(main.ipv4()?, "eth0"), (further.ipv4()?, "net1")] {
-            let route = main.run(&format!("ip route get {} from {source}", other.ipv4()?))?;
-            ensure!(route.contains(&format!("dev {device}")), "{route}");
+        // What is sent from an address leaves by its interface, to its gateway; and arrives.
+        for (source, device, gateway, to) in [
+            (main.ipv4()?, "eth0", json!("169.254.1.1"), other.ipv4()?),
+            (further.ipv4()?, "net1", json!("169.254.1.2"), other.ipv4()?),
+            (main.ipv6()?, "eth0", one, other.ipv6()?),
+            (further.ipv6()?, "net1", two, other.ipv6()?),
+        ] {
+            let route = main.run(&format!("ip route get {to} from {source}"))?;
+            let gateway = gateway.as_str().context("an address")?;
+            ensure!(route.contains(&format!("via {gateway} dev {device}")), "{route}");
+            eventually(&format!("from {source}"), PATIENCE, || {
+                main.run(&format!("ping -n -c 1 -W 1 -I {source} {to}"))
+            })?;
         }
         main.check()?;
         further.check()?;
         further.detach()?;
-        eventually("the first network goes on", PATIENCE, || other.ping(&main.ipv4()?))?;
+        for address in [main.ipv4()?, main.ipv6()?] {
+            eventually("the first network goes on", PATIENCE, || other.ping(&address))?;
+        }
+        let rules = main.run("ip rule")? + &main.run("ip -6 rule")?;
+        ensure!(!rules.contains(&further.ipv4()?) && !rules.contains(&further.ipv6()?), "{rules}");
         eventually("net1 is gone", PATIENCE, || {
             let links = main.run("ip -o link show")?;
             check(!links.contains("net1"), links)

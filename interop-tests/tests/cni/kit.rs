@@ -1,5 +1,7 @@
 //! What several of these tests need.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use interop_tests::{Agent, CniError, Container, Network, PATIENCE, check, eventually};
 use serde_json::json;
@@ -9,7 +11,8 @@ pub(crate) fn asking_for(addresses: &[&str]) -> Result<Network> {
     Ok(Network::slash32()?.capability("ips", json!(addresses)))
 }
 
-/// The host says that everything fits together, and has no interface or lease but those of `living` containers.
+/// The host says that everything fits together, and has no interface, lease, route or element of a set but those of
+/// `living` containers.
 pub(crate) fn tidy(agent: &Agent, living: usize) -> Result<()> {
     let machine = agent.machine();
     eventually("interfaces and containers agree", PATIENCE, || {
@@ -27,7 +30,30 @@ pub(crate) fn tidy(agent: &Agent, living: usize) -> Result<()> {
         let used: u64 = of_family.filter_map(|block| block["in_use"].as_u64()).sum();
         ensure!(used == held, "{used} in use, {held} held: {shown}");
     }
+    eventually("routes and containers agree", PATIENCE, || {
+        let held: BTreeSet<&str> =
+            endpoints.iter().flat_map(|e| [&e.ipv4, &e.ipv6]).flatten().map(String::as_str).collect();
+        let shown = machine.run("ip route show proto 32")? + &machine.run("ip -6 route show proto 32")?;
+        let ours = shown.lines().filter(|line| line.contains(" dev s32"));
+        let led: BTreeSet<&str> = ours.filter_map(|line| line.split([' ', '/']).next()).collect();
+        check(led == held, format!("routes to {led:?}, containers with {held:?}"))
+    })?;
+    eventually("nftables and containers agree", PATIENCE, || {
+        let rows: Vec<serde_json::Value> = agent.cli("endpoints --json").json()?;
+        let living: BTreeSet<&str> = rows.iter().filter_map(|row| row["id"].as_str()).collect();
+        let table = machine.run("nft list tables")?;
+        let table =
+            if table.contains("slash32") { machine.run("nft list table inet slash32")? } else { table };
+        let named = table.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| is_host_end(word));
+        let named: BTreeSet<&str> = named.collect();
+        check(named.is_subset(&living), format!("elements of {named:?}, containers {living:?}"))
+    })?;
     machine.run("slash32 ipam check").map(drop)
+}
+
+/// Whether a word looks like the name of a host end, which is that of its endpoint.
+fn is_host_end(word: &str) -> bool {
+    word.strip_prefix("s32").is_some_and(|rest| rest.len() > 8 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// What an ADD that fails says.

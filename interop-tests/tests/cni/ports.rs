@@ -45,6 +45,9 @@ fn ports_are_reached_from_everywhere() {
         let host = &rack.hosts[0];
         // Who reaches the host from elsewhere is the administrator's to route.
         rack.hosts[1].run("ip route add 192.0.2.0/31 via 192.0.2.2")?;
+        rack.hosts[1].run("ip -6 route add 2001:db8:0:1::/64 via 2001:db8:0:2::1")?;
+        host.run("ip route add 192.0.2.2/31 via 192.0.2.0")?;
+        host.run("ip -6 route add 2001:db8:0:2::/64 via 2001:db8:0:1::1")?;
         let web = host.container(
             "web",
             &with_ports(&[
@@ -61,6 +64,8 @@ fn ports_are_reached_from_everywhere() {
             ("the host", host, None),
             ("the container itself", host, Some(web.name())),
             ("a container of the same host", host, Some(near.name())),
+            ("another host", &rack.hosts[1], None),
+            ("a container of another host", &rack.hosts[1], Some(far.name())),
         ];
         for (who, machine, netns) in everywhere {
             for address in [FOUR, SIX] {
@@ -83,8 +88,6 @@ fn ports_are_reached_from_everywhere() {
         let _own = host.command("lab-tool").args(["echo", "7070"]).spawn("echo-host")?;
         eventually("a port of the host's own", PATIENCE, || tcp(host, None, "::1", 7070))?;
         ensure!(tcp(host, None, "127.0.0.1", 9090).is_err(), "9090 is for {FOUR} only");
-        let (four, six) = (far.ipv4()?, far.ipv6()?);
-        ensure!(!four.is_empty() && !six.is_empty(), "two families");
 
         // Another container takes over the port: nothing goes to the first one any more.
         web.remove()?;
@@ -105,6 +108,35 @@ fn ports_are_reached_from_everywhere() {
         let table = host.run("nft list table inet slash32")?;
         ensure!(!table.contains("8080"), "{table}");
         near.remove()?;
+        tidy(&host1, 0)
+    });
+}
+
+/// Neither program nor kernel has SCTP here: an INIT by hand, which is all that a mapping looks at.
+#[test]
+fn a_port_of_sctp() {
+    /// A packet with an INIT chunk that announces this tag.
+    fn init(port: u16, tag: [u8; 4]) -> Vec<u8> {
+        let header = [&40_000_u16.to_be_bytes()[..], &port.to_be_bytes(), &[0; 8]].concat();
+        [&header[..], &[1, 0, 0, 20], &tag, &[0, 0, 0x10, 0], &[0, 1, 0, 1], &[0, 0, 0, 1]].concat()
+    }
+    const SCTP: u8 = 132;
+    Lab::run("ports-sctp", |lab| {
+        let rack = Rack::new(lab, Switch::Slash32)?;
+        let (_switch, [host1, _host2]) = rack.start()?;
+        let web = rack.hosts[0].container("web", &with_ports(&[mapping(5000, 3868, "sctp", "")])?)?;
+        let (mut ears, mut switch) = (web.raw(SCTP)?, rack.tor.raw(SCTP)?);
+        for (number, address) in (1..).zip([FOUR, SIX]) {
+            let mapped = [0xfe, 0xed, number, 1];
+            eventually(&format!("SCTP to {address}"), PATIENCE, || {
+                switch.send(address, &init(5000, mapped))?;
+                check(ears.hears(&mapped, 200)?, "nothing")
+            })?;
+            let other = [0xfe, 0xed, number, 2];
+            switch.send(address, &init(5001, other))?;
+            ensure!(!ears.hears(&other, 200)?, "a port that is not mapped leads to the container");
+        }
+        web.remove()?;
         tidy(&host1, 0)
     });
 }

@@ -22,7 +22,7 @@ use super::{
     trace::Trace,
 };
 use crate::{
-    bgp::speaker::tellers,
+    bgp::{config::SpeakerConfig, speaker::tellers},
     cni::{
         attachment::Attachment,
         types::{L4, PortMapping},
@@ -30,7 +30,7 @@ use crate::{
     model::{EndpointId, Family, Prefix},
     policy::{
         Ports, Protocol, Service,
-        engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig, PortMap},
+        engine::{Engine, EngineConfig, Listener, LocalEndpoint, PoolConfig, PortMap},
         language,
         nft::{Driver, Settings},
     },
@@ -611,9 +611,26 @@ pub(super) fn engine_config(config: &Config) -> EngineConfig {
         protected: EngineConfig::protected_ports(&agent_ports),
         infrastructure: infrastructure.chain(config.policy.infrastructure.iter().copied()).collect(),
         neighbours: bgp.iter().flat_map(|b| &b.listen_ranges).map(|range| range.prefix).collect(),
+        listeners: bgp.map(listeners).unwrap_or_default(),
         ..EngineConfig::default()
     }
 }
+
+/// Where the speaker listens; for BFD only if a neighbour may have it.
+fn listeners(bgp: &SpeakerConfig) -> Vec<Listener> {
+    let peers = bgp.peers.iter().map(|peer| &peer.settings);
+    let bfd = peers.chain(bgp.listen_ranges.iter().map(|range| &range.settings)).any(|s| s.bfd.is_some());
+    let of_bfd = BFD_PORTS.into_iter().filter(|_| bfd);
+    let tcp = |at: &SocketAddr| Listener { address: at.ip(), protocol: Protocol::TCP, port: at.port() };
+    bgp.listen
+        .iter()
+        .map(tcp)
+        .chain(of_bfd.flat_map(|port| Listener::anywhere(Protocol::UDP, port)))
+        .collect()
+}
+
+/// A single hop, its echo, several hops (RFC 5881 and 5883).
+const BFD_PORTS: [u16; 3] = [3784, 3785, 4784];
 
 /// `icmp` stands for both families; the configuration has checked the rest.
 fn services(text: &str) -> Vec<Service> {

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use super::{
     Action, Entity, Flow, HostPolicy, NamedPort, Origin, Peer, Policy, PolicySet, Ports, Profile, Protocol,
     Rule, Service, Tier, TierDefault,
-    engine::{Engine, EngineConfig, LocalEndpoint, PoolConfig},
+    engine::{Engine, EngineConfig, Listener, LocalEndpoint, PoolConfig},
     explain::View,
     ir::{Connection, HookPoint, Packet, Ruleset},
     matrix::Here,
@@ -264,6 +264,10 @@ fn host_policy() -> impl Strategy<Value = HostPolicy> {
     })
 }
 
+fn listener(address: &str) -> Vec<Listener> {
+    vec![Listener { address: addr(address), protocol: Protocol::TCP, port: 179 }]
+}
+
 fn config(default_ingress: bool, default_egress: bool) -> EngineConfig {
     let nat_outgoing = default_ingress && !default_egress;
     let pool = |cidr: &str| PoolConfig { cidr: cidr.parse().unwrap(), nat_outgoing };
@@ -277,6 +281,12 @@ fn config(default_ingress: bool, default_egress: bool) -> EngineConfig {
         default_egress,
         pools,
         infrastructure: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        // At times everywhere, at times at one address only.
+        listeners: [Listener::anywhere(Protocol::UDP, 3784).to_vec(), listener(HOST[0]), listener(HOST[1])]
+            .concat()
+            .into_iter()
+            .filter(|l| default_egress || !l.address.is_unspecified())
+            .collect(),
         ..EngineConfig::default()
     }
 }

@@ -230,6 +230,10 @@ impl<'a> View<'a> {
             if self.config().strangers().contains(source) {
                 allowed = allowed.minus(&Services::of(&self.config().protected, &[]));
             }
+            let listening = self.config().listening(destination);
+            if !listening.is_empty() && !self.config().admitted().contains(source) {
+                allowed = allowed.minus(&Services::of(&listening, &[]));
+            }
             allowed = allowed.intersection(&self.host_reach(&from, &to));
         }
         allowed

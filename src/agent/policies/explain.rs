@@ -123,6 +123,7 @@ fn add_to_step<'a>(
         "protected_ports" if outcome == "denied" => {
             fixed("remote_guard").find("endpoint of another host to a protected port", |_| true)
         }
+        "neighbours" => fixed("neighbour_guard").find("no neighbour to a port of the speaker", |_| true),
         "failsafe" => fixed("input_host").find("host failsafe", of_protocol),
         "endpoint_to_host" if outcome == "allowed" => {
             fixed("input_ep").find("endpoint to host: open", of_protocol)

@@ -1,5 +1,7 @@
 //! What the engine must know beside policies and endpoints.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use crate::{
     model::Prefix,
     policy::{Direction, Ports, Profile, Protocol, Service, ranges::Ranges, selector::Selector},
@@ -27,10 +29,42 @@ pub struct EngineConfig {
     /// Where BGP neighbours may connect from that are not listed one by one. Inside of a pool, such addresses and those
     /// of [`Self::infrastructure`] are no endpoints as far as [`Self::protected`] ports of this host are concerned.
     pub neighbours: Vec<Prefix>,
+    /// Where the speaker of this host and its BFD listen: besides the host itself only [`Self::infrastructure`] and
+    /// [`Self::neighbours`] get there, and who is on the link with a link-local address.
+    pub listeners: Vec<Listener>,
     /// What host policies never block, so that nobody locks himself out.
     pub failsafe: Vec<Service>,
     /// Log refused packets (at most so many a second) to the driver's nflog group.
     pub trace: bool,
+}
+
+/// A port on which the speaker listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Listener {
+    /// The host's address, or the unspecified one for all of its family.
+    pub address: IpAddr,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port.
+    pub port: u16,
+}
+
+impl Listener {
+    /// For all of the host's addresses.
+    pub fn anywhere(protocol: Protocol, port: u16) -> [Self; 2] {
+        let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        any.map(|address| Self { address, protocol, port })
+    }
+
+    /// Whether it is for what comes to an address of the host.
+    pub(in crate::policy) fn hears(&self, destination: IpAddr) -> bool {
+        self.address == destination
+            || (self.address.is_unspecified() && self.address.is_ipv4() == destination.is_ipv4())
+    }
+
+    pub(in crate::policy) fn service(&self) -> Service {
+        Service { protocol: self.protocol, ports: Ports::Range(self.port, self.port) }
+    }
 }
 
 /// One pool of addresses.
@@ -59,6 +93,7 @@ impl Default for EngineConfig {
             protected: Self::protected_ports(&[]),
             infrastructure: Vec::new(),
             neighbours: Vec::new(),
+            listeners: Vec::new(),
             failsafe: vec![
                 port(Protocol::TCP, 22),
                 port(Protocol::TCP, 179),
@@ -96,6 +131,20 @@ impl EngineConfig {
         };
         let mut matching = profiles.iter().filter(|p| selects(&p.select));
         matching.find_map(profile).unwrap_or(default)
+    }
+
+    /// Who gets to [`Self::listeners`]. What is link-local is on the link: nobody forwards it, and endpoints of this host
+    /// come by their own interfaces.
+    pub(in crate::policy) fn admitted(&self) -> Ranges {
+        let link_local = Prefix::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10);
+        let known = self.infrastructure.iter().chain(&self.neighbours).copied();
+        known.chain(link_local.ok()).collect()
+    }
+
+    /// What of a host's address only those get to that are [`Self::admitted`].
+    pub(in crate::policy) fn listening(&self, destination: IpAddr) -> Vec<Service> {
+        let here = self.listeners.iter().filter(|listener| listener.hears(destination));
+        here.map(Listener::service).collect()
     }
 
     /// Addresses of the pools that endpoints of other hosts have, and no BGP neighbour.

@@ -43,7 +43,7 @@ pub(super) use self::{
     services::{join, subtract},
 };
 pub use self::{
-    config::{EngineConfig, PoolConfig},
+    config::{EngineConfig, Listener, PoolConfig},
     nat::{PortMap, PortMapError},
     skeleton::REFUSING,
 };

@@ -10,7 +10,10 @@
 //!                        else -> input_host:   failsafe, host policies
 //! ```
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{
     Families,
@@ -369,6 +372,7 @@ impl Builder {
     fn input(&mut self, config: &EngineConfig, policies: &PolicySet) {
         let mut rules = vec![Rule::new([from_endpoint(), verdict(goto("input_ep"))])];
         self.remote_guard(config, &mut rules);
+        self.neighbour_guard(config, &mut rules);
         if !policies.host_policies.is_empty() {
             // Loopback is not traffic from elsewhere.
             rules.push(Rule::new([
@@ -404,6 +408,51 @@ impl Builder {
             let refuse = Rule::new([Statement::Counter, verdict(goto(REFUSE))]);
             let refuse = refuse.comment("endpoint of another host to a protected port");
             self.chain("remote_guard", vec![current(), exceptional(), refuse]);
+        }
+    }
+
+    /// Where the speaker listens, only neighbours are let in: a container of another host may have an address that nobody
+    /// here knows as one.
+    fn neighbour_guard(&mut self, config: &EngineConfig, rules: &mut Vec<Rule>) {
+        let admitted = config.admitted();
+        let mut guarded = false;
+        for (family, source, destination) in [
+            (Family::Ipv4, Field::SourceV4, Field::DestinationV4),
+            (Family::Ipv6, Field::SourceV6, Field::DestinationV6),
+        ] {
+            let mut by_address: BTreeMap<IpAddr, Vec<Service>> = BTreeMap::new();
+            for listener in config.listeners.iter().filter(|l| Family::of(l.address) == family) {
+                by_address.entry(listener.address).or_default().push(listener.service());
+            }
+            if by_address.is_empty() || admitted.is_everything_in(family) {
+                continue;
+            }
+            guarded = true;
+            let name = format!("neighbours{}", family_digit(family));
+            self.rules.sets.insert(name.as_str().into(), SetDef::ranges(&admitted, family).build());
+            for (address, services) in by_address {
+                for mut statements in self.services(&services) {
+                    if !address.is_unspecified() {
+                        statements.push(Statement::is(destination, Key::address(address)));
+                    }
+                    statements.extend([
+                        Statement::is(Field::CtDirection, Key::byte(0)),
+                        Statement::is_not(Field::IifName, Key::interface("lo")),
+                        Statement::Lookup {
+                            fields: vec![source, Field::L4Proto],
+                            set: name.as_str().into(),
+                            negate: true,
+                        },
+                        verdict(goto("neighbour_guard")),
+                    ]);
+                    rules.push(Rule::new(statements));
+                }
+            }
+        }
+        if guarded {
+            let refuse = Rule::new([Statement::Counter, verdict(goto(REFUSE))]);
+            let refuse = refuse.comment("no neighbour to a port of the speaker");
+            self.chain("neighbour_guard", vec![current(), exceptional(), refuse]);
         }
     }
 

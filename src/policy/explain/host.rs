@@ -42,6 +42,8 @@ pub struct HostStep {
 pub enum HostPart {
     /// Ports that no endpoint reaches: routing protocols and the agent.
     ProtectedPorts,
+    /// Where the speaker listens, for neighbours only.
+    Neighbours,
     /// Ports that host policies never block.
     Failsafe,
     /// Neighbour discovery and multicast listener reports of IPv6.
@@ -87,7 +89,8 @@ impl HostSide {
     /// Whether a protected port refused it, which comes before everything else.
     pub(super) fn is_protected(&self) -> bool {
         let last = self.steps.last();
-        !self.allowed && last.is_some_and(|step| step.what == HostPart::ProtectedPorts)
+        let guards = [HostPart::ProtectedPorts, HostPart::Neighbours];
+        !self.allowed && last.is_some_and(|step| guards.contains(&step.what))
     }
 }
 
@@ -134,6 +137,12 @@ impl<'a> View<'a> {
             if side.step(HostPart::ProtectedPorts, outcome(any(&self.config().protected)), why) {
                 return side;
             }
+        }
+        let listening = self.config().listening(host.addr);
+        if any(&listening) && !self.config().admitted().contains(source.addr) {
+            let why = "only neighbours, and what `infrastructure` lists, reach this port of the speaker";
+            side.step(HostPart::Neighbours, HostOutcome::Denied, why);
+            return side;
         }
         if self.set.host_policies.is_empty() {
             side.step(HostPart::Default, HostOutcome::Allowed, "host: there is no host policy");

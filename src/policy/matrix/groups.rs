@@ -139,6 +139,8 @@ pub(super) fn groups(view: &View<'_>, sets: &[&PolicySet]) -> Result<Vec<Group>,
     let locals = engine.locals().flat_map(|e| e.addresses.iter().map(move |a| (*a, e.id.to_string())));
     let remotes = engine.remotes().map(|(p, _)| (p.addr(), p.addr().to_string()));
     let strangers = engine.config().strangers();
+    let admitted = engine.config().admitted();
+    let listens = !engine.config().listeners.is_empty();
     let world = outside(view, &questions.ranges).into_iter().map(|a| (a, a.to_string()));
     let mut seen = HashSet::new();
     for (addr, example) in locals.chain(remotes).chain(world) {
@@ -148,7 +150,7 @@ pub(super) fn groups(view: &View<'_>, sets: &[&PolicySet]) -> Result<Vec<Group>,
         let known = view.known(addr);
         let labels = known.local.map(|(_, labels)| labels);
         // A local endpoint may have another's address by mistake; then both are one.
-        let mut bits: Vec<bool> = Vec::with_capacity(questions.selectors.len() + questions.ranges.len() + 3);
+        let mut bits: Vec<bool> = Vec::with_capacity(questions.selectors.len() + questions.ranges.len() + 4);
         match (labels, known.identity) {
             (Some(labels), _) => bits.extend(questions.selectors.iter().map(|s| s.matches(labels))),
             (None, Some(identity)) => {
@@ -162,6 +164,7 @@ pub(super) fn groups(view: &View<'_>, sets: &[&PolicySet]) -> Result<Vec<Group>,
         bits.push(known.identity.is_some());
         bits.push(engine.config().pools.iter().any(|p| p.cidr.contains_addr(addr)));
         bits.push(strangers.contains(addr));
+        bits.push(listens && admitted.contains(addr));
         let name = match (labels, known.identity) {
             (Some(labels), _) => names.of_labels(labels),
             (None, Some(identity)) => names.of_hashes(identity.hashes()),

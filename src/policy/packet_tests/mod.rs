@@ -18,7 +18,7 @@
 //! | tiers: order, pass, default, reject; staged policies only count | `tiers_pass_reject_and_staged_policies` | `protocols_tiers_limits_…` |
 //! | unknown peers and interfaces are refused | `spoofed_sources_and_unknown_interfaces_are_dropped` | `forged_stray_and_stale_…` |
 //! | no source but the own addresses | `no_source_but_the_own_addresses_…` | `no_container_speaks_for_another` |
-//! | routing protocols and the agent are out of reach | `endpoints_do_not_reach_routing_protocols`, `endpoints_of_other_hosts_…` | `containers_reach_no_routing_protocol_anywhere` |
+//! | routing protocols and the agent are out of reach | `endpoints_do_not_reach_routing_protocols`, `endpoints_of_other_hosts_…`, [`guard`] | `containers_reach_no_routing_protocol_anywhere` |
 //! | ICMP by type and code | `icmp_by_type_and_code` | `protocols_tiers_limits_…` |
 //! | limits of rules and of logs | [`limits`] | `protocols_tiers_limits_…` |
 //! | protection of the host, with a way in | `host_policies_protect_the_host_…` | |
@@ -29,6 +29,7 @@
 
 mod arrivals;
 mod calico;
+mod guard;
 mod lab;
 mod limits;
 mod nat;

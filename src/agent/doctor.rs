@@ -43,6 +43,10 @@ pub(super) struct Facts {
     pub(super) attention: Vec<String>,
     /// Drop rules of others that packets of containers would meet, and what to do about each.
     pub(super) foreign_drops: Vec<(String, String)>,
+    /// Rules of others that write over stamps in the conntrack mark, one line each.
+    pub(super) foreign_marks: Vec<String>,
+    /// Packets from elsewhere that claimed to be of an endpoint of this host, since the table was loaded.
+    pub(super) forged: u64,
     /// Whether there is to be a policy table.
     pub(super) policy: bool,
     /// Why the policy table is not in force, if it is not.
@@ -88,6 +92,8 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     list.push(kept_identities(facts));
     list.push(policy(facts));
     list.extend(foreign_drops(facts));
+    list.push(foreign_marks(facts));
+    list.push(forged(facts));
     list.push(leases(facts));
     list.push(endpoints(facts));
     list.push(pools(facts));
@@ -303,6 +309,27 @@ fn foreign_drops(facts: &Facts) -> Vec<Check> {
         .collect()
 }
 
+fn foreign_marks(facts: &Facts) -> Check {
+    let ok = facts.foreign_marks.is_empty();
+    let message =
+        if ok { "no rule of others writes over ours".to_owned() } else { facts.foreign_marks.join("\n") };
+    let hint = "connections whose stamp is written over are judged packet by packet, or are taken for judged: give other \
+                bits to one of both, here by `ct_mark_mask` of [policy]";
+    Check::new("conntrack mark", ok, message, hint)
+}
+
+fn forged(facts: &Facts) -> Check {
+    let ok = facts.forged == 0;
+    let message = if ok {
+        "none came from elsewhere with the address of a container of this host".to_owned()
+    } else {
+        format!("{} packets from elsewhere claimed to be of containers of this host", facts.forged)
+    };
+    let hint = "they were refused (`nft list chain inet slash32 from_elsewhere`; `slash32 policy trace` shows them as they \
+                come): somebody forges sources, or an address is used on another host as well without `anycast`";
+    Check::new("forged sources", ok, message, hint)
+}
+
 fn leases(facts: &Facts) -> Check {
     let ok = facts.leases.is_empty();
     let message = if ok { "leases, namespaces and links agree".to_owned() } else { facts.leases.join("; ") };
@@ -383,6 +410,8 @@ mod tests {
             leases: vec!["x".into()],
             attention: vec!["y".into()],
             foreign_drops: vec![("ip filter FORWARD drops".into(), "do this".into())],
+            foreign_marks: vec!["ip mangle x writes".into()],
+            forged: 2,
             policy: true,
             policy_error: Some("no nftables".into()),
             file_errors: vec!["a.toml:1:1: no".into()],

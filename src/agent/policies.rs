@@ -129,7 +129,7 @@ impl Policies {
     /// is an error, as containers would be unprotected without anybody knowing.
     pub(super) fn start(config: &Config) -> anyhow::Result<Self> {
         let driver = if config.policy.enabled {
-            Some(Driver::open(Settings::default()).map_err(|error| {
+            Some(Driver::open(settings(config)).map_err(|error| {
                 anyhow::anyhow!(
                     "nftables cannot be used: {error}\nThe kernel needs CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET; \
                      to run without policy enforcement set `enabled = false` in [policy]"
@@ -452,6 +452,18 @@ impl Policies {
         }
         self.forget(gone);
         let _ = self.flush();
+        self.move_stamps(config.policy.ct_mark_mask);
+    }
+
+    /// Stamps under another mask from now on.
+    fn move_stamps(&mut self, mask: u32) {
+        let Some(driver) = &mut self.driver else { return };
+        match driver.set_mark_mask(mask) {
+            // A failure is kept and tried again.
+            Ok(true) if self.loaded => _ = self.load(),
+            Ok(_) => {}
+            Err(error) => tracing::error!("policy: {error}"),
+        }
     }
 
     /// Compares the table in the kernel with what it should be and puts it back. Connections that are allowed do not
@@ -499,6 +511,21 @@ impl Policies {
                 Vec::new()
             }
         }
+    }
+
+    /// Rules of others that write over stamps.
+    pub(super) fn foreign_marks(&mut self) -> Vec<String> {
+        let Some(driver) = &mut self.driver else { return Vec::new() };
+        driver.foreign_marks().unwrap_or_else(|error| {
+            tracing::warn!("cannot look for other firewalls: {error}");
+            Vec::new()
+        })
+    }
+
+    /// How many packets from elsewhere claimed to be of an endpoint of this host.
+    pub(super) fn forged(&mut self) -> u64 {
+        let counters = self.driver.as_mut().map(|driver| driver.counters_of(&["from_elsewhere"]));
+        counters.and_then(Result::ok).into_iter().flatten().map(|counter| counter.packets).sum()
     }
 
     /// Tries again what failed; how long until the next look.
@@ -589,6 +616,10 @@ fn switch_off() {
             );
         }
     }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings { mark_mask: config.policy.ct_mark_mask, ..Settings::default() }
 }
 
 /// What the engine must know of the configuration.

@@ -454,7 +454,18 @@ impl Service {
 
     async fn facts(&self) -> Result<doctor::Facts, Failure> {
         let config = self.config();
-        let (endpoints, leases, attention, drops, policy_error, mut file_errors, kept, left_out) = self
+        let (
+            endpoints,
+            leases,
+            attention,
+            drops,
+            marks,
+            forged,
+            policy_error,
+            mut file_errors,
+            kept,
+            left_out,
+        ) = self
             .inner
             .core
             .ask(|c| {
@@ -463,6 +474,8 @@ impl Service {
                     c.lease_problems(),
                     c.attention(),
                     c.foreign_drops(),
+                    c.policies_mut().foreign_marks(),
+                    c.policies_mut().forged(),
                     c.policies().failed(),
                     c.policies().file_errors().to_vec(),
                     c.policies().kept(),
@@ -492,6 +505,8 @@ impl Service {
             leases,
             attention,
             foreign_drops: drops,
+            foreign_marks: marks,
+            forged,
             policy: config.policy.enabled,
             policy_error,
             file_errors,

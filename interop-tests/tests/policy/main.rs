@@ -3,6 +3,7 @@
 mod files;
 mod forged;
 mod former;
+mod marks;
 mod meddling;
 mod protocols;
 mod restart;

@@ -341,6 +341,7 @@ pub(super) struct Policy {
     #[serde(default)]
     pub(super) expand: Vec<String>,
     pub(super) identity_hold_seconds: Option<u64>,
+    pub(super) ct_mark_mask: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -10,6 +10,7 @@ use crate::{
     api,
     cni::handler::LabelRule,
     model::{Diagnostic, Labels, Prefix},
+    policy::nft::DEFAULT_MARK_MASK,
 };
 
 /// Collects errors with their places, so that all are shown at once.
@@ -178,6 +179,14 @@ fn policy(table: file::Policy, errors: &mut Errors<'_>) -> PolicyConfig {
             Err(error) => errors.at(&["policy".into(), "infrastructure".into(), i.into()], error.to_string()),
         }
     }
+    let ct_mark_mask = table.ct_mark_mask.map_or(Some(DEFAULT_MARK_MASK), mark_mask);
+    if ct_mark_mask.is_none() {
+        errors.at(
+            &["policy".into(), "ct_mark_mask".into()],
+            "expected the bits of the 32 of the conntrack mark that are slash32's: at least 16 that follow each other, such \
+             as 0xffffff00 (the default), 0x00ffff00 or 0xffff0000",
+        );
+    }
     let allow = |action: Option<file::DefaultAction>| action.is_none_or(|a| a == file::DefaultAction::Allow);
     PolicyConfig {
         enabled: table.enabled.unwrap_or(true),
@@ -187,7 +196,15 @@ fn policy(table: file::Policy, errors: &mut Errors<'_>) -> PolicyConfig {
         infrastructure,
         expand: table.expand.into_iter().collect(),
         identity_hold: Duration::from_secs(identity_hold),
+        ct_mark_mask: ct_mark_mask.unwrap_or(DEFAULT_MARK_MASK),
     }
+}
+
+/// A mask that is one run of at least 16 ones: with fewer, generations come round too soon.
+fn mark_mask(number: i64) -> Option<u32> {
+    let mask = u32::try_from(number).ok()?;
+    let is_run = mask.leading_zeros() + mask.count_ones() + mask.trailing_zeros() == u32::BITS;
+    (is_run && mask.count_ones() >= 16).then_some(mask)
 }
 
 fn is_service(text: &str) -> bool {

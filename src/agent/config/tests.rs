@@ -33,6 +33,14 @@ fn a_peer_takes_from_its_group_what_it_does_not_say() {
 }
 
 #[test]
+fn bits_of_the_connection_mark() {
+    let mask = |text: &str| read(&format!("[policy]\n{text}\n")).unwrap().policy.ct_mark_mask;
+    assert_eq!(mask(""), 0xffff_ff00);
+    assert_eq!(mask("ct_mark_mask = 0x00ffff00"), 0x00ff_ff00);
+    assert_eq!(mask("ct_mark_mask = 0xffffffff"), u32::MAX);
+}
+
+#[test]
 fn pools_by_host_index() {
     let config = read(
         "[[ipam.pool]]\ncidr = \"10.32.0.0/16\"\nhost_index = 4\nblock_len = 24\n\
@@ -88,6 +96,10 @@ fn refusals_name_the_place() {
         ("[policy]\ninfrastructure = [\"10.0.0.1\", \"10.0.0.300\"]\n", "10.0.0.300", "2:31"),
         ("[policy]\nendpoint_to_host = [\"icmp\", \"tcp/0\"]\n", "`tcp/0` is not a service", "2:29"),
         ("[policy]\nidentity_hold_seconds = 99999999\n", "for a year", "2:25"),
+        ("[policy]\nct_mark_mask = 0xff00\n", "at least 16", "2:16"),
+        ("[policy]\nct_mark_mask = 0xffff00ff\n", "at least 16", "2:16"),
+        ("[policy]\nct_mark_mask = 0xffffffff00\n", "at least 16", "2:16"),
+        ("[policy]\nct_mark_mask = -1\n", "at least 16", "2:16"),
         ("[policy]\nidentity_hold_seconds = -1\n", "invalid value", "2:25"),
         ("[policy]\nidentity_hold_seconds = \"1d\"\n", "invalid type", "2:25"),
         ("[bgp\n", "", "1:5"),

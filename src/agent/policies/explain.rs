@@ -88,6 +88,18 @@ impl Policies {
             let chains = self.engine.fixed_chain(name).into_iter().collect();
             Counted { text: &text, counters: &counters, chains }
         };
+        // What comes with this source and is not the endpoint's is refused before its policies are asked.
+        if self.engine.is_own(source) {
+            let v4 = source.is_ipv4();
+            let field = if v4 { Field::HeaderSourceV4 } else { Field::HeaderSourceV6 };
+            let of_family = |rule: &Rule| {
+                rule.statements
+                    .iter()
+                    .any(|s| matches!(s, Statement::Lookup { fields, .. } if fields.contains(&field)))
+            };
+            let comment = "source of an endpoint of this host, from elsewhere";
+            value["source"]["forged"] = fixed("from_elsewhere").find(comment, of_family).into();
+        }
         let names: Vec<&str> = self.engine.policies().host_policies.iter().map(|p| p.name.as_str()).collect();
         let is_local = value["source"]["kind"] == "local";
         let interface = value["host"]["interface"].as_str().map(str::to_owned);

@@ -36,6 +36,7 @@ pub(super) fn text(answer: &Value) -> String {
         }
     }
     host(&mut text, &answer["host"]);
+    forged(&mut text, &answer["source"]);
     text
 }
 
@@ -62,6 +63,15 @@ fn host(text: &mut String, host: &Value) {
         let _ = writeln!(text, "  {what}: {}{sep}{because}", print::field(step, "outcome"));
         rules(text, step);
         nft(text, step);
+    }
+}
+
+/// What becomes of packets from elsewhere with the source's address, if it is an endpoint of this host.
+fn forged(text: &mut String, source: &Value) {
+    let rules = source["forged"].as_array().map_or(&[][..], Vec::as_slice);
+    if !rules.is_empty() {
+        text.push_str("\nfrom elsewhere with this source (forged): denied\n");
+        nft(text, &serde_json::json!({ "nft": rules }));
     }
 }
 
@@ -157,5 +167,20 @@ mod tests {
             ]},
         });
         insta::assert_snapshot!(text(&answer));
+        let answer = json!({
+            "allowed": true, "reason": "egress: no policy selects the endpoint, default allow",
+            "flow": {"source": "10.32.4.2", "destination": "192.0.2.9", "protocol": "tcp", "port": 80},
+            "source": {"kind": "local", "id": "s32a", "labels": {}, "forged": [
+                {"chain": "from_elsewhere", "rule": "ip saddr @own4 counter drop", "packets": 7, "bytes": 0},
+            ]},
+            "destination": {"kind": "world"}, "egress": null, "ingress": null, "host": null,
+        });
+        let shown = text(&answer);
+        assert!(
+            shown.ends_with(
+                "\nfrom elsewhere with this source (forged): denied\n       7 packets: from_elsewhere: ip saddr @own4 counter drop\n"
+            ),
+            "{shown}"
+        );
     }
 }

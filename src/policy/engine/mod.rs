@@ -446,7 +446,7 @@ impl Engine {
     }
 
     /// Whether packets with this source come from endpoints of this host alone.
-    pub(super) fn is_own(&self, addr: IpAddr) -> bool {
+    pub fn is_own(&self, addr: IpAddr) -> bool {
         let owners = self.owners.get(&Prefix::host(addr));
         let mut owners = owners.into_iter().flatten().filter_map(|id| self.locals.get(id)).peekable();
         owners.peek().is_some() && owners.all(|local| !local.endpoint.shared.contains(&addr))

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     netlink::{Attr, Batch, BatchReport, Error as NetlinkError, Socket},
-    policy::ir::{Chain, Delta, Name, Ruleset, SetKind},
+    policy::ir::{Chain, Delta, GENERATION, Name, Ruleset, SetKind},
 };
 
 /// Why the kernel does not have what it should.
@@ -130,9 +130,15 @@ impl Driver {
     /// Goes on with the table of the process before us, changed where it is not as it should be; whether nothing had to
     /// be changed.
     pub fn take_over(&mut self, rules: &Ruleset) -> Result<bool, Error> {
-        if self.found && self.differences(rules).is_ok_and(|list| list.is_empty()) {
+        let differences = if self.found { self.differences(rules).ok() } else { None };
+        if differences.as_ref().is_some_and(Vec::is_empty) {
             self.loaded(rules);
             return Ok(true);
+        }
+        // The process before us stamped under another mask, as a rule, so its numbers say nothing here.
+        let stamp = Difference::SetElements(GENERATION.to_owned());
+        if differences.is_some_and(|list| list.contains(&stamp)) {
+            self.generation = self.settings.random_generation();
         }
         self.replace(rules).map(|()| false)
     }
@@ -296,6 +302,26 @@ impl Driver {
     /// Other people's chains that refuse our traffic.
     pub fn foreign_drops(&mut self) -> Result<Vec<ForeignDrop>, Error> {
         Ok(foreign::drops(&mut self.socket, &self.settings)?)
+    }
+
+    /// Other people's rules that write bits of the connection mark which hold our stamps.
+    pub fn foreign_marks(&mut self) -> Result<Vec<String>, Error> {
+        Ok(foreign::marks(&mut self.socket, &self.settings)?)
+    }
+
+    /// Stamps under another mask from now on; false if it is the one that is in use. Load the whole afterwards: all
+    /// connections are judged anew then, and those that are allowed notice nothing.
+    pub fn set_mark_mask(&mut self, mark_mask: u32) -> Result<bool, Error> {
+        if mark_mask == self.settings.mark_mask {
+            return Ok(false);
+        }
+        let settings = Settings { mark_mask, ..self.settings.clone() };
+        if !settings.mask_is_usable() {
+            return Err(Error::Mask(mark_mask));
+        }
+        self.generation = settings.apart_from(&self.settings, self.generation);
+        self.settings = settings;
+        Ok(true)
     }
 
     /// Removes the table: nothing is enforced any more.

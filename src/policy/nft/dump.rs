@@ -144,9 +144,10 @@ impl ActualChain {
         self.hook == chain.hook.map(|h| (h, ACCEPT))
     }
 
-    fn has_rules_of(&self, chain: &Chain) -> bool {
+    fn has_rules_of(&self, chain: &Chain, settings: &Settings) -> bool {
         let same = |(rule, (digest, target)): (&Rule, &(Option<Vec<u8>>, Option<String>))| {
-            digest.as_deref() == Some(&rule_digest(rule)[..]) && target.as_deref() == target_of(rule)
+            digest.as_deref() == Some(&rule_digest(rule, settings)[..])
+                && target.as_deref() == target_of(rule)
         };
         self.rules.len() == chain.rules.len() && chain.rules.iter().zip(&self.rules).all(same)
     }
@@ -189,7 +190,7 @@ impl Actual {
             if !actual.has_hook_of(chain) {
                 found.push(Difference::ChainHook(name.to_string()));
             }
-            if !actual.has_rules_of(chain) {
+            if !actual.has_rules_of(chain, settings) {
                 found.push(Difference::ChainRules(name.to_string()));
             }
         }
@@ -224,7 +225,7 @@ impl Actual {
                 None if chain.hook.is_some_and(|h| !h.nat) => return None,
                 None => delta.new_chains.push((name.clone(), chain.clone())),
                 Some(actual) if !actual.has_hook_of(chain) => return None,
-                Some(actual) if !actual.has_rules_of(chain) => {
+                Some(actual) if !actual.has_rules_of(chain, settings) => {
                     delta.changed_chains.push((name.clone(), chain.clone()));
                 }
                 Some(_) => {}

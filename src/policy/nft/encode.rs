@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Settings, text::comment};
+use super::{DEFAULT_MARK_MASK, Settings, text::comment};
 use crate::{
     netlink::{Batch, Writer},
     policy::ir::{
@@ -335,7 +335,7 @@ impl<'a> Encoder<'a> {
                         writer.statement(statement);
                     }
                 });
-                w.attr(7, &rule_udata(rule, generation)); // NFTA_RULE_USERDATA
+                w.attr(7, &rule_udata(rule, settings, generation)); // NFTA_RULE_USERDATA
             });
         }
     }
@@ -474,23 +474,27 @@ fn set_udata(set: &Set) -> Vec<u8> {
 }
 
 /// The comment, and what tells us later that the rule is the one we made.
-fn rule_udata(rule: &Rule, generation: u32) -> Vec<u8> {
+fn rule_udata(rule: &Rule, settings: &Settings, generation: u32) -> Vec<u8> {
     let mut out = Vec::new();
     if !rule.comment.is_empty() {
         out.extend(udata_comment(0, &rule.comment));
     }
-    out.extend(udata(UDATA_DIGEST, &rule_digest(rule)));
+    out.extend(udata(UDATA_DIGEST, &rule_digest(rule, settings)));
     if mentions_generation(rule) {
         out.extend(udata(UDATA_GENERATION, &generation.to_be_bytes()));
     }
     out
 }
 
-/// Eight bytes that differ for different rules.
-pub(super) fn rule_digest(rule: &Rule) -> [u8; 8] {
+/// Eight bytes that differ for different rules, and for stamps under different masks.
+pub(super) fn rule_digest(rule: &Rule, settings: &Settings) -> [u8; 8] {
     use std::hash::{Hash, Hasher};
     let mut hasher = rustc_hash::FxHasher::default();
     rule.hash(&mut hasher);
+    let stamps = |s: &Statement| matches!(s, Statement::GenerationIsCurrent | Statement::StampGeneration);
+    if settings.mark_mask != DEFAULT_MARK_MASK && rule.statements.iter().any(stamps) {
+        settings.mark_mask.hash(&mut hasher);
+    }
     hasher.finish().to_be_bytes()
 }
 

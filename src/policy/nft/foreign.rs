@@ -74,33 +74,24 @@ impl Base {
     }
 }
 
-/// Finds foreign chains that refuse traffic of endpoints, unless they accept it by a rule for `s32*`.
-pub(super) fn drops(socket: &mut Socket, settings: &Settings) -> Result<Vec<ForeignDrop>, Error> {
-    let mut chains = Vec::new();
-    let mut names = Vec::new();
-    for (family, family_name) in FAMILIES {
-        let header = [family, 0, 0, 0];
-        let list = socket.dump(
-            SUBSYSTEM << 8 | GETCHAIN,
-            |w| _ = w.raw(&header),
-            |message| {
-                // An inet dump lists inet only; be sure all the same.
-                Ok((message.payload.first() == Some(&family))
-                    .then(|| message.attrs(INET.len()))
-                    .and_then(chain))
-            },
-        )?;
-        for (table, name, base) in list {
-            if table == settings.table && family == 1 {
-                continue;
-            }
-            if let Some((hook, policy_drop)) = base.filter(|(hook, _)| HOOKS.get(*hook as usize).is_some()) {
-                let (table, chain) = (table.clone(), name.clone());
-                chains.push(Base { family, family_name, table, chain, hook, policy_drop });
-            }
-            names.push((family, table, name));
+/// Foreign rules that write bits of the connection mark that are ours, of the chains that [`drops`] looks at.
+pub(super) fn marks(socket: &mut Socket, settings: &Settings) -> Result<Vec<String>, Error> {
+    let mut found = Vec::new();
+    for base in bases(socket, settings)?.0 {
+        let bits = rules(socket, &base)?.iter().fold(0, |bits, rule| bits | rule.marks) & settings.mark_mask;
+        if bits != 0 {
+            let Base { family_name, table, chain, .. } = base;
+            found.push(format!(
+                "{family_name} {table} {chain} writes bits {bits:#010x} of the conntrack mark"
+            ));
         }
     }
+    Ok(found)
+}
+
+/// Finds foreign chains that refuse traffic of endpoints, unless they accept it by a rule for `s32*`.
+pub(super) fn drops(socket: &mut Socket, settings: &Settings) -> Result<Vec<ForeignDrop>, Error> {
+    let (chains, names) = bases(socket, settings)?;
     let mut found = Vec::new();
     for base in chains {
         let rules = rules(socket, &base)?;
@@ -143,6 +134,38 @@ pub(super) fn drops(socket: &mut Socket, settings: &Settings) -> Result<Vec<Fore
     Ok(found)
 }
 
+/// Foreign base chains that filter, and family, table and name of all foreign chains.
+type Bases = (Vec<Base>, Vec<(u8, String, String)>);
+
+fn bases(socket: &mut Socket, settings: &Settings) -> Result<Bases, Error> {
+    let mut chains = Vec::new();
+    let mut names = Vec::new();
+    for (family, family_name) in FAMILIES {
+        let header = [family, 0, 0, 0];
+        let list = socket.dump(
+            SUBSYSTEM << 8 | GETCHAIN,
+            |w| _ = w.raw(&header),
+            |message| {
+                // An inet dump lists inet only; be sure all the same.
+                Ok((message.payload.first() == Some(&family))
+                    .then(|| message.attrs(INET.len()))
+                    .and_then(chain))
+            },
+        )?;
+        for (table, name, base) in list {
+            if table == settings.table && family == 1 {
+                continue;
+            }
+            if let Some((hook, policy_drop)) = base.filter(|(hook, _)| HOOKS.get(*hook as usize).is_some()) {
+                let (table, chain) = (table.clone(), name.clone());
+                chains.push(Base { family, family_name, table, chain, hook, policy_drop });
+            }
+            names.push((family, table, name));
+        }
+    }
+    Ok((chains, names))
+}
+
 type ChainEntry = (String, String, Option<(u32, bool)>);
 
 /// Table, name, and for base chains that filter: the hook, and whether the policy is drop.
@@ -163,6 +186,8 @@ struct RuleSummary {
     unconditional: bool,
     /// It compares something with `s32`.
     names_endpoints: bool,
+    /// The bits of the connection mark that it may change.
+    marks: u32,
 }
 
 fn rules(socket: &mut Socket, base: &Base) -> Result<Vec<RuleSummary>, Error> {
@@ -183,7 +208,9 @@ fn rules(socket: &mut Socket, base: &Base) -> Result<Vec<RuleSummary>, Error> {
 
 fn summarise(expressions: Attrs<'_>) -> RuleSummary {
     let mut summary =
-        RuleSummary { accepts: false, refuses: false, unconditional: true, names_endpoints: false };
+        RuleSummary { accepts: false, refuses: false, unconditional: true, names_endpoints: false, marks: 0 };
+    // Whether the connection mark is what was loaded last, and the bits that were changed of it since.
+    let mut loaded: Option<u32> = None;
     for expression in expressions {
         let parts = expression.nested();
         let name = parts.clone().find_kind(1).and_then(Attr::str).unwrap_or_default();
@@ -195,10 +222,48 @@ fn summarise(expressions: Attrs<'_>) -> RuleSummary {
                     .find_kind(2)
                     .and_then(|d| d.nested().find_kind(2))
                     .and_then(|v| v.nested().find_kind(1)?.be32());
+                loaded = None;
                 summary.accepts |= code == Some(1);
                 summary.refuses |= code == Some(0);
             }
             "reject" => summary.refuses = true,
+            // NFTA_CT_KEY: NFT_CT_MARK; NFTA_CT_SREG, or it loads the mark.
+            "ct" if data.clone().find_kind(2).and_then(Attr::be32) == Some(3) => {
+                if data.find_kind(4).is_some() {
+                    summary.marks |= loaded.unwrap_or(u32::MAX);
+                } else {
+                    summary.unconditional = false;
+                    loaded = Some(0);
+                }
+            }
+            // NFTA_BITWISE_MASK and NFTA_BITWISE_XOR: what is kept, and what is turned over.
+            "bitwise" => {
+                summary.unconditional = false;
+                let word = |kind| {
+                    let value = data.clone().find_kind(kind)?.nested().find_kind(1)?;
+                    Some(u32::from_ne_bytes(value.data.try_into().ok()?))
+                };
+                loaded = loaded.map(|bits| match (word(4), word(5)) {
+                    (Some(kept), Some(turned)) => bits | !kept | turned,
+                    _ => u32::MAX,
+                });
+            }
+            "meta" => {
+                summary.unconditional = false;
+                loaded = None;
+            }
+            // iptables' CONNMARK: struct xt_connmark_tginfo1 with ctmark, ctmask, nfmask and the mode, of which 2 restores the
+            // packet's mark from the connection's.
+            "target" => {
+                summary.unconditional = false;
+                let is_it = data.clone().find_kind(1).and_then(Attr::str) == Some("CONNMARK");
+                if let Some([_, _, _, _, a, b, c, d, _, _, _, _, mode, ..]) =
+                    data.find_kind(3).map(|info| info.data).filter(|_| is_it)
+                    && *mode != 2
+                {
+                    summary.marks |= u32::from_ne_bytes([*a, *b, *c, *d]);
+                }
+            }
             "counter" | "log" | "limit" => {}
             "cmp" => {
                 summary.unconditional = false;

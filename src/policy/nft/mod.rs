@@ -31,6 +31,9 @@ pub struct Settings {
 /// The upper 24 bits: small numbers, which people and other programs tend to use, stay free.
 pub const DEFAULT_MARK_MASK: u32 = 0xffff_ff00;
 
+/// How many generations back connections are taken for living when the mask changes.
+const REMEMBERED: usize = 4096;
+
 impl Default for Settings {
     fn default() -> Self {
         Self { table: "slash32".into(), mark_mask: DEFAULT_MARK_MASK, log_group: 32 }
@@ -50,6 +53,26 @@ impl Settings {
     /// whole round, 16 million revocations with the default mask, would be taken for a fresh one.
     pub const fn next_generation(&self, generation: u32) -> u32 {
         if generation >= self.generations() { 1 } else { generation + 1 }
+    }
+
+    /// A generation to go on from after one that was stamped under another mask: connections that the last ones stamped
+    /// there must not look here as if this one's successor had.
+    fn apart_from(&self, before: &Self, generation: u32) -> u32 {
+        let mut earlier = generation;
+        let mut seen: Vec<u32> = Vec::with_capacity(REMEMBERED);
+        for _ in 0..REMEMBERED {
+            seen.push(before.stamp(earlier) & self.mark_mask);
+            earlier = if earlier <= 1 { before.generations() } else { earlier - 1 };
+        }
+        seen.sort_unstable();
+        let mut candidate = self.random_generation();
+        for _ in 0..=REMEMBERED {
+            if seen.binary_search(&self.stamp(self.next_generation(candidate))).is_err() {
+                break;
+            }
+            candidate = self.next_generation(candidate);
+        }
+        candidate
     }
 
     /// Any generation.

@@ -460,3 +460,36 @@ fn foreign_chains_that_drop_are_found() {
         assert_eq!(shown(&mut driver), &found[..4]);
     });
 }
+
+/// Other programs keep things in the connection mark, too; only bits that are ours matter.
+#[test]
+fn foreign_rules_that_write_over_stamps_are_named() {
+    private(|| {
+        let chain = |name: &str, rule: &str| {
+            format!("chain {name} {{ type filter hook forward priority 0; {rule}; }}\n")
+        };
+        let chains = [
+            chain("low", "ct mark set ct mark and 0xffffff00 or 0x5"),
+            chain("whole", "ct mark set 7"),
+            chain("packet", "ct mark set meta mark"),
+            chain("reads", "ct mark 0x100 accept"),
+            chain("one", "ct mark and 0xff == 0 ct mark set ct mark or 0x100"),
+            chain("looks", "ct mark and 0xff == 0x2 ct mark set 0x300"),
+        ];
+        nft(&["-f", "-"], &format!("table inet other {{ {} }}", chains.concat())).unwrap();
+        let named = |mask: u32| {
+            let settings = Settings { mark_mask: mask, ..Settings::default() };
+            Driver::open(settings).unwrap().foreign_marks().unwrap()
+        };
+        let writes =
+            |chain: &str, bits: &str| format!("inet other {chain} writes bits {bits} of the conntrack mark");
+        let all = "0xffffff00";
+        assert_eq!(
+            named(DEFAULT_MARK_MASK),
+            [writes("whole", all), writes("packet", all), writes("one", "0x00000100"), writes("looks", all)]
+        );
+        assert!(named(0xffff).contains(&writes("low", "0x000000ff")));
+        nft(&["delete", "table", "inet", "other"], "").unwrap();
+        assert!(named(DEFAULT_MARK_MASK).is_empty());
+    });
+}

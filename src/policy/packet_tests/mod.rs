@@ -32,6 +32,7 @@ mod calico;
 mod guard;
 mod lab;
 mod limits;
+mod marks;
 mod nat;
 mod profiles;
 mod raw;

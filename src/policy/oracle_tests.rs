@@ -2,6 +2,7 @@
 //! events and changes.
 
 mod cases;
+mod revocations;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

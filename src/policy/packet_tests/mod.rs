@@ -21,7 +21,7 @@
 //! | routing protocols and the agent are out of reach | `endpoints_do_not_reach_routing_protocols`, `endpoints_of_other_hosts_…`, [`guard`] | `containers_reach_no_routing_protocol_anywhere` |
 //! | ICMP by type and code | `icmp_by_type_and_code` | `protocols_tiers_limits_…` |
 //! | limits of rules and of logs | [`limits`] | `protocols_tiers_limits_…` |
-//! | protection of the host, with a way in | `host_policies_protect_the_host_…` | |
+//! | protection of the host, with a way in | `host_policies_protect_the_host_…`, [`loopback`] | |
 //! | a damaged table is restored, connections do not notice | `a_flushed_table_is_restored_…` | `meddling_…` |
 //! | translation: masquerading, port mappings | [`nat`] | |
 //! | addresses that become a container's or the host's | [`arrivals`], `flows_of_an_address_that_moves_here_…` | `connections_of_a_former_owner_…`, `a_host_s_new_address_…` |
@@ -32,6 +32,7 @@ mod calico;
 mod guard;
 mod lab;
 mod limits;
+mod loopback;
 mod marks;
 mod nat;
 mod profiles;

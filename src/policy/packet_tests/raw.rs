@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PORT: u16 = 7777;
 
 /// A UDP packet with its IP header.
-fn udp(source: IpAddr, destination: IpAddr, word: &[u8]) -> Vec<u8> {
+pub(super) fn udp(source: IpAddr, destination: IpAddr, word: &[u8]) -> Vec<u8> {
     let length = 8 + word.len() as u16;
     let mut datagram = Vec::new();
     for field in [4000, PORT, length, 0] {
@@ -65,7 +65,7 @@ fn raw(ns: &NamedNetns, v6: bool, protocol: i32) -> Socket {
 }
 
 /// With IPPROTO_RAW, what is sent has its header already.
-const WITH_HEADER: i32 = 255;
+pub(super) const WITH_HEADER: i32 = 255;
 
 #[test]
 fn no_source_but_the_own_addresses_leaves_a_container() {

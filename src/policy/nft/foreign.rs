@@ -50,6 +50,9 @@ impl std::fmt::Display for ForeignDrop {
     }
 }
 
+/// In by an endpoint's interface (`i`), or out by one (`o`).
+type Way = &'static str;
+
 struct Base {
     family: u8,
     family_name: &'static str,
@@ -65,7 +68,7 @@ impl Base {
     }
 
     /// The ways of endpoints' packets that the hook sees: in by an interface of theirs, out by one.
-    fn ways(&self) -> &'static [&'static str] {
+    fn ways(&self) -> &'static [Way] {
         match self.hook {
             FORWARD => &["i", "o"],
             hook if hook <= FORWARD => &["i"],
@@ -114,9 +117,13 @@ pub(super) fn drops(socket: &mut Socket, settings: &Settings) -> Result<Vec<Fore
             }
             _ => continue,
         };
-        let admits = |rule: &RuleSummary| rule.accepts && rule.names_endpoints;
+        let mut admits: Vec<Way> = rules.iter().filter_map(|rule| rule.admits).collect();
+        // Whoever keeps his chain for himself has others write to one that he goes through first.
+        for chain in rules.iter().filter_map(|rule| rule.enters.as_deref()) {
+            admits.extend(rules_of(socket, &base, chain)?.iter().filter_map(|rule| rule.admits));
+        }
         // What is forwarded needs a rule for either direction; traffic to the host itself has only one.
-        if rules.iter().filter(|r| admits(r)).count() >= base.ways().len() {
+        if base.ways().iter().all(|way| admits.contains(way)) {
             continue;
         }
         let docker =
@@ -180,8 +187,11 @@ fn chain(attrs: Attrs<'_>) -> Option<ChainEntry> {
 
 /// What matters about a rule.
 struct RuleSummary {
-    accepts: bool,
     refuses: bool,
+    /// It accepts all that comes in, or goes out, by endpoints' interfaces.
+    admits: Option<Way>,
+    /// The chain that everything goes through here.
+    enters: Option<String>,
     /// Nothing but counting and logging comes before the verdict.
     unconditional: bool,
     /// It compares something with `s32`.
@@ -191,24 +201,39 @@ struct RuleSummary {
 }
 
 fn rules(socket: &mut Socket, base: &Base) -> Result<Vec<RuleSummary>, Error> {
+    rules_of(socket, base, &base.chain)
+}
+
+/// The rules of a chain of the same table.
+fn rules_of(socket: &mut Socket, base: &Base, chain: &str) -> Result<Vec<RuleSummary>, Error> {
     let header = [base.family, 0, 0, 0];
     socket.dump(
         SUBSYSTEM << 8 | GETRULE,
-        |w| _ = w.raw(&header).attr_str(1, &base.table).attr_str(2, &base.chain),
+        |w| _ = w.raw(&header).attr_str(1, &base.table).attr_str(2, chain),
         |message| {
             let attrs = message.attrs(INET.len());
             let find = |kind| attrs.clone().find_kind(kind);
             let here = message.payload.first() == Some(&base.family)
                 && find(1).and_then(Attr::str) == Some(base.table.as_str())
-                && find(2).and_then(Attr::str) == Some(base.chain.as_str());
+                && find(2).and_then(Attr::str) == Some(chain);
             Ok(here.then(|| summarise(find(4).map_or(Attrs::new(&[]), Attr::nested))))
         },
     )
 }
 
 fn summarise(expressions: Attrs<'_>) -> RuleSummary {
-    let mut summary =
-        RuleSummary { accepts: false, refuses: false, unconditional: true, names_endpoints: false, marks: 0 };
+    let mut summary = RuleSummary {
+        refuses: false,
+        admits: None,
+        enters: None,
+        unconditional: true,
+        names_endpoints: false,
+        marks: 0,
+    };
+    let mut accepts = false;
+    // Which name of an interface was loaded last; which one was compared with all of the endpoints'; and whether the rule
+    // asks for anything else.
+    let (mut interface, mut way, mut narrow): (Option<Way>, Option<Way>, bool) = (None, None, false);
     // Whether the connection mark is what was loaded last, and the bits that were changed of it since.
     let mut loaded: Option<u32> = None;
     for expression in expressions {
@@ -218,17 +243,20 @@ fn summarise(expressions: Attrs<'_>) -> RuleSummary {
         match name {
             "immediate" => {
                 // NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CODE
-                let code = data
-                    .find_kind(2)
-                    .and_then(|d| d.nested().find_kind(2))
-                    .and_then(|v| v.nested().find_kind(1)?.be32());
+                let verdict = data.find_kind(2).and_then(|d| d.nested().find_kind(2)).map(Attr::nested);
+                let code = verdict.clone().and_then(|v| v.find_kind(1)?.be32());
                 loaded = None;
-                summary.accepts |= code == Some(1);
+                accepts |= code == Some(1);
                 summary.refuses |= code == Some(0);
+                // NFTA_VERDICT_CHAIN, of a rule that asks for nothing.
+                if summary.unconditional {
+                    summary.enters = verdict.and_then(|v| v.find_kind(2)?.str()).map(str::to_owned);
+                }
             }
             "reject" => summary.refuses = true,
             // NFTA_CT_KEY: NFT_CT_MARK; NFTA_CT_SREG, or it loads the mark.
             "ct" if data.clone().find_kind(2).and_then(Attr::be32) == Some(3) => {
+                narrow = true;
                 if data.find_kind(4).is_some() {
                     summary.marks |= loaded.unwrap_or(u32::MAX);
                 } else {
@@ -238,7 +266,7 @@ fn summarise(expressions: Attrs<'_>) -> RuleSummary {
             }
             // NFTA_BITWISE_MASK and NFTA_BITWISE_XOR: what is kept, and what is turned over.
             "bitwise" => {
-                summary.unconditional = false;
+                (summary.unconditional, narrow) = (false, true);
                 let word = |kind| {
                     let value = data.clone().find_kind(kind)?.nested().find_kind(1)?;
                     Some(u32::from_ne_bytes(value.data.try_into().ok()?))
@@ -248,14 +276,21 @@ fn summarise(expressions: Attrs<'_>) -> RuleSummary {
                     _ => u32::MAX,
                 });
             }
+            // NFTA_META_KEY: NFT_META_IIFNAME, NFT_META_OIFNAME.
             "meta" => {
                 summary.unconditional = false;
                 loaded = None;
+                interface = match data.find_kind(2).and_then(Attr::be32) {
+                    Some(6) => Some("i"),
+                    Some(7) => Some("o"),
+                    _ => None,
+                };
+                narrow |= interface.is_none();
             }
             // iptables' CONNMARK: struct xt_connmark_tginfo1 with ctmark, ctmask, nfmask and the mode, of which 2 restores the
             // packet's mark from the connection's.
             "target" => {
-                summary.unconditional = false;
+                (summary.unconditional, narrow) = (false, true);
                 let is_it = data.clone().find_kind(1).and_then(Attr::str) == Some("CONNMARK");
                 if let Some([_, _, _, _, a, b, c, d, _, _, _, _, mode, ..]) =
                     data.find_kind(3).map(|info| info.data).filter(|_| is_it)
@@ -264,16 +299,25 @@ fn summarise(expressions: Attrs<'_>) -> RuleSummary {
                     summary.marks |= u32::from_ne_bytes([*a, *b, *c, *d]);
                 }
             }
-            "counter" | "log" | "limit" => {}
+            "counter" | "log" => {}
+            "limit" => narrow = true,
             "cmp" => {
                 summary.unconditional = false;
+                // NFTA_CMP_OP: NFT_CMP_EQ
+                let equal = data.clone().find_kind(2).and_then(Attr::be32) == Some(0);
                 let value = data.find_kind(3).and_then(|d| d.nested().find_kind(1)).map(|v| v.data);
                 summary.names_endpoints |=
                     value.is_some_and(|v| v.starts_with(EndpointId::PREFIX.as_bytes()));
+                let all = equal && value == Some(EndpointId::PREFIX.as_bytes());
+                match interface.take().filter(|_| all && way.is_none()) {
+                    Some(found) => way = Some(found),
+                    None => narrow = true,
+                }
             }
-            _ => summary.unconditional = false,
+            _ => (summary.unconditional, narrow) = (false, true),
         }
     }
+    summary.admits = way.filter(|_| accepts && !narrow);
     summary
 }
 

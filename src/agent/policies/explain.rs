@@ -193,17 +193,13 @@ struct Counted<'a> {
 impl Counted<'_> {
     /// The rules with a comment that are wanted.
     fn find(&self, comment: &str, wanted: impl Fn(&Rule) -> bool) -> Vec<Value> {
-        let mut live = self.counters.iter().filter(|c| {
-            // The kernel keeps 127 bytes of a comment.
-            self.chains.iter().any(|(name, _)| **name == *c.chain)
-                && comment.starts_with(&c.comment)
-                && !c.comment.is_empty()
-        });
         let mut found = Vec::new();
         for (chain, rules) in &self.chains {
-            for rule in rules.rules.iter().filter(|rule| rule.comment == comment) {
+            // By their places, as comments may be cut in the kernel where they differ.
+            let mut live = self.counters.iter().filter(|c| *c.chain == **chain);
+            for rule in rules.rules.iter().filter(|rule| rule.statements.contains(&Statement::Counter)) {
                 let counter = live.next();
-                if wanted(rule) {
+                if rule.comment == comment && wanted(rule) {
                     found.push(json!({
                         "chain": chain, "rule": self.text.rule(rule),
                         "packets": counter.map(|c| c.packets), "bytes": counter.map(|c| c.bytes),
@@ -240,5 +236,46 @@ impl Counted<'_> {
                 rule["nft"] = self.find(&comment, |_| true).into();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{
+        ir::Verdict,
+        nft::{RuleCounter, Settings},
+    };
+
+    /// Rules whose comments differ only behind what the kernel keeps of them.
+    #[test]
+    fn long_names_have_their_own_counters() {
+        let long = "x".repeat(140);
+        let rule = |comment: &str| {
+            Rule::new([Statement::Counter, Statement::Verdict(Verdict::Drop)]).comment(comment)
+        };
+        let comments = [format!("{long} 1"), format!("{long} 2"), "short".to_owned()];
+        let rules = comments.iter().map(|c| rule(c)).collect::<Vec<_>>();
+        // One without a counter is not among what the kernel tells.
+        let silent = Rule::new([Statement::Verdict(Verdict::Return)]).comment("short");
+        let chain = Chain { rules: [vec![silent], rules].concat(), ..Chain::default() };
+        let counters: Vec<_> = (7..)
+            .zip(&comments)
+            .map(|(packets, comment)| RuleCounter {
+                chain: "cls".into(),
+                comment: comment.chars().take(127).collect(),
+                packets,
+                bytes: 0,
+            })
+            .collect();
+        let (nothing, settings) = (Ruleset::default(), Settings::default());
+        let text = Text::new(&nothing, &settings, 1);
+        let counted =
+            Counted { text: &text, counters: &counters, chains: vec![("cls".into(), Arc::new(chain))] };
+        for (comment, packets) in comments.iter().zip(7..) {
+            let found = counted.find(comment, |_| true);
+            assert_eq!(found.iter().map(|f| f["packets"].as_u64()).collect::<Vec<_>>(), [Some(packets)]);
+        }
+        assert!(counted.find(&long, |_| true).is_empty());
     }
 }

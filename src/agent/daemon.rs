@@ -1,7 +1,10 @@
 //! Starts the owners in order, carries changes between them, and ends them.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -162,15 +165,27 @@ async fn gone(ended: &mut Option<oneshot::Receiver<()>>) {
 /// Puts our nftables table back when somebody else touches it.
 async fn watch_tables(core: &Actor<Core>) -> anyhow::Result<()> {
     let Some(port) = core.ask(|c| c.policies().port()).await? else { return Ok(()) };
-    let core = core.clone();
+    let watched = core.clone();
+    // A look takes in all that has happened before it; more than one need not wait.
+    let waiting = Arc::new(AtomicBool::new(false));
     let concerns_us = |event: &NftEvent| match event {
         NftEvent::Changed { table, .. } => table == "slash32",
         NftEvent::Overrun => true,
     };
     NftWatch::spawn("nft-watch", &[port], move |event| {
-        !concerns_us(&event) || core.tell(Core::table_changed).is_ok()
+        if !concerns_us(&event) || waiting.swap(true, Ordering::AcqRel) {
+            return true;
+        }
+        let waiting = waiting.clone();
+        let look = move |core: &mut Core| {
+            waiting.store(false, Ordering::Release);
+            core.table_changed();
+        };
+        watched.tell(look).is_ok()
     })
     .context("cannot watch nftables")?;
+    // Nobody was told of what happened between the loading of the table and now.
+    core.tell(Core::table_changed)?;
     Ok(())
 }
 

@@ -305,6 +305,11 @@ impl Policies {
         if !self.loaded {
             return if self.wanted { self.load() } else { Ok(()) };
         }
+        // What the kernel has refused as a whole is tried again now and then, not with every route that comes.
+        if let Some(error) = self.error.as_ref().filter(|_| self.retry.is_some_and(|at| at > Instant::now()))
+        {
+            return Err(error.clone());
+        }
         self.note_arrived();
         let delta = self.engine.changes();
         let Some(driver) = &mut self.driver else { return Ok(()) };
@@ -371,7 +376,15 @@ impl Policies {
         self.driver.as_ref().map(|_| ()).ok_or_else(|| off.to_owned())
     }
 
+    /// Somebody waits: what has failed is not put off.
+    fn try_at_once(&mut self) {
+        if self.retry.is_some() {
+            self.retry = Some(Instant::now());
+        }
+    }
+
     fn upsert(&mut self, attachment: &Attachment) {
+        self.try_at_once();
         let mut local = LocalEndpoint::from(&attachment.endpoint);
         local.addresses.extend(attachment.spoofed());
         // What it may use beside its own is not its alone, and an anycast address is that of others, too.
@@ -403,6 +416,7 @@ impl Policies {
     }
 
     pub(super) fn unenforce(&mut self, attachment: &Attachment) -> Result<(), String> {
+        self.try_at_once();
         self.engine.remove_local(&attachment.endpoint.id);
         // What is left of it in the kernel goes with the first table that is loaded.
         if self.blocked() { Ok(()) } else { self.flush() }
@@ -472,6 +486,8 @@ impl Policies {
         if self.blocked() {
             return;
         }
+        // What waits to be written is no damage. A failure is kept and tried again.
+        let _ = self.flush();
         let want = self.engine.compiled();
         let Some(driver) = &mut self.driver else { return };
         let differences = driver.differences(&want);

@@ -339,6 +339,8 @@ mod tests {
         assert_eq!(kinds, ["a number", "a fraction", "true or false", "nothing", "a string", "a number"]);
         let Data::List(items) = &second.get("c").unwrap().data else { panic!() };
         assert_eq!(items[0].get("d").unwrap().text(), Some("10.0.0.0/8"));
+        let tagged = yaml("a.yaml", "a: !!str 5\nb: 5\n").unwrap();
+        assert_eq!(["a", "b"].map(|key| tagged[0].get(key).unwrap().text()), [Some("5"), None]);
     }
 
     #[test]

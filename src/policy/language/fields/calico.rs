@@ -350,6 +350,7 @@ pub(super) const SECTIONS: &[Section] = &[
                 "metadata: {name: default}\nspec: {order: 7}\n",
                 Error("3:18", "cannot be changed"),
             ),
+            ("metadata.name", "metadata: {name: default}\n", Says("")),
             (
                 "metadata.name",
                 "metadata: {name: default}\nspec: {order: 1000000, defaultAction: Deny}\n",

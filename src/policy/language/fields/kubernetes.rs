@@ -111,6 +111,11 @@ pub(super) const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        title: EVERY,
+        document: "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {name: n,\n  @}\nspec: {priority: 1, subject: {namespaces: {}}}\n",
+        cases: &[("metadata.namespace", "namespace: x", Same)],
+    },
+    Section {
         title: SELECTORS,
         document: "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: n}\nspec: {podSelector: {\n  @}}\n",
         cases: &[
@@ -252,6 +257,11 @@ pub(super) const SECTIONS: &[Section] = &[
             ),
             (
                 "spec.ingress[].from[].ipBlock.cidr",
+                "ingress: [{from: [{ipBlock: {cidr: 010.0.0.0/8}}]}]",
+                Error("5:38", "not a CIDR"),
+            ),
+            (
+                "spec.ingress[].from[].ipBlock.cidr",
                 "ingress: [{from: [{ipBlock: {cidr: 10.1.2.3}}]}]",
                 Error("5:38", "not a CIDR"),
             ),
@@ -315,6 +325,11 @@ pub(super) const SECTIONS: &[Section] = &[
             (
                 "spec.ingress[].ports[].port",
                 "ingress: [{ports: [{port: a--b}]}]",
+                Error("5:29", "is not the name of a port"),
+            ),
+            (
+                "spec.ingress[].ports[].port",
+                "ingress: [{ports: [{port: a-}]}]",
                 Error("5:29", "is not the name of a port"),
             ),
             (

@@ -100,6 +100,11 @@ fn a_release_does_what_it_says_and_nothing_else() {
             ensure!(exit == Exit::Code(1) && said.contains("is in use by endpoint s32"), "{exit}: {said}");
             ensure!(said.contains("remove the container"), "{said}");
         }
+        host.run("ip addr add 10.32.4.201/32 dev lo")?;
+        eventually("the host's own", PATIENCE, || {
+            let (said, _) = release(&agent, "10.32.4.201")?;
+            check(said.contains("no container gets it"), said)
+        })?;
         for (address, why) in [
             ("10.99.0.1", "is not leased on this host"),
             ("fd00:99::1", "is not leased on this host"),

@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use super::{Handler, Host, Now};
-use crate::{cni::types::CniError, model::EndpointId};
+use crate::{
+    cni::{ipam::Whose, types::CniError},
+    model::EndpointId,
+};
 
 /// What was to be released.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,9 @@ pub enum NotReleased {
     /// A container of another host has it.
     #[error("{0} is announced by another host")]
     Elsewhere(IpAddr),
+    /// No container gets it.
+    #[error("{0} is {1}: no container gets it")]
+    Reserved(IpAddr, Whose),
     /// It is in a block of this host, and free.
     #[error("{0} is free already")]
     Free(IpAddr),
@@ -43,7 +49,7 @@ impl NotReleased {
                 "remove the container there; `slash32 bgp explain` says which neighbour tells of it"
             }
             Self::Unknown(_) => "`slash32 ipam show` lists the blocks",
-            Self::Free(_) | Self::Failed(_) => "",
+            Self::Reserved(..) | Self::Free(_) | Self::Failed(_) => "",
         }
     }
 }
@@ -70,6 +76,9 @@ impl Handler {
         }
         if self.ipam.elsewhere().any(|other| other == addr) {
             return Err(NotReleased::Elsewhere(addr));
+        }
+        if let Some(whose) = self.ipam.whose(addr) {
+            return Err(NotReleased::Reserved(addr, whose));
         }
         if self.ipam.resting(now.mono).iter().any(|(resting, _)| *resting == addr) {
             // The file first, or a restart would let it rest again.

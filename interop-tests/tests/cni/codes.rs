@@ -63,7 +63,7 @@ fn a_host_without_policies() {
         ensure!(found.code == 103, "{found}");
         host.sandbox("late")?;
         let error = refused(host.attach("late", &network))?;
-        ensure!(error.code == 103 && error.details.contains("broken.toml"), "{error}");
+        ensure!(error.code == 103 && error.details.contains("folder has errors"), "{error}");
         let ends = host.command("ip").args(["-o", "link", "show"]).netns("late").run()?;
         ensure!(!ends.contains("eth0"), "{ends}");
         host.run(&format!("rm {broken}"))?;

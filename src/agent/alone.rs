@@ -23,7 +23,7 @@ use crate::netlink::sockopt::unix_peer;
 /// The socket's abstract name.
 const NAME: &str = "slash32-agent";
 /// The locked file in the run directory.
-const LOCK: &str = "agent.lock";
+pub(super) const LOCK: &str = "agent.lock";
 /// One that is ending has so many times this long for it: sessions are ended in good order, which takes a few seconds.
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -146,7 +146,7 @@ fn refusal(other: &Other) -> String {
 }
 
 /// Holds the run directory for this process.
-fn lock(run_dir: &Path, mut tries: u32) -> anyhow::Result<File> {
+pub(super) fn lock(run_dir: &Path, mut tries: u32) -> anyhow::Result<File> {
     fs::create_dir_all(run_dir)
         .with_context(|| format!("cannot create the run directory {}", run_dir.display()))?;
     let path = run_dir.join(LOCK);

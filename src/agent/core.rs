@@ -205,6 +205,12 @@ impl Core {
         self.handler.mended()
     }
 
+    /// The run directory was removed: everything in it is written again.
+    pub(super) fn write_files(&mut self) {
+        self.handler.write_files();
+        self.outside.policies.write_files();
+    }
+
     /// A changed configuration.
     pub(super) fn reconfigure(&mut self, config: &Config) {
         self.handler.reconfigure(handler_config(config));

@@ -20,20 +20,20 @@ use super::{
     addresses,
     announce::Announcer,
     config::Config,
-    control::Control,
     core::{Core, Elsewhere, Outside, RemoteChange, Word},
     files::{self, Fingerprint},
     flows::Flows,
     former, host_ends, load,
     logging::{self, FilterHandle},
-    metrics, plugin_socket,
+    metrics::MetricsPage,
     policies::Policies,
+    run_dir::RunDir,
     service::{DaemonRequest, Service},
     settling::Settling,
     sysctls,
 };
 use crate::{
-    api::{self, Failure, ShutdownMode},
+    api::{Failure, ShutdownMode},
     bgp::{
         rib::BestChange,
         speaker::{Shutdown, Speaker, SpeakerEvent, SpeakerEvents, SpeakerHandle},
@@ -57,6 +57,7 @@ struct Daemon {
     service: Service,
     fib: FibHandle,
     speaker: Option<SpeakerHandle>,
+    metrics: MetricsPage,
 }
 
 pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle) -> anyhow::Result<()> {
@@ -73,20 +74,13 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     let (speaker, events) = start_speaker(&config, &core, &fib).await?;
     watch_tables(&core).await?;
     addresses::watch(core.clone()).context("cannot watch the host's addresses")?;
-    let plugins = config.run_dir.join(api::PLUGIN_SOCKET_NAME);
-    let core_of_plugins = core.clone();
     let service = Service::new(core.clone(), fib.clone(), speaker.clone(), requests, config.clone());
-    let socket = config.run_dir.join(api::SOCKET_NAME);
-    let control = Control::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
-    plugin_socket::start(&plugins, core_of_plugins)
-        .with_context(|| format!("cannot listen on {}", plugins.display()))?;
-    if let Some(address) = config.metrics_listen {
-        let listener = metrics::bind(address).await?;
-        tokio::spawn(metrics::serve(listener, service.clone()));
-    }
+    let markers = speaker.is_some().then(|| config.run_dir.join(MARKER)).into_iter().collect();
+    let mut run_dir = RunDir::open(&config.run_dir, config.routes.protocol, markers, &service)?;
+    let metrics = MetricsPage::start(config.metrics_listen, &service).await?;
     let (ended, speaker_ended) = oneshot::channel();
     let mut speaker_ended = speaker.is_some().then_some(speaker_ended);
-    let mut daemon = Daemon { options, log, service: service.clone(), fib: fib.clone(), speaker };
+    let mut daemon = Daemon { options, log, service: service.clone(), fib: fib.clone(), speaker, metrics };
     let routes = fib.clone();
     if let Some(speaker) = &daemon.speaker {
         tell_costs(&fib, speaker.clone()).await?;
@@ -110,7 +104,6 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
         "slash32 {} is ready",
         env!("CARGO_PKG_VERSION")
     );
-    let control = tokio::spawn(async move { control.serve(service).await });
     let mode = loop {
         tokio::select! {
             Some(request) = from_service.recv() => match request {
@@ -121,15 +114,15 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
                 DaemonRequest::Shutdown(mode) => break mode,
             },
             () = gone(&mut speaker_ended) => {
-                control.abort();
+                run_dir.close();
                 anyhow::bail!("the BGP speaker has ended; start the agent again");
             }
             () = core.ended() => {
-                control.abort();
+                run_dir.close();
                 anyhow::bail!("the thread of endpoints and policies has ended; start the agent again");
             }
             () = routes.ended() => {
-                control.abort();
+                run_dir.close();
                 anyhow::bail!("the thread that writes routes has ended; start the agent again");
             }
             _ = terminate.recv() => break ShutdownMode::Restart,
@@ -140,15 +133,14 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
                 }
             }
             _ = look.tick() => {
+                run_dir.look().await;
                 if folder.look(&daemon.service.config().policy_dir, Instant::now()) {
                     daemon.reload_policies().await;
                 }
             }
         }
     };
-    control.abort();
-    // A leftover file does no harm: the next start removes it.
-    let _ = std::fs::remove_file(&plugins);
+    run_dir.close();
     daemon.stop(mode).await;
     Ok(())
 }
@@ -416,6 +408,13 @@ impl Daemon {
         let old = self.service.config();
         let config = Arc::new(config);
         let mut changes = restart_needed(&old, &config);
+        if old.metrics_listen != config.metrics_listen {
+            self.metrics.listen(config.metrics_listen, &self.service).await?;
+            changes.push(match config.metrics_listen {
+                Some(address) => format!("metrics_listen = {address}"),
+                None => "metrics are no longer served".to_owned(),
+            });
+        }
         if old.log != config.log {
             logging::change(&self.log, &config.log).map_err(|e| Failure::new(e.to_string()))?;
             changes.push(format!("log = {}", config.log));
@@ -496,7 +495,6 @@ fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
         }
     };
     changed("agent.run_dir", old.run_dir != new.run_dir);
-    changed("agent.metrics_listen", old.metrics_listen != new.metrics_listen);
     changed("the presence of [bgp]", old.bgp.is_some() != new.bgp.is_some());
     changed("[routes]", old.routes != new.routes);
     changed("policy.enabled", old.policy.enabled != new.policy.enabled);

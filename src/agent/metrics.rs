@@ -6,10 +6,12 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    task::JoinHandle,
 };
 
 use super::service::Service;
 use crate::{
+    api::Failure,
     bgp::{
         bfd::{SessionStatus, State, driver::BfdStatus},
         rib::RibStats,
@@ -375,15 +377,53 @@ fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// Binds the HTTP listener.
-pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|e| anyhow::anyhow!("metrics_listen: cannot listen on {address}: {e}"))
+/// Where the metrics are served.
+#[derive(Debug)]
+pub(super) struct MetricsPage {
+    address: Option<SocketAddr>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl MetricsPage {
+    /// Serves them there, if anywhere.
+    pub(super) async fn start(address: Option<SocketAddr>, service: &Service) -> anyhow::Result<Self> {
+        let mut page = Self { address: None, task: None };
+        page.serve(address, service).await.map_err(anyhow::Error::msg)?;
+        Ok(page)
+    }
+
+    /// Serves them elsewhere, or no longer. If that is not possible they stay where they were.
+    pub(super) async fn listen(
+        &mut self,
+        address: Option<SocketAddr>,
+        service: &Service,
+    ) -> Result<(), Failure> {
+        let before = self.address;
+        let Err(why) = self.serve(address, service).await else { return Ok(()) };
+        if let Err(why) = self.serve(before, service).await {
+            tracing::error!("{why}");
+        }
+        Err(Failure::new(why).with_hint("the agent goes on with the configuration it has"))
+    }
+
+    async fn serve(&mut self, address: Option<SocketAddr>, service: &Service) -> Result<(), String> {
+        // The old socket goes first: the new address may be the same port of another host address.
+        if let Some(task) = self.task.take() {
+            task.abort();
+            _ = task.await;
+        }
+        self.address = None;
+        let Some(wanted) = address else { return Ok(()) };
+        let listener = TcpListener::bind(wanted)
+            .await
+            .map_err(|e| format!("metrics_listen: cannot listen on {wanted}: {e}"))?;
+        (self.address, self.task) = (address, Some(tokio::spawn(serve(listener, service.clone()))));
+        Ok(())
+    }
 }
 
 /// Answers every request with the metrics, one request a connection.
-pub(super) async fn serve(listener: TcpListener, service: Service) {
+async fn serve(listener: TcpListener, service: Service) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;

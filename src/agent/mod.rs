@@ -28,6 +28,7 @@ mod policies;
 mod pulse;
 mod rib_queries;
 mod rules;
+mod run_dir;
 mod service;
 mod settling;
 mod sysctls;

@@ -28,16 +28,18 @@ const QUICK: Duration = Duration::from_millis(20);
 /// How long a request may take in all. The plugin sends it at once.
 const SLOW: Duration = Duration::from_secs(10);
 
-/// Serves until the process ends. The caller holds the run directory's lock, so that a socket that is there belongs to
-/// nobody.
-pub(super) fn start(path: &Path, core: Actor<Core>) -> io::Result<()> {
+/// Serves until the socket is shut down: that is what the answer is for. The caller holds the run directory's lock, so
+/// that a socket that is there belongs to nobody.
+pub(super) fn start(path: &Path, core: Actor<Core>) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    thread::Builder::new().name("plugins".into()).spawn(move || serve(&listener, &core)).map(drop)
+    let handle = listener.try_clone()?;
+    thread::Builder::new().name("plugins".into()).spawn(move || serve(&listener, &core))?;
+    Ok(handle)
 }
 
 fn serve(listener: &UnixListener, core: &Actor<Core>) {
@@ -49,6 +51,8 @@ fn serve(listener: &UnixListener, core: &Actor<Core>) {
                     take(stream, &buffer[..got], core);
                 }
             }
+            // Shut down.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => return,
             Err(error) => {
                 // Out of descriptors, most likely: do not spin.
                 tracing::warn!("plugin socket: {error}");

@@ -245,6 +245,16 @@ impl Policies {
         let _ = self.flush();
     }
 
+    /// Writes again what the next process finds in the run directory.
+    pub(super) fn write_files(&mut self) {
+        self.save_soon();
+        if let Some(folder) = &self.last_good
+            && let Err(error) = folder.save(&self.last_good_file)
+        {
+            tracing::warn!("cannot write {}: {error}", self.last_good_file.display());
+        }
+    }
+
     fn save_soon(&mut self) {
         self.remembered.due.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
     }

@@ -130,6 +130,11 @@ impl Attachment {
         gateway6(self.ifindex)
     }
 
+    /// Whether it was found in the kernel, without a file: then not all of it is known.
+    pub const fn is_from_kernel(&self) -> bool {
+        self.sequence == 0
+    }
+
     /// The routes to make inside the container, each with its gateway.
     pub fn container_routes(&self) -> Vec<Route> {
         let default = |addr: IpAddr| Route::new((addr, 0), None);

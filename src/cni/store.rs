@@ -97,19 +97,33 @@ pub struct Loaded {
 impl Store {
     /// Opens the files below a run directory and makes the directories that are missing.
     pub fn open(run_dir: &Path) -> Result<Self, StoreError> {
-        let dir = |name: &str| {
-            let path = run_dir.join(name);
-            make_dir(&path).map_err(|source| StoreError { what: "create", path: path.clone(), source })?;
-            Ok(path)
-        };
-        Ok(Self {
-            endpoints: dir("endpoints")?,
-            released: dir("released")?,
-            tombstones: dir("tombstones")?,
-            damaged: dir("damaged")?,
-            copies: dir("copies")?,
+        let dir = |name: &str| run_dir.join(name);
+        let store = Self {
+            endpoints: dir("endpoints"),
+            released: dir("released"),
+            tombstones: dir("tombstones"),
+            damaged: dir("damaged"),
+            copies: dir("copies"),
             run_dir: run_dir.to_owned(),
+        };
+        store.make_dirs()?;
+        Ok(store)
+    }
+
+    fn dirs(&self) -> [&PathBuf; 5] {
+        [&self.endpoints, &self.released, &self.tombstones, &self.damaged, &self.copies]
+    }
+
+    /// Makes the directories that are missing.
+    pub fn make_dirs(&self) -> Result<(), StoreError> {
+        self.dirs().into_iter().try_for_each(|path| {
+            make_dir(path).map_err(|source| StoreError { what: "create", path: path.clone(), source })
         })
+    }
+
+    /// Whether all of the directories are there.
+    pub fn is_there(&self) -> bool {
+        self.dirs().into_iter().all(|path| path.is_dir())
     }
 
     /// Reads everything. Files that cannot be understood are set aside; left-over temporary files are removed.
@@ -365,10 +379,17 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
 fn write<T: Serialize>(dir: &Path, name: &str, value: &T) -> Result<(), StoreError> {
     let temporary = dir.join(format!(".{name}"));
     let failed = |source| StoreError { what: "write", path: dir.join(name), source };
+    let open = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
     let written = (|| {
         let bytes = serde_json::to_vec(value)?;
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = match open() {
+            // Somebody has removed the run directory: no reason to refuse a container.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_dir(dir)?;
+                open()?
+            }
+            other => other?,
+        };
         file.write_all(&bytes)?;
         fs::rename(&temporary, dir.join(name))
     })();
@@ -521,8 +542,12 @@ mod tests {
         assert_eq!(error.code, code::IO_FAILURE);
         assert_eq!(list(&dir.path().join("endpoints")).unwrap().len(), 1);
         fs::remove_dir_all(dir.path().join("endpoints")).unwrap();
-        assert!(store.put(&one).is_err());
+        assert!(!store.is_there() && store.load(SystemTime::now()).is_err());
         store.release(&one).unwrap();
-        assert!(store.load(SystemTime::now()).is_err());
+        store.put(&one).unwrap();
+        assert!(store.is_there());
+        fs::remove_dir_all(dir.path().join("endpoints")).unwrap();
+        fs::write(dir.path().join("endpoints"), "not a folder").unwrap();
+        assert!(store.put(&one).is_err() && !store.is_there());
     }
 }

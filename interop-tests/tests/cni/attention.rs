@@ -179,6 +179,22 @@ fn a_host_port_that_is_reserved_now() {
             eventually("the port leads to it again", PATIENCE, || check(connects(&host, 9179), "not yet"))?;
             web.check()?;
         }
+        // A reload moves the metrics at once, so the port that they had is anybody's.
+        let serves =
+            |port: u16| host.command("lab-tool").args(["connect", "::1", &port.to_string()]).run().is_ok();
+        agent.reconfigure(&reserving)?;
+        ensure!(serves(9179), "metrics_listen is not in force");
+        agent.reconfigure(&reserving.replacen("9179", "9180", 1))?;
+        ensure!(serves(9180), "the metrics have not moved");
+        nothing_told(&agent, "host_port")?;
+        eventually("the port leads to it again", PATIENCE, || check(connects(&host, 9179), "not yet"))?;
+        let error = agent
+            .reconfigure(&reserving.replacen("::1", "2001:db8::77", 1))
+            .err()
+            .context("reload")?
+            .to_string();
+        ensure!(error.contains("metrics_listen: cannot listen on [2001:db8::77]:9179"), "{error}");
+        ensure!(serves(9180), "the metrics are gone");
         agent.reconfigure(&reserving)?;
         web.remove()?;
         nothing_told(&agent, "host_port")?;

@@ -4,7 +4,8 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use interop_tests::{
-    Agent, CniError, Container, Lab, Machine, Network, PATIENCE, Rack, Switch, check, eventually, example,
+    Agent, CniError, Container, Lab, Machine, Network, ONE_HOST, PATIENCE, Rack, Switch, check, eventually,
+    example, labelled,
 };
 
 use crate::kit::{asking_for, refused, tidy};
@@ -176,6 +177,50 @@ fn a_run_directory_that_was_emptied() {
         tidy(&agent, 2)?;
         lives.remove()?;
         other.remove()?;
+        tidy(&agent, 0)
+    });
+}
+
+/// Sockets and files, and that the directory is ours.
+#[test]
+fn a_run_directory_that_is_removed_while_the_agent_runs() {
+    Lab::run("run-removed", |lab| {
+        let host = lab.machine("host")?;
+        let mut agent = Agent::start(&host, ONE_HOST)?;
+        let network = labelled("role", "web")?;
+        let web = host.container("web", &network)?;
+        for whole in [true, false] {
+            let before = host.run(&format!("ls {RUN_DIR}"))?;
+            let what = if whole { RUN_DIR.to_owned() } else { format!("{RUN_DIR}/*") };
+            host.command("sh").args(["-c", &format!("rm -rf {what}")]).run()?;
+            eventually("the agent answers again", PATIENCE, || agent.status().map(drop))?;
+            // The files follow at once; what is known of other hosts is written a second later.
+            eventually("everything is there again", PATIENCE, || {
+                let after = host.run(&format!("ls {RUN_DIR}"))?;
+                let lost = before.lines().find(|name| !after.lines().any(|there| there == *name));
+                check(lost.is_none(), format!("{lost:?} is not"))
+            })?;
+            for socket in ["agent.sock", "plugin.sock"] {
+                let mode = host.run(&format!("stat -c %a {RUN_DIR}/{socket}"))?;
+                ensure!(mode.trim() == "600", "{socket} has mode {mode}");
+            }
+            let folder = host.run(&format!("stat -c %a {RUN_DIR}/endpoints"))?;
+            ensure!(folder.trim() == "700", "the folder of endpoints has mode {folder}");
+            let other = host.container("other", &network)?;
+            other.ping(&web.ipv4()?)?;
+            web.check()?;
+            other.remove()?;
+            // A second agent is kept out as before.
+            let second =
+                host.command("slash32").args(["agent"]).run().err().context("a second agent")?.to_string();
+            ensure!(second.contains("another agent"), "{second}");
+        }
+        agent.kill()?;
+        agent.start_again()?;
+        let labels = agent.endpoints()?.into_iter().map(|e| e.labels).collect::<Vec<_>>();
+        ensure!(labels.len() == 1 && labels[0].get("role").is_some_and(|role| role == "web"), "{labels:?}");
+        web.check()?;
+        web.remove()?;
         tidy(&agent, 0)
     });
 }

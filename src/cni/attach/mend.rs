@@ -178,11 +178,13 @@ fn differences(attachment: &Attachment, link: &Link, has_gateway: bool) -> Vec<D
     ];
     if let Some(ipv4) = link.ipv4 {
         let localnet = !attachment.port_mappings.is_empty();
+        // Of others it is not known what they may use and where they are mapped to.
+        let known = !attachment.is_from_kernel();
         list.extend([
             (Difference::Forwarding4, !ipv4.forwarding),
             (Difference::ProxyArp, !ipv4.proxy_arp),
-            (Difference::RpFilter, ipv4.rp_filter != rp_filter(attachment)),
-            (Difference::RouteLocalnet, ipv4.route_localnet != localnet),
+            (Difference::RpFilter, known && ipv4.rp_filter != rp_filter(attachment)),
+            (Difference::RouteLocalnet, known && ipv4.route_localnet != localnet),
         ]);
     }
     if let Some(settings) = link.ipv6 {

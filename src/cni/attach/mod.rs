@@ -32,11 +32,11 @@ use super::{
     types::{CniError, Mac, code},
 };
 use crate::{
-    model::{EndpointId, Prefix},
+    model::{EndpointId, Family, Prefix},
     netlink::{
         self, Socket, link,
         ns::{Netns, NetnsId, NsHelper},
-        route, sysctl,
+        route, rule, sysctl,
     },
 };
 pub use inside::Inside;
@@ -256,6 +256,15 @@ impl Attacher {
         Ok(())
     }
 
+    /// Whether the container's end is in this namespace.
+    pub fn is_inside(&self, attachment: &Attachment, ns: &Netns) -> bool {
+        let link = self
+            .helper
+            .route_socket(ns)
+            .and_then(|mut socket| link::by_index(&mut socket, attachment.ifindex + 1));
+        link.is_ok_and(|link| link.kind.as_deref() == Some("veth") && link.peer == attachment.ifindex)
+    }
+
     /// What [`Attacher::hide`] will need; none when the container's namespace is gone.
     pub fn enter_again(&self, attachment: &Attachment) -> Option<Inside> {
         let ns = Netns::open(&attachment.endpoint.netns).ok()?;
@@ -265,10 +274,15 @@ impl Attacher {
     /// Takes the container's interface out of sight, so that to its programs, and to a plugin that is to make another
     /// of the same name, it is gone already. For after [`Attacher::detach`].
     pub fn hide(&self, attachment: &Attachment, inside: &mut Inside) -> Result<(), AttachError> {
+        let socket = inside.socket()?;
         let mut steps = Steps::default();
         steps.hide(attachment.ifindex + 1, attachment.endpoint.id.as_str());
-        remove_rules(&mut steps, attachment);
-        match steps.errors(inside.socket()?)?.into_iter().find(|e| !e.source.is_missing()) {
+        if attachment.is_from_kernel() {
+            remove_found_rules(&mut steps, attachment, socket)?;
+        } else {
+            remove_rules(&mut steps, attachment);
+        }
+        match steps.errors(socket)?.into_iter().find(|e| !e.source.is_missing()) {
             Some(error) => Err(error.into()),
             None => Ok(()),
         }
@@ -580,6 +594,25 @@ fn remove_rules(steps: &mut Steps, attachment: &Attachment) {
     for address in attachment.endpoint.addresses() {
         steps.remove_source_rule(address, number, number);
     }
+}
+
+/// The same where nobody knows which number the network had in the container.
+fn remove_found_rules(
+    steps: &mut Steps,
+    attachment: &Attachment,
+    inside: &mut Socket,
+) -> Result<(), StepError> {
+    for address in attachment.endpoint.addresses() {
+        let rules = rule::list(inside, Family::of(address))
+            .map_err(|source| StepError { what: "list the rules in the container", source })?;
+        for rule in rules.iter().filter(|rule| rule.from == Some(Prefix::host(address))) {
+            let ours = FURTHER_TABLE + 1..=FURTHER_TABLE + u32::from(u8::MAX);
+            if let Some(table) = rule.table().filter(|t| *t == rule.priority && ours.contains(t)) {
+                steps.remove_source_rule(address, table, table);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Inside a container, the table and rule priority of its `n`th network is this plus `n`.

@@ -185,6 +185,18 @@ impl Handler {
         }
     }
 
+    /// Writes everything into the run directory again.
+    pub fn write_files(&mut self) {
+        if let Err(error) = self.store.make_dirs() {
+            tracing::warn!(%error, "the files of endpoints cannot be written");
+            return;
+        }
+        self.write_missing_files();
+        self.note_elsewhere();
+        self.uncopied.extend(self.attachments.keys().cloned());
+        self.write_copies();
+    }
+
     /// Writes the files of living endpoints that somebody has removed, before a restart would miss them.
     pub(super) fn write_missing_files(&mut self) {
         let there: HashSet<EndpointId> = match self.store.ids() {

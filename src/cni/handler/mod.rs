@@ -305,6 +305,10 @@ impl Handler {
     /// What has to be done now and then: tombstones, containers that died without a DEL, files of addresses that
     /// have rested, and what failed at start. Call it every few seconds.
     pub fn tick(&mut self, host: &mut impl Host, now: Now) {
+        if !self.store.is_there() {
+            tracing::warn!("the folders of endpoints were removed: written again");
+            self.write_files();
+        }
         self.honour_tombstones(host, now);
         self.finish_adoptions(host);
         self.end_takeovers(host, now);

@@ -88,10 +88,15 @@ impl Handler {
 
     fn set_elsewhere(&mut self, addr: IpAddr, elsewhere: bool, now: Now) {
         if self.ipam.set_elsewhere(addr, elsewhere, now.mono) {
-            let list: Vec<IpAddr> = self.ipam.elsewhere().collect();
-            if let Err(error) = self.store.put_elsewhere(&list) {
-                tracing::warn!(%error, "cannot note which addresses other hosts have");
-            }
+            self.note_elsewhere();
+        }
+    }
+
+    /// For the next process.
+    pub(super) fn note_elsewhere(&self) {
+        let list: Vec<IpAddr> = self.ipam.elsewhere().collect();
+        if let Err(error) = self.store.put_elsewhere(&list) {
+            tracing::warn!(%error, "cannot note which addresses other hosts have");
         }
     }
 

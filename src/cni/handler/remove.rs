@@ -32,7 +32,22 @@ impl Handler {
             container_id: request.container_id.clone(),
             ifname: request.ifname.clone(),
         };
+        self.locate(&EndpointId::of(&key), &request.netns);
         self.remove_key(host, &key, now)
+    }
+
+    /// Of what is known from the kernel alone nobody has told where its namespace is. A DEL may tell, and what ADD has left
+    /// there besides the interface can be removed.
+    fn locate(&mut self, id: &EndpointId, path: &str) {
+        let lost = self.attachments.get(id).filter(|a| a.endpoint.netns.is_empty() && !path.is_empty());
+        let Some(mut attachment) = lost.cloned() else { return };
+        if let Ok(ns) = self.attacher.open(path)
+            && self.attacher.is_inside(&attachment, &ns)
+        {
+            path.clone_into(&mut attachment.endpoint.netns);
+            attachment.netns_id = ns.id();
+            self.keep(attachment);
+        }
     }
 
     pub(super) fn remove_key(

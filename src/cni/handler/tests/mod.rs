@@ -26,7 +26,7 @@ use crate::{
         store::Tombstone,
         types::{NetConf, SpecVersion},
     },
-    model::{EndpointKey, Prefix},
+    model::{EndpointKey, Family, Prefix},
     netlink::{
         Socket, addr, link,
         ns::testing::{NamedNetns, private},

@@ -132,6 +132,35 @@ fn a_late_tombstone_is_honoured_and_not_twice() {
     });
 }
 
+/// Somebody removes the run directory while the agent runs.
+#[test]
+fn files_that_were_all_removed_are_written_again() {
+    private(|| {
+        let mut world = World::new();
+        let (one, two) = (container(), container());
+        let mut add = request("ADD", "c1", &one);
+        add.args = "S32_LABELS=role=web".into();
+        world.call(&add).unwrap();
+        let elsewhere = "10.32.4.9".parse().unwrap();
+        world.handler.announced_elsewhere(&mut world.host, elsewhere, Some(7), Now::read()).unwrap();
+        fs::remove_dir_all(world.dir.path()).unwrap();
+        // Before anybody has noticed.
+        world.call(&request("ADD", "c2", &two)).unwrap();
+        world.handler.tick(&mut world.host, Now::read());
+        world.assert_consistent();
+        let recovery = world.restart();
+        assert_eq!((recovery.adopted, recovery.rebuilt, recovery.problems), (2, vec![], vec![]));
+        let web = world.handler.attachments().find(|a| a.endpoint.key.container_id == "c1").unwrap();
+        assert_eq!(web.endpoint.labels.iter().count(), 1);
+        assert!(world.handler.ipam().elsewhere().any(|addr| addr == elsewhere));
+        let copies = fs::read_dir(world.dir.path().join("copies")).unwrap().count();
+        assert_eq!(copies, 2);
+        world.call(&request("DEL", "c1", &one)).unwrap();
+        world.call(&request("DEL", "c2", &two)).unwrap();
+        world.assert_clean();
+    });
+}
+
 #[test]
 fn a_namespace_that_dies_releases_its_address() {
     private(|| {
@@ -332,6 +361,45 @@ fn a_lost_file_of_a_second_network() {
         }
         world.call(&CniRequest { command: "DEL".into(), ..second }).unwrap();
         world.call(&request("DEL", "c1", &ns)).unwrap();
+        world.assert_clean();
+    });
+}
+
+/// Without its file nobody knows which rules ADD has made in the container, nor where that is, until DEL says so.
+#[test]
+fn rules_in_the_container_go_with_an_endpoint_that_lost_its_file() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        world.call(&request("ADD", "c1", &ns)).unwrap();
+        let named = |command: &str, name: &str, ifname: &str| CniRequest {
+            ifname: ifname.into(),
+            ..with(request(command, "c1", &ns), "name", name.into())
+        };
+        for (name, ifname) in [("other", "net1"), ("third", "net2")] {
+            world.call(&named("ADD", name, ifname)).unwrap();
+        }
+        let rules = || {
+            let list = |family| netlink::rule::list(&mut Socket::route().unwrap(), family).unwrap();
+            let tables = || Family::ALL.into_iter().flat_map(list).filter_map(|rule| rule.table());
+            ns.run(|| tables().filter(|table| (3201..3456).contains(table)).collect::<Vec<_>>())
+        };
+        assert_eq!(rules(), [3202, 3203, 3202, 3203]);
+        let files = fs::read_dir(world.dir.path().join("endpoints")).unwrap();
+        files.for_each(|file| fs::remove_file(file.unwrap().path()).unwrap());
+        assert_eq!(world.restart().rebuilt.len(), 3);
+        // Another namespace is not believed.
+        let elsewhere = container();
+        world
+            .call(&CniRequest {
+                netns: elsewhere.path().to_str().unwrap().into(),
+                ..named("DEL", "net", "eth0")
+            })
+            .unwrap();
+        world.call(&named("DEL", "other", "net1")).unwrap();
+        assert_eq!(rules(), [3203, 3203], "those of the third network stay");
+        world.call(&named("DEL", "third", "net2")).unwrap();
+        assert_eq!(rules(), [0; 0]);
         world.assert_clean();
     });
 }

@@ -134,10 +134,13 @@ fn failures_are_undone() {
         assert_eq!(world.call(&bad).unwrap_err().code, code::ATTACH_FAILED);
         world.assert_clean();
         // No file can be written: nothing is done at all.
-        fs::remove_dir(world.dir.path().join("endpoints")).unwrap();
+        let folder = world.dir.path().join("endpoints");
+        fs::remove_dir(&folder).unwrap();
+        fs::write(&folder, "in its place").unwrap();
         world.host.log.clear();
         assert_eq!(world.call(&request("ADD", "c1", &ns)).unwrap_err().code, code::IO_FAILURE);
-        fs::create_dir(world.dir.path().join("endpoints")).unwrap();
+        fs::remove_file(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
         world.assert_clean();
         // The caller has gone.
         let request_gone = request("ADD", "c1", &ns);

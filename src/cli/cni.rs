@@ -27,15 +27,18 @@ pub(super) struct Places {
     /// The network's name.
     #[arg(long, default_value = "slash32")]
     network: String,
+    /// Replace or remove what is in the place and not slash32's.
+    #[arg(long)]
+    force: bool,
 }
 
 pub(super) fn run(global: &Global, command: CniCommand) -> anyhow::Result<ExitCode> {
     let run_dir = global.run_dir.clone().unwrap_or_else(|| api::DEFAULT_RUN_DIR.into());
     let (done, changed) = match command {
         CniCommand::Install(p) => {
-            ("installed", install::install(&p.bin_dir, &p.conf_dir, &p.network, &run_dir)?)
+            ("installed", install::install(&p.bin_dir, &p.conf_dir, &p.network, &run_dir, p.force)?)
         }
-        CniCommand::Uninstall(p) => ("removed", install::uninstall(&p.bin_dir, &p.conf_dir)?),
+        CniCommand::Uninstall(p) => ("removed", install::uninstall(&p.bin_dir, &p.conf_dir, p.force)?),
     };
     global.print(&json!({ done: changed }), |_| {
         let lines: Vec<String> = changed.iter().map(|path| format!("{done} {}", path.display())).collect();

@@ -40,24 +40,43 @@ pub enum InstallError {
     /// The network's name is not valid.
     #[error("{0}")]
     Name(CniError),
+    /// What is in the place is somebody else's.
+    #[error(
+        "{path} is not slash32's: it is {what}; move it away, or say `--force` to have it replaced or removed"
+    )]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// What seems to be in it.
+        what: String,
+    },
 }
 
 /// Puts this program into `bin_dir` and a configuration for `network` into `conf_dir`, the binary first, so that no
-/// runtime finds a configuration without its plugin. Answers what has changed; a configuration that was there and
+/// runtime finds a configuration without its plugin. What is there and not slash32's stays unless `force`, and is an error
+/// before anything has changed. Answers what has changed; a configuration that was there and
 /// differs is kept beside the new one as `10-slash32.conflist.old` (or `.old.1` and so on), and that is told.
 pub fn install(
     bin_dir: &Path,
     conf_dir: &Path,
     network: &str,
     run_dir: &Path,
+    force: bool,
 ) -> Result<Vec<PathBuf>, InstallError> {
     let program = env::current_exe().map_err(failed("find", Path::new("/proc/self/exe")))?;
+    if !force {
+        nothing_of_others(&program, bin_dir, conf_dir)?;
+    }
     install_program(&program, bin_dir, conf_dir, network, run_dir)
 }
 
 /// Removes what [`install`] put there, the configuration first. Answers what was removed. A configuration that somebody
-/// has changed is kept, as by [`install`].
-pub fn uninstall(bin_dir: &Path, conf_dir: &Path) -> Result<Vec<PathBuf>, InstallError> {
+/// has changed is kept, as by [`install`], and so is what is not slash32's, unless `force`.
+pub fn uninstall(bin_dir: &Path, conf_dir: &Path, force: bool) -> Result<Vec<PathBuf>, InstallError> {
+    if !force {
+        let program = env::current_exe().map_err(failed("find", Path::new("/proc/self/exe")))?;
+        nothing_of_others(&program, bin_dir, conf_dir)?;
+    }
     let mut changed = Vec::new();
     if let Some(text) = fs::read(conf_dir.join(CONFLIST)).ok().filter(|text| !is_as_installed(text)) {
         keep(conf_dir, &text)?;
@@ -116,6 +135,57 @@ fn install_program(
     replace(&conf, text.as_bytes(), 0o644)?;
     changed.push(conf);
     Ok(changed)
+}
+
+/// Looks into what is in our places.
+fn nothing_of_others(program: &Path, bin_dir: &Path, conf_dir: &Path) -> Result<(), InstallError> {
+    let places =
+        [(bin_dir.join(BINARY), is_program as fn(&[u8]) -> bool), (conf_dir.join(CONFLIST), is_network)];
+    for (path, is_ours) in places {
+        if same_file(program, &path) {
+            continue;
+        }
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(InstallError::Io { what: "read", path, source }),
+        };
+        if !is_ours(&bytes) {
+            return Err(InstallError::NotOurs { what: describe(&bytes), path });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a program is slash32, of whatever version: each has the words it introduces itself with as a plugin.
+fn is_program(bytes: &[u8]) -> bool {
+    const WORDS: &[u8] = b"CNI slash32 plugin v";
+    bytes.starts_with(b"\x7fELF") && bytes.windows(WORDS.len()).any(|window| window == WORDS)
+}
+
+/// Whether a configuration has our plugin, or had it before somebody made a mistake in it.
+fn is_network(bytes: &[u8]) -> bool {
+    match serde_json::from_slice::<Value>(bytes) {
+        Ok(list) => list["plugins"].as_array().into_iter().flatten().any(|plugin| plugin["type"] == BINARY),
+        Err(_) => String::from_utf8_lossy(bytes).contains(BINARY),
+    }
+}
+
+/// What a file seems to be, for people.
+fn describe(bytes: &[u8]) -> String {
+    match bytes {
+        [] => "an empty file".to_owned(),
+        [0x7f, b'E', b'L', b'F', ..] => "another program".to_owned(),
+        [b'#', b'!', ..] => {
+            let first: String =
+                String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().chars().take(60).collect();
+            format!("a script ({first})")
+        }
+        _ if serde_json::from_slice::<Value>(bytes).is_ok() => {
+            "a network configuration without slash32".to_owned()
+        }
+        _ => format!("a file of {} bytes", bytes.len()),
+    }
 }
 
 /// Whether a file has at least these permissions, can be written by nobody else, and belongs to who runs this: root runs
@@ -211,19 +281,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (bin, conf) = (dir.path().join("opt/bin"), dir.path().join("net.d"));
         let program = dir.path().join("program");
-        fs::write(&program, "one").unwrap();
+        let bytes = |name: &str| format!("\x7fELF {name} CNI slash32 plugin v0.0.1");
+        fs::write(&program, bytes("one")).unwrap();
         let run = || install_program(&program, &bin, &conf, "net", Path::new("/run/slash32")).unwrap();
         assert_eq!(run(), [bin.join(BINARY), conf.join(CONFLIST)]);
         assert_eq!(run(), [] as [PathBuf; 0]);
         assert_eq!(fs::metadata(bin.join(BINARY)).unwrap().permissions().mode() & 0o777, 0o755);
         // An update while the plugin runs, and a configuration that somebody has edited.
-        fs::write(&program, "two").unwrap();
-        fs::write(conf.join(CONFLIST), "edited").unwrap();
+        fs::write(&program, bytes("two")).unwrap();
+        fs::write(conf.join(CONFLIST), "edited slash32").unwrap();
         let open = fs::File::open(bin.join(BINARY)).unwrap();
         assert_eq!(run().len(), 2);
-        assert_eq!(io::read_to_string(open).unwrap(), "one");
-        assert_eq!(fs::read_to_string(bin.join(BINARY)).unwrap(), "two");
-        assert_eq!(fs::read_to_string(conf.join("10-slash32.conflist.old")).unwrap(), "edited");
+        assert_eq!(io::read_to_string(open).unwrap(), bytes("one"));
+        assert_eq!(fs::read_to_string(bin.join(BINARY)).unwrap(), bytes("two"));
+        assert_eq!(fs::read_to_string(conf.join("10-slash32.conflist.old")).unwrap(), "edited slash32");
         assert_eq!(fs::read_dir(&conf).unwrap().count(), 2);
         // Started from where it is to be.
         let own = bin.join(BINARY);
@@ -232,12 +303,72 @@ mod tests {
             [] as [PathBuf; 0]
         );
         // Nothing that somebody has written is lost, however often.
-        fs::write(conf.join(CONFLIST), "edited again").unwrap();
-        assert_eq!(uninstall(&bin, &conf).unwrap().len(), 2);
-        assert_eq!(uninstall(&bin, &conf).unwrap().len(), 0);
-        assert_eq!(fs::read_to_string(conf.join("10-slash32.conflist.old.1")).unwrap(), "edited again");
+        fs::write(conf.join(CONFLIST), "edited again: slash32").unwrap();
+        assert_eq!(uninstall(&bin, &conf, false).unwrap().len(), 2);
+        assert_eq!(uninstall(&bin, &conf, false).unwrap().len(), 0);
+        assert_eq!(
+            fs::read_to_string(conf.join("10-slash32.conflist.old.1")).unwrap(),
+            "edited again: slash32"
+        );
         run();
-        assert_eq!(uninstall(&bin, &conf).unwrap().len(), 2);
+        assert_eq!(uninstall(&bin, &conf, false).unwrap().len(), 2);
         assert_eq!(fs::read_dir(&conf).unwrap().count(), 2);
+    }
+
+    /// Equal in content and yet not to be trusted, or of no use.
+    #[test]
+    fn what_is_there_with_a_wrong_mode_or_owner_is_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bin, conf) = (dir.path().join("bin"), dir.path().join("net.d"));
+        let program = dir.path().join("program");
+        fs::write(&program, "program").unwrap();
+        let run = || install_program(&program, &bin, &conf, "net", Path::new("/run/slash32")).unwrap();
+        assert_eq!(run().len(), 2);
+        for (path, wrong, right) in [
+            (bin.join(BINARY), [0o644, 0o777, 0o775], 0o755),
+            (conf.join(CONFLIST), [0o600, 0o666, 0o664], 0o644),
+        ] {
+            for mode in wrong {
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+                assert_eq!(run(), [path.clone()], "{mode:o}");
+                assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, right);
+            }
+            std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+            assert_eq!(run(), [path.clone()]);
+            assert_eq!(fs::metadata(&path).unwrap().uid(), 0);
+        }
+        assert_eq!(run(), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn what_is_somebody_elses_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bin, conf) = (dir.path().join("bin"), dir.path().join("net.d"));
+        let (program, list) = (bin.join(BINARY), conf.join(CONFLIST));
+        let us = dir.path().join("program");
+        fs::write(&us, "\x7fELF CNI slash32 plugin v9").unwrap();
+        let install = || install_program(&us, &bin, &conf, "net", Path::new("/run/slash32")).unwrap();
+        let others = [
+            (&program, "#!/bin/sh\nexec other", "a script (#!/bin/sh)"),
+            (&program, "\x7fELF other", "another program"),
+            (&program, "", "an empty file"),
+            (&list, r#"{"plugins":[{"type":"bridge"}]}"#, "a network configuration without"),
+            (&list, "something", "a file of 9 bytes"),
+        ];
+        for (path, text, what) in others {
+            install();
+            nothing_of_others(&us, &bin, &conf).unwrap();
+            fs::write(path, text).unwrap();
+            let said = nothing_of_others(&us, &bin, &conf).unwrap_err().to_string();
+            assert!(said.contains(what) && said.contains(path.to_str().unwrap()), "{said}");
+            assert!(said.contains("--force"), "{said}");
+            assert!(uninstall(&bin, &conf, false).is_err());
+            let before = |path: &PathBuf| fs::read(path).unwrap().len();
+            assert!(before(path) == text.len() && before(&program) + before(&list) > text.len());
+            assert_eq!(uninstall(&bin, &conf, true).unwrap().len(), 2);
+        }
+        // A folder, which nobody means.
+        fs::create_dir(&program).unwrap();
+        assert!(nothing_of_others(&us, &bin, &conf).is_err());
     }
 }

@@ -316,7 +316,18 @@ impl Core {
                 "reserved": block.reserved, "free": block.free,
             })
         };
-        self.handler.ipam().usage(Instant::now()).into_iter().map(row).collect()
+        let mut rows: Vec<Value> = self.handler.ipam().usage(Instant::now()).into_iter().map(row).collect();
+        // One line each: there is no block to sum them up.
+        let mut outside: Vec<_> = self.handler.ipam().outside().collect();
+        outside.sort_unstable();
+        rows.extend(outside.into_iter().map(|(addr, owner)| {
+            let prefix = Prefix::host(addr);
+            json!({
+                "pool": null, "cidr": prefix, "block": prefix, "local": false, "size": 1, "in_use": 1, "resting": 0,
+                "elsewhere": 0, "reserved": 0, "free": 0, "endpoint": owner,
+            })
+        }));
+        rows
     }
 
     /// Releases an address whose container is gone, or ends its rest; one that is in use is not touched.
@@ -339,6 +350,12 @@ impl Core {
     /// The addresses of our blocks that no container gets because they are somebody's, in words.
     pub(super) fn left_out(&self) -> Vec<String> {
         self.handler.ipam().left_out().map(|(addr, block, whose)| left_out_line(addr, block, whose)).collect()
+    }
+
+    /// The addresses that containers of other hosts may have at the same time.
+    pub(super) fn anycast(&mut self) -> HashSet<IpAddr> {
+        let anycast = self.handler.attachments().filter(|a| a.anycast);
+        anycast.flat_map(|a| a.endpoint.addresses()).collect()
     }
 
     /// Other firewalls' chains that drop forwarded packets: what, and what to do about it.

@@ -9,7 +9,7 @@ use crate::api::Request;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum IpamCommand {
-    /// Pools and blocks with addresses in use, resting and free.
+    /// Pools and blocks with addresses in use, resting and free; and addresses in use that are in no pool.
     Show,
     /// Compare leases, namespaces, links and routes; exit code 3 on any difference.
     Check {

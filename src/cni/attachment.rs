@@ -7,8 +7,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::types::{AddResult, Bandwidth, Dns, Interface, IpConfig, Mac, PortMapping, Route};
+use super::types::{AddResult, Bandwidth, Dns, Interface, IpConfig, Mac, PortMapping, REMOVED_KEY, Route};
 use crate::{
     model::{Endpoint, Prefix, gateway6},
     netlink::ns::NetnsId,
@@ -81,6 +82,9 @@ pub struct Attachment {
     /// The plugin that manages the addresses instead of us.
     #[serde(default)]
     pub delegate: Option<String>,
+    /// The network's configuration as that plugin had it, so that it can be told of the attachment's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegate_config: Option<Value>,
     /// Whether its file was lost, and it is known from the kernel alone: its labels, port mappings and so on are not,
     /// until somebody gives it labels again.
     #[serde(default)]
@@ -164,6 +168,30 @@ impl Attachment {
             .collect()
     }
 
+    /// Whether the other IPAM plugin that gave its addresses is the one that gave another's, configured alike.
+    pub fn has_giver_of(&self, other: &Self) -> bool {
+        let ipam = |a: &Self| a.delegate_config.as_ref().and_then(|config| config.get("ipam").cloned());
+        self.delegate.is_some() && self.delegate == other.delegate && ipam(self) == ipam(other)
+    }
+
+    /// As an entry of what other IPAM plugins are to be told of ([`REMOVED_KEY`]).
+    pub fn entry(&self) -> Value {
+        let key = &self.endpoint.key;
+        json!({"containerID": key.container_id, "ifname": key.ifname, "config": self.delegate_config})
+    }
+
+    /// The whole answer to DEL of what is owed for these; nothing if nothing is.
+    pub fn owed_answer<'a>(list: impl IntoIterator<Item = &'a Self>) -> Value {
+        let mut entries: Vec<Value> = Vec::new();
+        for attachment in list.into_iter().filter(|a| a.delegate.is_some()) {
+            let entry = attachment.entry();
+            if !entries.contains(&entry) {
+                entries.push(entry);
+            }
+        }
+        if entries.is_empty() { Value::Null } else { json!({ REMOVED_KEY: entries }) }
+    }
+
     /// The result of ADD.
     pub fn result(&self) -> AddResult {
         let ips = self.endpoint.addresses().map(|addr| IpConfig {
@@ -232,6 +260,7 @@ pub(super) mod tests {
             moved_again: false,
             anycast: false,
             delegate: None,
+            delegate_config: None,
             rebuilt: false,
             sequence,
         }

@@ -276,15 +276,21 @@ impl Store {
         Ok(released.filter(|attachment| attachment.delegate.is_some()).collect())
     }
 
+    /// As [`Self::owed`], of one endpoint.
+    pub fn owed_of(&self, id: &EndpointId) -> Result<Vec<Attachment>, StoreError> {
+        Ok(self.owed_files(id)?.into_iter().map(|(_, attachment)| attachment).collect())
+    }
+
     /// Forgets that the other IPAM plugin has to be told.
     pub fn forget_owed(&self, id: &EndpointId) -> Result<(), StoreError> {
+        self.owed_files(id)?.into_iter().try_for_each(|(path, _)| remove(&path))
+    }
+
+    fn owed_files(&self, id: &EndpointId) -> Result<Vec<(PathBuf, Attachment)>, StoreError> {
         let prefix = format!("{id}.");
-        for path in list(&self.released)?.into_iter().filter(|path| file_name(path).starts_with(&prefix)) {
-            if read::<Attachment>(&path).is_ok_and(|attachment| attachment.delegate.is_some()) {
-                remove(&path)?;
-            }
-        }
-        Ok(())
+        let of_id = list(&self.released)?.into_iter().filter(|path| file_name(path).starts_with(&prefix));
+        let read = |path: PathBuf| Some((path.clone(), read::<Attachment>(&path).ok()?));
+        Ok(of_id.filter_map(read).filter(|(_, attachment)| attachment.delegate.is_some()).collect())
     }
 
     /// The tombstones; those that cannot be read are set aside.
@@ -329,9 +335,7 @@ impl Tombstone {
     /// Leaves a tombstone. For the plugin, when the agent does not answer.
     pub fn leave(run_dir: &Path, key: &EndpointKey, at: SystemTime) -> Result<(), StoreError> {
         let id = EndpointId::of(key);
-        let sequence = read::<Attachment>(&run_dir.join("endpoints").join(format!("{id}.json")))
-            .ok()
-            .map(|attachment| attachment.sequence);
+        let sequence = peek(run_dir, &id).map(|attachment| attachment.sequence);
         let tombstone = Self { key: key.clone(), sequence, at: micros(at) };
         let dir = run_dir.join("tombstones");
         make_dir(&dir).map_err(|source| StoreError { what: "create", path: dir.clone(), source })?;
@@ -350,6 +354,11 @@ impl Tombstone {
     fn file_name(&self) -> String {
         format!("{}.{}.json", EndpointId::of(&self.key), self.sequence.unwrap_or(self.at))
     }
+}
+
+/// What is known of an endpoint from its file, if that is sound. For the plugin, when the agent does not answer.
+pub fn peek(run_dir: &Path, id: &EndpointId) -> Option<Attachment> {
+    read(&run_dir.join("endpoints").join(format!("{id}.json"))).ok()
 }
 
 /// Microseconds since 1970.

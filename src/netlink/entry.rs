@@ -29,7 +29,7 @@
 )]
 
 use std::{
-    sync::atomic::{AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, Ordering},
     time::Duration,
 };
 
@@ -47,7 +47,7 @@ pub const SOCKET: &str = "/run/slash32/plugin.sock";
 pub const SUCCESS: u8 = b'0';
 /// The answer is an error.
 pub const FAILURE: u8 = b'1';
-/// The agent has done nothing: the plugin is to go its long way.
+/// The agent has done nothing that may not be asked for again: the plugin is to go its long way.
 pub const LONG_WAY: u8 = b'?';
 
 /// How long the plugin waits for standard input to end.
@@ -67,6 +67,7 @@ pub enum Outcome {
 }
 
 static OUTCOME: AtomicU8 = AtomicU8::new(0);
+static OUTPUT_CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// How the short way ended.
 pub fn outcome() -> Outcome {
@@ -75,6 +76,12 @@ pub fn outcome() -> Outcome {
         2 => Outcome::AgentSilent,
         _ => Outcome::None,
     }
+}
+
+/// Whether standard output was closed when the program began. Later nobody can tell, as the standard library puts /dev/null
+/// in its place.
+pub fn output_closed() -> bool {
+    OUTPUT_CLOSED.load(Ordering::Relaxed)
 }
 
 /// Keeps this file in the program; returns at once.
@@ -111,12 +118,17 @@ pub fn parse(bytes: &[u8]) -> Result<Option<[&[u8]; PARTS]>, ()> {
 mod short {
     use std::{arch::asm, cell::UnsafeCell, ptr::addr_of, sync::atomic::Ordering};
 
-    use super::{AGENT_WAIT, FAILURE, HEADER, MAGIC, MAX_INPUT, OUTCOME, PARTS, SOCKET, STDIN_WAIT, SUCCESS};
+    use super::{
+        AGENT_WAIT, FAILURE, HEADER, MAGIC, MAX_INPUT, OUTCOME, OUTPUT_CLOSED, PARTS, SOCKET, STDIN_WAIT,
+        SUCCESS,
+    };
 
     /// Errors of linux/errno.h, as the kernel returns them.
     const EINTR: isize = -4;
     const EAGAIN: isize = -11;
     const POLLIN: u64 = 1;
+    /// For people, where there is nobody else to tell.
+    const UNWRITTEN: &[u8] = b"slash32: cannot write the answer to standard output\n";
 
     /// Memory that only the first thread uses, before there is another.
     struct Room(UnsafeCell<[u8; MAX_INPUT]>);
@@ -172,6 +184,9 @@ mod short {
             let empty = Text { at: addr_of!(ADDRESS).cast(), len: 0 };
             let (mut command, mut id, mut netns) = (empty, empty, empty);
             let (mut ifname, mut args, mut path) = (empty, empty, empty);
+            // fcntl(1, F_GETFD). Else the next descriptor would be the one that the answer goes to.
+            let mut long = call(72, 1, 1, 0) < 0;
+            OUTPUT_CLOSED.store(long, Ordering::Relaxed);
             let mut slot = stack.add(2 + *stack).cast::<*const u8>();
             while !(*slot).is_null() {
                 let text = *slot;
@@ -182,8 +197,8 @@ mod short {
                         || take(text, b"CNI_IFNAME=", &mut ifname)
                         || take(text, b"CNI_ARGS=", &mut args)
                         || take(text, b"CNI_PATH=", &mut path);
-                } else if starts_with(text, b"SLASH32_RUN_DIR=") {
-                    return;
+                } else if starts_with(text, b"SLASH32_RUN_DIR=") || starts_with(text, b"SLASH32_IPAM_OF=") {
+                    long = true;
                 }
                 slot = slot.add(1);
             }
@@ -192,7 +207,7 @@ mod short {
                 || (starts_with(command.at, b"ADD") && command.len == 3)
                 || (starts_with(command.at, b"CHECK") && command.len == 5);
             let small = id.len < 4096 && netns.len < 4096 && ifname.len < 4096;
-            if !short || !small || args.len >= MAX_INPUT || path.len >= MAX_INPUT {
+            if long || !short || !small || args.len >= MAX_INPUT || path.len >= MAX_INPUT {
                 return;
             }
 
@@ -260,6 +275,10 @@ mod short {
             let wait = if delete { wait / 2 } else { wait };
             let answer = ANSWER.0.get().cast::<u8>();
             let mut status = 0;
+            // rt_sigaction(SIGPIPE, { SIG_IGN, … }): whoever reads no more is told of by the exit code. main does so anyway.
+            let ignore: [usize; 4] = [1, 0, 0, 0];
+            call4(13, 13, ignore.as_ptr() as usize, 0, 8);
+            let mut written = true;
             loop {
                 let n = if readable(socket, wait) { read(socket, answer, MAX_INPUT) } else { -1 };
                 if n == EINTR || n == EAGAIN {
@@ -277,11 +296,14 @@ mod short {
                         call(3, socket, 0, 0);
                         return give_back(input, got, false);
                     }
-                    write(1, answer.add(1), n as usize - 1);
+                    written &= write(1, answer.add(1), n as usize - 1);
                 } else if n > 0 {
-                    write(1, answer, n as usize);
-                } else {
+                    written &= write(1, answer, n as usize);
+                } else if written {
                     exit(usize::from(status == FAILURE));
+                } else {
+                    write(2, UNWRITTEN.as_ptr(), UNWRITTEN.len());
+                    exit(1);
                 }
             }
         }
@@ -304,7 +326,9 @@ mod short {
                 match read(0, input, MAX_INPUT) {
                     EINTR => {}
                     n if n <= 0 => break,
-                    n => write(file, input, n as usize),
+                    n => {
+                        write(file, input, n as usize);
+                    }
                 }
             }
             call(8, file, 0, 0); // lseek(…, 0, SEEK_SET)
@@ -408,17 +432,18 @@ mod short {
         unsafe { call(0, fd, into as usize, len) }
     }
 
-    /// Writes everything, or what the other end takes.
-    unsafe fn write(fd: usize, from: *const u8, len: usize) {
+    /// Writes everything, or what the other end takes; whether that was all.
+    unsafe fn write(fd: usize, from: *const u8, len: usize) -> bool {
         let mut done = 0;
         while done < len {
             // SAFETY: the caller's.
             match unsafe { call(1, fd, from as usize + done, len - done) } {
                 EINTR => {}
-                n if n <= 0 => return,
+                n if n <= 0 => return false,
                 n => done += n as usize,
             }
         }
+        true
     }
 
     unsafe fn exit(code: usize) -> ! {
@@ -428,8 +453,14 @@ mod short {
         }
     }
 
-    /// A system call with three arguments (x86-64: the number in rax, arguments in rdi, rsi, rdx).
+    /// A system call with three arguments.
     unsafe fn call(number: usize, a: usize, b: usize, c: usize) -> isize {
+        // SAFETY: the caller's.
+        unsafe { call4(number, a, b, c, 0) }
+    }
+
+    /// A system call with four arguments (x86-64: the number in rax, arguments in rdi, rsi, rdx, r10).
+    unsafe fn call4(number: usize, a: usize, b: usize, c: usize, d: usize) -> isize {
         let result: isize;
         // SAFETY: the kernel changes rax, rcx, r11 and what the arguments point to, which is the caller's to know.
         unsafe {
@@ -439,6 +470,7 @@ mod short {
                 in("rdi") a,
                 in("rsi") b,
                 in("rdx") c,
+                in("r10") d,
                 lateout("rcx") _,
                 lateout("r11") _,
                 options(nostack),

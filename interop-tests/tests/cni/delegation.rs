@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use interop_tests::{
-    Agent, Lab, Machine, Network, PATIENCE, Rack, Switch, check, eventually, reach_each_other,
+    Agent, Lab, Machine, Network, Output, PATIENCE, Rack, Switch, check, eventually, reach_each_other,
 };
 use serde_json::{Value, json};
 
@@ -197,5 +197,126 @@ fn static_addresses_are_what_the_configuration_says() {
         web.check()?;
         web.remove()?;
         tidy(agent, 0)
+    });
+}
+
+/// What a call of the plugin is about, as a line of the shell.
+fn shell(host: &Machine, name: &str, script: &str, network: &Network) -> Result<Output> {
+    host.write("/var/lib/cni/conf", &network.configuration(0, None)?.to_string())?;
+    let mut command = host.command("sh").args(["-c", script]);
+    for (key, value) in [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", name),
+        ("CNI_NETNS", &format!("/run/netns/{name}")),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_PATH", "/var/lib/cni/bin:/opt/cni/bin"),
+    ] {
+        command = command.env(key, value);
+    }
+    command.output()
+}
+
+/// One endpoint has what host-local has given, and nothing else is given.
+fn as_leased(host: &Machine, agent: &Agent) -> Result<()> {
+    let endpoints = agent.endpoints()?;
+    ensure!(endpoints.len() == 1, "{endpoints:?}");
+    let mut held: Vec<String> =
+        endpoints.iter().flat_map(|e| [&e.ipv4, &e.ipv6]).flatten().cloned().collect();
+    let mut leased = leases(host)?;
+    held.sort();
+    leased.sort();
+    ensure!(held == leased, "held {held:?}, leased {leased:?}");
+    tidy(agent, 1)
+}
+
+/// However two ADDs of a container come together, and if one of them is killed: one endpoint, with what was given.
+#[test]
+fn two_adds_at_once() {
+    with_ipam("two-adds", |host, agent, _| {
+        host.run("mkdir -p /var/lib/cni/bin")?;
+        // Takes its time before and after.
+        host.write(
+            "/var/lib/cni/bin/slow-local",
+            "#!/bin/sh\nsleep 0.0$(($$ % 7))\n/opt/cni/bin/host-local\ncode=$?\nsleep 0.0$(($$ % 5))\nexit $code\n",
+        )?;
+        host.run("chmod 755 /var/lib/cni/bin/slow-local")?;
+        let mut ipam = host_local("fd00:32:0:1::100/124");
+        ipam["type"] = json!("slow-local");
+        let network = network("1.0.0", &ipam)?;
+        let call = "/opt/cni/bin/slash32 < /var/lib/cni/conf";
+        for round in 0..8 {
+            let name = format!("c{round}");
+            host.sandbox(&name)?;
+            let both = format!("{call} > /dev/null & {call} > /dev/null & wait");
+            shell(host, &name, &both, &network)?;
+            as_leased(host, agent)?;
+            shell(host, &name, &format!("export CNI_COMMAND=DEL; {call}"), &network)?;
+            ensure!(leases(host)?.is_empty(), "{:?}", leases(host)?);
+            tidy(agent, 0)?;
+            // Killed in between, wherever that is; the runtime's other one goes on.
+            let killed = format!(
+                "{call} > /dev/null & one=$!; {call} > /dev/null & sleep 0.0{round}; kill -9 $one; wait"
+            );
+            shell(host, &name, &killed, &network)?;
+            as_leased(host, agent)?;
+            shell(host, &name, &format!("export CNI_COMMAND=DEL; {call} & {call} & wait"), &network)?;
+            ensure!(leases(host)?.is_empty(), "{:?}", leases(host)?);
+            tidy(agent, 0)?;
+        }
+        Ok(())
+    });
+}
+
+/// The configuration is another one at DEL than it was at ADD.
+#[test]
+fn whoever_gave_addresses_gets_them_back() {
+    with_ipam("ipam-changes", |host, agent, _| {
+        let given = network("1.0.0", &host_local("fd00:32:0:1::100/124"))?;
+        let call = "/opt/cni/bin/slash32 < /var/lib/cni/conf";
+        let changed = [Network::slash32()?, network("1.0.0", &json!({"type": "no-such-plugin"}))?];
+        for (round, later) in changed.iter().cycle().take(4).enumerate() {
+            let name = format!("c{round}");
+            host.sandbox(&name)?;
+            let added = shell(host, &name, call, &given)?;
+            ensure!(added.exit.success() && leases(host)?.len() == 2, "{added:?}");
+            if round >= 2 {
+                agent.process().pause()?;
+            }
+            let deleted = shell(host, &name, &format!("export CNI_COMMAND=DEL; {call}"), later)?;
+            agent.process().resume()?;
+            ensure!(deleted.exit.success(), "{deleted:?}");
+            ensure!(leases(host)?.is_empty(), "{round}: {:?}", leases(host)?);
+            eventually("it is gone", PATIENCE, || tidy(agent, 0))?;
+        }
+        Ok(())
+    });
+}
+
+/// A plugin that calls slash32 again would do so without end.
+#[test]
+fn an_ipam_plugin_that_calls_us_is_refused() {
+    with_ipam("ipam-circle", |host, agent, _| {
+        host.run("mkdir -p /var/lib/cni/bin")?;
+        host.run("ln -s /opt/cni/bin/slash32 /var/lib/cni/bin/alias")?;
+        host.run("cp -L /opt/cni/bin/slash32 /var/lib/cni/bin/copy")?;
+        host.write("/var/lib/cni/bin/wrapper", "#!/bin/sh\nexec /opt/cni/bin/slash32\n")?;
+        // One that leaves itself out of the configuration.
+        let without = "#!/bin/sh\nsed 's/\"ipam\":{[^}]*}/\"x\":0/' | /opt/cni/bin/slash32\n";
+        host.write("/var/lib/cni/bin/without", without)?;
+        host.run("chmod 755 /var/lib/cni/bin/wrapper /var/lib/cni/bin/without")?;
+        host.sandbox("web")?;
+        let call = "/opt/cni/bin/slash32 < /var/lib/cni/conf";
+        for kind in ["alias", "copy", "wrapper", "without"] {
+            let network = network("1.0.0", &json!({ "type": kind }))?;
+            let refused = shell(host, "web", call, &network)?;
+            let error: Value = serde_json::from_str(&refused.stdout)?;
+            ensure!(!refused.exit.success() && error["code"] == 7, "{kind}: {refused:?}");
+            let msg = error["msg"].as_str().unwrap_or_default();
+            ensure!(msg.contains(kind) && msg.contains("calls slash32 again"), "{kind}: {msg}");
+            let deleted = shell(host, "web", &format!("export CNI_COMMAND=DEL; {call}"), &network)?;
+            ensure!(deleted.exit.success(), "{kind}: {deleted:?}");
+            tidy(agent, 0)?;
+        }
+        Ok(())
     });
 }

@@ -171,3 +171,76 @@ fn an_agent_that_dies_over_a_call_is_not_asked_twice() {
         tidy(&agent, 0)
     });
 }
+
+/// An answer that nobody can have had is a failure, whichever way it takes; a runtime calls DEL then.
+#[test]
+fn an_answer_that_cannot_be_written() {
+    on_a_host("unwritten", |plugin, agent| {
+        let host = plugin.host;
+        host.own("/var/lib/cni")?;
+        host.write("/var/lib/cni/conf", &configuration(None)?.to_string())?;
+        let call = |verb: &str, way: &str, output: &str| {
+            let line = format!("{way} /opt/cni/bin/slash32 < /var/lib/cni/conf {output}");
+            let mut command = host.command("bash").args(["-c", &line]);
+            for (key, value) in [
+                ("CNI_CONTAINERID", "one"),
+                ("CNI_NETNS", "/run/netns/one"),
+                ("CNI_IFNAME", "eth0"),
+                ("CNI_COMMAND", verb),
+            ] {
+                command = command.env(key, value);
+            }
+            command.output()
+        };
+        host.sandbox("one")?;
+        for way in ["", "SLASH32_RUN_DIR=/run/slash32"] {
+            for output in ["> /dev/full", ">&-"] {
+                // An error that cannot be written, too.
+                for verb in ["ADD", "CHECK"] {
+                    let said = call(verb, way, output)?;
+                    let told = said.stderr.contains("cannot write the answer to standard output");
+                    ensure!(!said.exit.success() && told, "{way} {output} {verb}: {said:?}");
+                }
+                tidy(&agent, 1)?;
+                // Nothing to say, and nothing to fail.
+                let gone = call("DEL", way, output)?;
+                ensure!(gone.exit.success(), "{way} {output}: {gone:?}");
+                tidy(&agent, 0)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+/// An agent that has no file descriptor left for a container says so, and that it may be tried again.
+#[test]
+fn no_descriptors_are_left() {
+    on_a_host("descriptors", |plugin, agent| {
+        let host = plugin.host;
+        let pid = agent.process().pid();
+        let limit = |count: u64| host.run(&format!("prlimit --pid {pid} --nofile={count}:1048576")).map(drop);
+        let highest =
+            host.command("sh").args(["-c", &format!("ls /proc/{pid}/fd | sort -n | tail -1")]).run()?;
+        let highest: u64 = highest.trim().parse()?;
+        let conf = configuration(None)?.to_string();
+        host.sandbox("one")?;
+        // Less and less room, until there is too little.
+        let mut refused = None;
+        for room in (1..=24).rev() {
+            limit(highest + 1 + room)?;
+            let said = plugin.call("ADD", "one", &conf, &[])?;
+            if !said.exit.success() {
+                refused = Some((room, said));
+                break;
+            }
+            ensure!(plugin.call("DEL", "one", &conf, &[])?.exit.success(), "{room}");
+        }
+        limit(1 << 16)?;
+        let (room, said) = refused.context("ADD never failed")?;
+        let error: Value = serde_json::from_str(&said.stdout)?;
+        ensure!(error["code"] == 11 && said.stdout.contains("Too many open files"), "{room}: {said:?}");
+        tidy(&agent, 0)?;
+        ensure!(plugin.call("ADD", "one", &conf, &[])?.exit.success(), "there is room again");
+        tidy(&agent, 1)
+    });
+}

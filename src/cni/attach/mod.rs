@@ -87,6 +87,11 @@ pub enum AttachError {
     /// The container has an interface of that name already.
     #[error("the container has an interface {0} already")]
     InterfaceExists(String),
+    /// The host has an interface with the name of the endpoint's host end, and it is somebody else's.
+    #[error(
+        "the host has an interface {0} that is not slash32's: rename or remove it (`ip link delete {0}`)"
+    )]
+    NameTaken(EndpointId),
     /// This process or the host has no file descriptors left, for now.
     #[error("{0}")]
     NoDescriptors(String),
@@ -110,7 +115,7 @@ impl From<AttachError> for CniError {
             AttachError::NoDescriptors(_) | AttachError::IndexTaken(_) | AttachError::NoCarrier(_) => {
                 code::TRY_AGAIN_LATER
             }
-            AttachError::Step(_) => code::ATTACH_FAILED,
+            AttachError::Step(_) | AttachError::NameTaken(_) => code::ATTACH_FAILED,
         };
         Self::new(code, error.to_string())
     }
@@ -191,6 +196,16 @@ impl Attacher {
         let index = self.next_index;
         self.next_index = if index + 2 > LAST_INDEX { FIRST_INDEX } else { index + 2 };
         index
+    }
+
+    /// Whether the host has a host end of this name: ours, and not somebody else's interface.
+    pub fn has_end(&mut self, id: &EndpointId) -> Result<bool, AttachError> {
+        Ok(inspect::find(&mut self.socket, id)?.is_some())
+    }
+
+    /// Whether connections to an address can arrive here.
+    pub fn is_local(&mut self, addr: IpAddr) -> bool {
+        uplink::kind_of(&mut self.socket, addr) == Some(libc::RTN_LOCAL)
     }
 
     /// Whether an address is the host's own.
@@ -348,6 +363,9 @@ impl Attacher {
                     if let Some(error) = errors.into_iter().find(|e| !e.source.is_missing()) {
                         return Err(error.into());
                     }
+                }
+                Some(libc::EEXIST) if link::by_name(&mut self.socket, id.as_str()).is_ok() => {
+                    return Err(AttachError::NameTaken(id.clone()));
                 }
                 Some(libc::EEXIST) => {
                     return Err(AttachError::InterfaceExists(veth.peer.to_owned()));

@@ -40,11 +40,15 @@ pub(super) fn device_towards(socket: &mut Socket, addr: IpAddr) -> Result<Option
     Ok(route::way_to(socket, addr, None)?.and_then(|way| way.interface))
 }
 
+/// What the kernel does with packets to an address, one of `RTN_*`; none without a way.
+pub(super) fn kind_of(socket: &mut Socket, addr: IpAddr) -> Option<u8> {
+    route::way_to(socket, addr, None).ok().flatten().map(|way| way.kind)
+}
+
 /// Whether packets to an address are for this host itself, or for all on a link.
 pub(super) fn is_own(socket: &mut Socket, addr: IpAddr) -> bool {
-    let way = route::way_to(socket, addr, None).ok().flatten();
     matches!(
-        way.map(|way| way.kind),
+        kind_of(socket, addr),
         Some(libc::RTN_LOCAL | libc::RTN_BROADCAST | libc::RTN_ANYCAST | libc::RTN_MULTICAST)
     )
 }

@@ -12,10 +12,15 @@ use crate::{
         attachment::Attachment,
         fault,
         ipam::{Grant, IpamError, Whose, Wish},
-        types::{AddResult, CniArgs, CniError, Dns, Mac, NetConf, Route, code, names},
+        types::{
+            AddResult, CniArgs, CniError, Dns, IPAM_RESULT_KEY, Mac, NetConf, PortMapping, Route, code, names,
+        },
     },
     model::{Endpoint, EndpointId, EndpointKey, Prefix},
-    netlink::ns::{Netns, NetnsId},
+    netlink::{
+        ns::{Netns, NetnsId},
+        sysctl,
+    },
 };
 
 /// How many interface indices are tried before giving up.
@@ -57,13 +62,16 @@ impl Handler {
         }
 
         // Nomad repeats an ADD without a DEL between.
+        let old = self.attachments.get(&id).cloned();
+        if let Some(old) = &old
+            && let Some(same) = self.as_asked_for(old, &ns, request, &conf, &args)?
+        {
+            return Ok(same.result().to_json(conf.version));
+        }
+        self.check_host_addresses(&conf.runtime.port_mappings)?;
         let mut earlier = Vec::new();
-        if let Some(old) = self.attachments.get(&id).cloned() {
-            let whole = !old.rebuilt && old.given_up.is_empty() && has_what_was_given(&old, &conf);
-            if whole && old.netns_id == ns.id() && self.attacher.check(&old)?.is_empty() {
-                return Ok(old.result().to_json(conf.version));
-            }
-            tracing::info!(endpoint = %key, "ADD of an endpoint that is not intact: making it anew");
+        if let Some(old) = old {
+            tracing::info!(endpoint = %key, "ADD of an endpoint that is not intact, or not as asked for: making it anew");
             let free = old.given_up.iter().copied().filter(|addr| !self.held_elsewhere.contains(addr));
             earlier = old.endpoint.addresses().chain(free).collect();
             self.remove(host, &old, now)?;
@@ -108,6 +116,7 @@ impl Handler {
             moved: grant.moved,
             given_up: Vec::new(),
             anycast: conf.anycast,
+            delegate_config: conf.ipam.delegate.as_ref().map(|_| for_the_giver(&request.stdin)),
             delegate: conf.ipam.delegate,
             rebuilt: false,
             sequence: self.next_sequence(now),
@@ -120,6 +129,67 @@ impl Handler {
         }
         self.keep(attachment);
         Ok(result)
+    }
+
+    /// The endpoint, if an ADD that is repeated finds it as it should be and would have it: in this namespace, with the MAC
+    /// and the addresses that are asked for or that another plugin gives.
+    fn as_asked_for(
+        &mut self,
+        old: &Attachment,
+        ns: &Netns,
+        request: &CniRequest,
+        conf: &NetConf,
+        args: &CniArgs,
+    ) -> Result<Option<Attachment>, CniError> {
+        if old.rebuilt || !old.given_up.is_empty() || old.netns_id != ns.id() {
+            return Ok(None);
+        }
+        let held: Vec<IpAddr> = old.endpoint.addresses().collect();
+        let addresses = match (&conf.ipam.delegate, &conf.ipam_result) {
+            // Another plugin that refuses to give a second time has been asked already.
+            (Some(_), None) => conf.ipam.delegate == old.delegate,
+            (Some(_), Some(_)) => has_what_was_given(old, conf),
+            (None, _) => {
+                old.delegate.is_none() && requested_ips(conf, args)?.iter().all(|addr| held.contains(addr))
+            }
+        };
+        if !addresses || requested_mac(conf, args)?.is_some_and(|mac| mac != old.mac) {
+            return Ok(None);
+        }
+        // The same namespace may have another path by now.
+        let mut same = old.clone();
+        same.endpoint.netns.clone_from(&request.netns);
+        if !self.attacher.check(&same)?.is_empty() {
+            return Ok(None);
+        }
+        if same != *old {
+            self.store.put(&same)?;
+            self.keep(same.clone());
+        }
+        Ok(Some(same))
+    }
+
+    /// Refuses port mappings of addresses that the host does not have. As with bind(2), they may come later where the
+    /// administrator has said so.
+    fn check_host_addresses(&mut self, mappings: &[PortMapping]) -> Result<(), CniError> {
+        for mapping in mappings {
+            let Some(host) = mapping.host_ip.filter(|ip| !ip.is_unspecified()) else { continue };
+            let port = mapping.host_port;
+            if host.is_multicast() || host == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {
+                let why = format!("hostIP {host} of host port {port} cannot be an address of a host");
+                return Err(CniError::new(code::INVALID_CONFIG, why));
+            }
+            let family = if host.is_ipv4() { "ipv4" } else { "ipv6" };
+            let setting = format!("net/{family}/ip_nonlocal_bind");
+            if !self.attacher.is_local(host) && !sysctl::read(&setting).is_ok_and(|text| text.trim() == "1") {
+                let why = format!("hostIP {host} of host port {port} is no address of this host");
+                return Err(CniError::new(code::HOST_PORT_REFUSED, why).details(format!(
+                    "leave hostIP out to mean all addresses; one that comes later needs {} = 1",
+                    setting.replace('/', ".")
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Makes an attachment whose addresses are leased, or undoes everything, the leases included.
@@ -347,6 +417,17 @@ enum Undo {
     Begun,
     /// Everything was made, and announcing it failed.
     Announced,
+}
+
+/// What another IPAM plugin needs to know at DEL of the configuration that it had at ADD.
+fn for_the_giver(config: &Value) -> Value {
+    let mut config = config.clone();
+    if let Value::Object(config) = &mut config {
+        for key in [IPAM_RESULT_KEY, "prevResult", "runtimeConfig"] {
+            config.remove(key);
+        }
+    }
+    config
 }
 
 /// The addresses asked for. `CNI_ARGS` outranks `args`, which outranks `runtimeConfig`.

@@ -223,7 +223,7 @@ impl Handler {
     ) -> CniAnswer {
         let result = match request.command.as_str() {
             "ADD" => self.add(host, request, alive, now),
-            "DEL" => self.del(host, request, now).map(|()| Value::Null),
+            "DEL" => self.del(host, request, now),
             "CHECK" => self.check(host, request).map(|()| Value::Null),
             "GC" => self.gc(host, request, now),
             "STATUS" => self.status(host, request, now).map(|()| Value::Null),

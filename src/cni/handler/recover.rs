@@ -264,6 +264,7 @@ fn rebuild(end: &HostEnd, routes: &[(u32, IpAddr)]) -> Option<Attachment> {
         moved_again: false,
         anycast: false,
         delegate: None,
+        delegate_config: None,
         rebuilt: true,
         sequence: 0,
     })

@@ -10,9 +10,9 @@ use crate::{
     cni::{
         attachment::Attachment,
         fault,
-        types::{CniError, NetConf, REMOVED_KEY, SpecVersion, code, names},
+        types::{CniError, DONE_KEY, NetConf, REMOVED_KEY, SpecVersion, code, names},
     },
-    model::{Endpoint, EndpointId, EndpointKey},
+    model::{EndpointId, EndpointKey},
 };
 
 impl Handler {
@@ -23,7 +23,7 @@ impl Handler {
         host: &mut impl Host,
         request: &CniRequest,
         now: Now,
-    ) -> Result<(), CniError> {
+    ) -> Result<Value, CniError> {
         let (_, network) = NetConf::essentials(&request.stdin)?;
         names::container_id(&request.container_id)?;
         names::ifname(&request.ifname)?;
@@ -33,7 +33,16 @@ impl Handler {
             ifname: request.ifname.clone(),
         };
         self.locate(&EndpointId::of(&key), &request.netns);
-        self.remove_key(host, &key, now)
+        self.remove_key(host, &key, now)?;
+        let id = EndpointId::of(&key);
+        if request.stdin.get(DONE_KEY).is_some() {
+            if let Err(error) = self.store.forget_owed(&id) {
+                tracing::warn!(endpoint = %key, %error, "cannot remove the file of a released endpoint");
+            }
+            return Ok(Value::Null);
+        }
+        // Our plugin runs the other plugin's DEL now, and tells when that is done.
+        Ok(Attachment::owed_answer(&self.store.owed_of(&id)?))
     }
 
     /// Of what is known from the kernel alone nobody has told where its namespace is. A DEL may tell, and what ADD has left
@@ -58,15 +67,11 @@ impl Handler {
     ) -> Result<(), CniError> {
         let id = EndpointId::of(key);
         match self.attachments.get(&id).cloned() {
-            Some(attachment) => self.remove(host, &attachment, now)?,
+            Some(attachment) => self.remove(host, &attachment, now),
             // What an attachment that we know nothing of has left in the kernel.
-            None => self.attacher.detach(&id)?,
+            None if self.attacher.has_end(&id)? => Ok(self.attacher.detach(&id)?),
+            None => Ok(()),
         }
-        // The plugin runs the other plugin's DEL now.
-        if let Err(error) = self.store.forget_owed(&id) {
-            tracing::warn!(endpoint = %key, %error, "cannot remove the file of a released endpoint");
-        }
-        Ok(())
     }
 
     /// Takes an endpoint out of the world. Failures of the agent's side do not stop it: policy and BGP hold what
@@ -156,9 +161,10 @@ impl Handler {
         }
         // Also those that went without a DEL some time ago. One that is there again has its address again.
         for owed in self.store.owed()?.into_iter().filter(|a| a.endpoint.key.network == conf.name) {
-            let Endpoint { id, key, .. } = &owed.endpoint;
-            if !self.attachments.contains_key(id) {
-                removed.push(json!({"containerID": key.container_id, "ifname": key.ifname}));
+            let id = &owed.endpoint.id;
+            let again = self.attachments.get(id).is_some_and(|living| living.has_giver_of(&owed));
+            if !again {
+                removed.push(owed.entry());
             }
             self.store.forget_owed(id)?;
         }

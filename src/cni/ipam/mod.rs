@@ -325,6 +325,16 @@ impl Ipam {
         self.leases.iter().map(|(addr, owner)| (*addr, owner))
     }
 
+    /// The leases that lie in no pool: of other IPAM plugins, or of pools that the configuration has no longer.
+    pub fn outside(&self) -> impl Iterator<Item = (IpAddr, &EndpointId)> {
+        self.leases().filter(|(addr, _)| !self.is_in_pool(*addr))
+    }
+
+    /// Whether an address is in any pool.
+    pub fn is_in_pool(&self, addr: IpAddr) -> bool {
+        self.pools.iter().any(|pool| pool.config.cidr.contains_addr(addr))
+    }
+
     /// Whether an address is in one of this host's blocks.
     pub fn is_local(&self, addr: IpAddr) -> bool {
         self.block_of(addr).is_some()

@@ -1,17 +1,20 @@
 //! Running another IPAM plugin (`host-local`, `static`, `dhcp`) by the CNI protocol.
 
 use std::{
-    env,
+    env, fs,
+    fs::File,
     io::{self, Read, Write},
-    path::PathBuf,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
+use super::turn;
 use crate::{
     api::CniRequest,
     cni::types::{CniError, SpecVersion, answer_version, code},
@@ -23,6 +26,9 @@ const MAX_OUTPUT: u64 = 4 << 20;
 /// How long the output may go on after the plugin's end.
 const AFTER_EXIT: Duration = Duration::from_secs(1);
 
+/// Set in the environment of other IPAM plugins: one that calls us again would go round in a circle.
+pub(super) const INSIDE: &str = "SLASH32_IPAM_OF";
+
 /// An IPAM plugin to run for this call.
 #[derive(Clone, Debug)]
 pub(super) struct Delegate {
@@ -33,6 +39,8 @@ pub(super) struct Delegate {
     /// The same with the version before the last.
     older: Option<String>,
     wait: Duration,
+    /// The turn of this container, which a child keeps as long as it lives.
+    turn: Option<Arc<File>>,
 }
 
 impl Delegate {
@@ -52,12 +60,20 @@ impl Delegate {
                     format!("ipam.type: there is no plugin {name:?} in CNI_PATH ({})", request.path),
                 )
             })?;
+        if is_this_program(&path) {
+            // What it cannot have given it need not get back.
+            if matches!(request.command.as_str(), "DEL" | "GC") {
+                return Ok(None);
+            }
+            return Err(circle(name).details(format!("{} is slash32", path.display())));
+        }
         let environment = vec![
             ("CNI_CONTAINERID", request.container_id.clone()),
             ("CNI_NETNS", request.netns.clone()),
             ("CNI_IFNAME", request.ifname.clone()),
             ("CNI_ARGS", request.args.clone()),
             ("CNI_PATH", request.path.clone()),
+            (INSIDE, name.to_owned()),
         ];
         let older = (answer_version(&request.stdin) > SpecVersion::V1_0_0).then(|| {
             let mut older = request.stdin.clone();
@@ -65,7 +81,13 @@ impl Delegate {
             older.to_string()
         });
         let config = request.stdin.to_string();
-        Ok(Some(Self { name: name.to_owned(), path, environment, config, older, wait }))
+        Ok(Some(Self { name: name.to_owned(), path, environment, config, older, wait, turn: None }))
+    }
+
+    /// The same in the container's turn, which lasts until the last child of it ends.
+    pub(super) fn in_turn(mut self, turn: Option<&Arc<File>>) -> Self {
+        self.turn = turn.cloned();
+        self
     }
 
     /// Runs it. The answer is what it printed, or its error with its own number. An older plugin gets the configuration
@@ -110,10 +132,14 @@ impl Delegate {
     fn run_with(&self, command: &str, config: &str) -> Result<Value, CniError> {
         let failed =
             |why: String| CniError::new(code::DELEGATE_FAILED, format!("{} {command}: {why}", self.name));
+        let input = match &self.turn {
+            Some(file) => Stdio::from(turn::fill(file, config).map_err(|e| failed(e.to_string()))?),
+            None => Stdio::piped(),
+        };
         let mut child = Command::new(&self.path)
             .env("CNI_COMMAND", command)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::piped())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
@@ -159,6 +185,23 @@ impl Delegate {
             Err(_) if text.trim().is_empty() => Ok(Value::Null),
             Err(error) => Err(failed(format!("its answer is not JSON: {error}"))),
         }
+    }
+}
+
+/// What is said of an IPAM plugin that would call us again.
+pub(super) fn circle(name: &str) -> CniError {
+    CniError::new(
+        code::INVALID_CONFIG,
+        format!("ipam.type: {name:?} calls slash32 again, which would go on without end"),
+    )
+    .details("leave `ipam.type` out to have addresses from slash32's own pools")
+}
+
+/// Whether a file is the program that runs, by whatever name.
+fn is_this_program(path: &Path) -> bool {
+    match (fs::metadata(path), fs::metadata("/proc/self/exe")) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
     }
 }
 

@@ -13,6 +13,7 @@ mod offline;
 pub mod short;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::{
     env,
@@ -21,6 +22,7 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -28,13 +30,16 @@ use serde_json::{Value, json};
 
 use super::{
     fault,
-    types::{CniError, IPAM_RESULT_KEY, NetConf, REMOVED_KEY, SpecVersion, answer_version, code, names},
+    types::{
+        CniError, DONE_KEY, IPAM_RESULT_KEY, NetConf, REMOVED_KEY, SpecVersion, answer_version, code, names,
+    },
 };
 use crate::{
     api::{
         CniAnswer, CniFailure, CniRequest, DEFAULT_RUN_DIR, Request, SHUTTING_DOWN, SOCKET_NAME,
         client::{Client, ClientError},
     },
+    model::EndpointKey,
     netlink::{
         entry::{self, AGENT_WAIT, Outcome, STDIN_WAIT},
         poll,
@@ -83,10 +88,21 @@ pub fn plugin_main() -> ExitCode {
         Err(error) => Output::error(&error, SpecVersion::LATEST),
     };
     fault::point("plugin:answered");
-    let mut stdout = io::stdout();
-    // A runtime that does not read any more cannot be told so.
-    let _ = stdout.write_all(output.text.as_bytes()).and_then(|()| stdout.flush());
+    if let Err(error) = print(&output.text) {
+        // A runtime that misses an ADD's answer will call DEL.
+        eprintln!("slash32: cannot write the answer to standard output: {error}");
+        return ExitCode::FAILURE;
+    }
     if output.success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print(text: &str) -> io::Result<()> {
+    // The standard library has put /dev/null in the place of what was closed.
+    if entry::output_closed() && !text.is_empty() {
+        return Err(io::Error::other("it is closed"));
+    }
+    let mut stdout = io::stdout();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
 }
 
 /// What goes to standard output, errors too; standard error is for people.
@@ -116,6 +132,8 @@ struct Call {
     request: CniRequest,
     run_dir: Option<PathBuf>,
     stdin: Stdin,
+    /// The IPAM plugin that calls us, if one does.
+    inside: Option<String>,
 }
 
 /// Where the configuration comes from.
@@ -147,6 +165,7 @@ impl Call {
             },
             run_dir: Some(var("SLASH32_RUN_DIR")?).filter(|d| !d.is_empty()).map(PathBuf::from),
             stdin: Stdin::Process,
+            inside: Some(var(delegate::INSIDE)?).filter(|name| !name.is_empty()),
         })
     }
 
@@ -161,6 +180,13 @@ impl Call {
         };
         if self.request.command == "VERSION" {
             return version(&text.unwrap_or_default());
+        }
+        if let Some(name) = &self.inside {
+            // What it cannot have given it need not get back.
+            let gives_back = matches!(self.request.command.as_str(), "DEL" | "GC");
+            let result = if gives_back { Ok(Value::Null) } else { Err(delegate::circle(name)) };
+            let version = text.ok().and_then(|text| serde_json::from_str(&text).ok());
+            return Output::of(result, version.as_ref().map_or(SpecVersion::LATEST, answer_version));
         }
         // Before the configuration, as other plugins do it.
         if let Err(error) = check_environment(&self.request) {
@@ -191,6 +217,8 @@ impl Call {
         match self.request.command.as_str() {
             "ADD" => {
                 let Some(delegate) = delegate? else { return self.ask_agent(waits.agent) };
+                let turn = self.turn(waits.agent)?;
+                let delegate = delegate.in_turn(turn.as_ref());
                 let given = match delegate.run("ADD") {
                     Ok(given) => given,
                     Err(error) => match self.without_addresses(&delegate, error, waits)? {
@@ -205,23 +233,47 @@ impl Call {
                 self.ask_agent(waits.agent).map_err(|error| error.and_rollback(&delegate.roll_back()))
             }
             "DEL" => {
-                self.del(waits)?;
+                // It must not fail for somebody who hangs.
+                let turn = match &delegate {
+                    Ok(Some(_)) => self.turn(waits.agent / 2).unwrap_or_else(|error| {
+                        eprintln!("slash32: {error}; deleting all the same");
+                        None
+                    }),
+                    _ => None,
+                };
+                let (removed, by_agent) = self.del(waits)?;
                 fault::point("plugin:deleted");
                 // After the link is down, so that nobody else gets an address that is still in use. When the plugin
                 // cannot be found its reservation stays, so the DEL has failed and must come again.
-                delegate?.map_or(Ok(Value::Null), |d| d.run("DEL").map(|_| Value::Null))
+                if attachments(&removed).next().is_none() {
+                    let delegate = delegate?.map(|d| d.in_turn(turn.as_ref()));
+                    return delegate.map_or(Ok(Value::Null), |d| d.run("DEL").map(|_| Value::Null));
+                }
+                // By whoever gave them, which need not be whom the configuration names now.
+                for attachment in attachments(&removed) {
+                    if let Some(giver) = self.giver(attachment, waits)? {
+                        giver.in_turn(turn.as_ref()).run("DEL")?;
+                    }
+                }
+                if by_agent {
+                    self.request.stdin[DONE_KEY] = true.into();
+                    self.del(waits)?;
+                }
+                Ok(Value::Null)
             }
             "GC" => {
                 let removed = self.ask_agent(waits.agent)?;
-                let Some(delegate) = delegate? else { return Ok(Value::Null) };
                 // What is gone without a DEL of the runtime's, the other plugin has not heard of either.
                 let mut outcome = Ok(Value::Null);
-                for attachment in removed[REMOVED_KEY].as_array().into_iter().flatten() {
+                for attachment in attachments(&removed) {
                     let text = |key: &str| attachment[key].as_str().unwrap_or_default();
-                    let other = delegate.clone().for_attachment(text("containerID"), text("ifname"));
-                    outcome = outcome.and(other.run("DEL"));
+                    let done = self.giver(attachment, waits).and_then(|giver| match giver {
+                        Some(giver) => giver.for_attachment(text("containerID"), text("ifname")).run("DEL"),
+                        None => Ok(Value::Null),
+                    });
+                    outcome = outcome.and(done);
                 }
-                outcome.and(delegate.run("GC")).map(|_| Value::Null)
+                outcome.and(delegate?.map_or(Ok(Value::Null), |d| d.run("GC"))).map(|_| Value::Null)
             }
             "CHECK" | "STATUS" => {
                 if let Some(delegate) = delegate? {
@@ -261,13 +313,42 @@ impl Call {
         }
     }
 
-    fn del(&self, waits: Waits) -> Result<(), CniError> {
+    /// Waits for the turn of this container's interface. Without a run directory there is nobody to come to blows with.
+    fn turn(&self, wait: Duration) -> Result<Option<Arc<File>>, CniError> {
+        let (_, network) = NetConf::essentials(&self.request.stdin)?;
+        let (container_id, ifname) = (self.request.container_id.clone(), self.request.ifname.clone());
+        let key = EndpointKey { network, container_id, ifname };
+        if !self.run_dir().is_dir() {
+            return Ok(None);
+        }
+        let turn = turn::wait(&self.run_dir(), &key, wait).map_err(|error| {
+            CniError::new(code::IO_FAILURE, format!("cannot lock a file in {}", self.run_dir().display()))
+                .details(error.to_string())
+        })?;
+        let busy = || {
+            CniError::new(code::TRY_AGAIN_LATER, format!("another call for {key} is at work"))
+                .details("the other IPAM plugin, or the agent, does not come to an end with it")
+        };
+        turn.map(Arc::new).ok_or_else(busy).map(Some)
+    }
+
+    /// The plugin that gave an attachment its addresses; the configuration's where nobody has noted which.
+    fn giver(&self, attachment: &Value, waits: Waits) -> Result<Option<Delegate>, CniError> {
+        let mut request = self.request.clone();
+        if let Some(config) = attachment.get("config").filter(|config| config.is_object()) {
+            request.stdin = config.clone();
+        }
+        Delegate::of(&request, waits.delegate)
+    }
+
+    /// Answers what another IPAM plugin is to be told of, and whether the agent has said so.
+    fn del(&self, waits: Waits) -> Result<(Value, bool), CniError> {
         let socket = self.run_dir().join(SOCKET_NAME);
         match call(&socket, &self.request, waits.agent / 2) {
-            Ok(answer) => answer.map(|_| ()),
+            Ok(answer) => answer.map(|removed| (removed, true)),
             Err(Trouble::Absent(why)) => {
                 eprintln!("slash32: {why}; deleting without the agent");
-                offline::del(&self.run_dir(), &self.request)
+                offline::del(&self.run_dir(), &self.request).map(|removed| (removed, false))
             }
             Err(Trouble::Refused(error)) => Err(error),
         }
@@ -297,6 +378,11 @@ impl Call {
             .or_else(|| self.run_dir.clone())
             .unwrap_or_else(|| PathBuf::from(DEFAULT_RUN_DIR))
     }
+}
+
+/// What the agent says that another IPAM plugin is to be told of.
+fn attachments(removed: &Value) -> impl Iterator<Item = &Value> {
+    removed.get(REMOVED_KEY).and_then(Value::as_array).into_iter().flatten()
 }
 
 /// What an ADD can go on with whose delegated plugin gave nothing at first.

@@ -2,11 +2,15 @@
 
 use std::{path::Path, time::SystemTime};
 
+use serde_json::Value;
+
 use crate::{
     api::CniRequest,
     cni::{
-        attach, fault,
-        store::Tombstone,
+        attach,
+        attachment::Attachment,
+        fault,
+        store::{self, Tombstone},
         types::{CniError, NetConf, code, names},
     },
     model::{EndpointId, EndpointKey},
@@ -15,8 +19,8 @@ use crate::{
 
 /// Takes the interface down, in the namespace the plugin runs in, and leaves a tombstone. With the interface down
 /// the kernel drops the routes; the agent, when it starts, sees a retired link and releases the address even if the
-/// tombstone could not be written.
-pub(super) fn del(run_dir: &Path, request: &CniRequest) -> Result<(), CniError> {
+/// tombstone could not be written. The answer is as the agent's.
+pub(super) fn del(run_dir: &Path, request: &CniRequest) -> Result<Value, CniError> {
     let (_, network) = NetConf::essentials(&request.stdin)?;
     names::container_id(&request.container_id)?;
     names::ifname(&request.ifname)?;
@@ -27,10 +31,12 @@ pub(super) fn del(run_dir: &Path, request: &CniRequest) -> Result<(), CniError> 
     attach::retire(&mut socket, &EndpointId::of(&key)).map_err(|e| kernel(e.to_string()))?;
     fault::point("plugin:retired");
     // Where no agent has ever run there is nothing to tell it.
-    if run_dir.is_dir()
-        && let Err(error) = Tombstone::leave(run_dir, &key, SystemTime::now())
-    {
+    if !run_dir.is_dir() {
+        return Ok(Value::Null);
+    }
+    let known = store::peek(run_dir, &EndpointId::of(&key));
+    if let Err(error) = Tombstone::leave(run_dir, &key, SystemTime::now()) {
         eprintln!("slash32: {error}");
     }
-    Ok(())
+    Ok(Attachment::owed_answer(&known))
 }

@@ -3,7 +3,7 @@
 use super::{Output, answer_version, check_environment, delegate::Delegate, outcome};
 use crate::{
     api::{CniAnswer, CniRequest, DEFAULT_RUN_DIR},
-    cni::types::{NetConf, SpecVersion},
+    cni::types::{NetConf, REMOVED_KEY, SpecVersion},
     netlink::entry::{FAILURE, LONG_WAY, PARTS, SUCCESS},
 };
 
@@ -38,8 +38,11 @@ impl ShortCall {
         short.then(|| Self { version: answer_version(&request.stdin), request })
     }
 
-    /// The answer as it travels.
+    /// The answer as it travels. What another IPAM plugin is to be told of, the plugin tells it on its long way.
     pub fn encode(&self, answer: CniAnswer) -> Vec<u8> {
+        if matches!(&answer, CniAnswer::Success(value) if value.get(REMOVED_KEY).is_some()) {
+            return REFUSAL.to_vec();
+        }
         let output = Output::of(outcome(answer), self.version);
         let mut bytes = vec![if output.success { SUCCESS } else { FAILURE }];
         bytes.extend(output.text.into_bytes());
@@ -101,6 +104,7 @@ mod tests {
         let call = ShortCall::new(parts("ADD", "c1", CONF)).unwrap();
         let text = |answer| String::from_utf8(call.encode(answer)).unwrap();
         assert_eq!(text(CniAnswer::Success(Value::Null)), "0");
+        assert_eq!(text(CniAnswer::Success(json!({REMOVED_KEY: []}))).into_bytes(), REFUSAL);
         assert_eq!(text(CniAnswer::Success(json!({"ips": []}))), "0{\"ips\":[]}\n");
         let failure = CniFailure { code: 11, msg: "no".into(), details: String::new() };
         let said = text(CniAnswer::Failure(failure));

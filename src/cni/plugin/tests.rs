@@ -31,6 +31,7 @@ fn call_of(dir: &Path, command: &str, stdin: Value) -> Call {
             stdin: Value::Null,
         },
         run_dir: Some(dir.to_owned()),
+        inside: None,
         stdin: Stdin::Text(if stdin.is_null() { String::new() } else { stdin.to_string() }),
     }
 }
@@ -292,6 +293,75 @@ fn delegated_ipam_is_run_and_rolled_back() {
         let output = call_of(dir.path(), "ADD", conf.clone()).answer(waits);
         assert!(output.text.contains("no answer within"), "{}", output.text);
         assert_eq!(calls(dir.path()), "ADD c1;DEL c1;");
+    });
+}
+
+/// Whoever gave the addresses gets them back, whatever the configuration says by then; and once more if that fails.
+#[test]
+fn the_giver_is_told_of_the_end() {
+    private(|| {
+        let dir = tempfile::tempdir().unwrap();
+        fake_ipam(dir.path(), "cat >> DIR/stdin; [ -e DIR/fails ] && exit 1; exit 0");
+        let script = fs::read_to_string(dir.path().join("fake-ipam")).unwrap();
+        fs::write(dir.path().join("fake-ipam"), script.replace("DIR", dir.path().to_str().unwrap())).unwrap();
+        let (told, heard) = mpsc::channel();
+        agent(dir.path(), move |request| {
+            let Request::Cni(request) = request else { panic!("not a CNI request") };
+            if request.stdin.get(DONE_KEY).is_some() {
+                told.send(()).unwrap();
+                return line(CniAnswer::Success(Value::Null));
+            }
+            let giver =
+                json!({"cniVersion": "1.1.0", "name": "net", "ipam": {"type": "fake-ipam", "mine": 7}});
+            let entry = json!({"containerID": "c1", "ifname": "eth0", "config": giver});
+            line(CniAnswer::Success(json!({ REMOVED_KEY: [entry] })))
+        });
+        let run = |command: &str| call_of(dir.path(), command, conf()).answer(SHORT);
+        fs::write(dir.path().join("fails"), "").unwrap();
+        assert!(!run("DEL").success);
+        heard.try_recv().unwrap_err();
+        fs::remove_file(dir.path().join("fails")).unwrap();
+        calls(dir.path());
+        for command in ["DEL", "GC"] {
+            fs::remove_file(dir.path().join("stdin")).unwrap();
+            let output = run(command);
+            assert!(output.success && output.text.is_empty(), "{output:?}");
+            assert_eq!(calls(dir.path()), "DEL c1;");
+            let stdin = fs::read_to_string(dir.path().join("stdin")).unwrap();
+            assert_eq!(serde_json::from_str::<Value>(&stdin).unwrap()["ipam"]["mine"], 7);
+        }
+        heard.try_recv().unwrap();
+    });
+}
+
+#[test]
+fn an_ipam_plugin_that_is_slash32_is_refused() {
+    private(|| {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/proc/self/exe", dir.path().join("alias")).unwrap();
+        let mut conf = conf();
+        conf["ipam"] = json!({"type": "alias"});
+        for command in ["ADD", "CHECK", "STATUS"] {
+            let output = call_of(dir.path(), command, conf.clone()).answer(SHORT);
+            assert_eq!(code_of(&output), 7);
+            assert!(output.text.contains("\\\"alias\\\" calls slash32 again"), "{}", output.text);
+        }
+        // One that calls us from inside.
+        conf["ipam"] = json!({"type": "wrapper"});
+        for (command, refused) in
+            [("ADD", true), ("CHECK", true), ("STATUS", true), ("DEL", false), ("GC", false)]
+        {
+            let mut call = call_of(dir.path(), command, conf.clone());
+            call.inside = Some("wrapper".into());
+            let output = call.answer(SHORT);
+            assert_eq!(output.success, !refused, "{command}: {output:?}");
+            assert!(!refused || code_of(&output) == 7 && output.text.contains("wrapper"), "{output:?}");
+        }
+        // And it is told in whose place it runs.
+        fake_ipam(dir.path(), "echo \"{\\\"code\\\":9,\\\"msg\\\":\\\"in $SLASH32_IPAM_OF\\\"}\"; exit 1");
+        conf["ipam"] = json!({"type": "fake-ipam"});
+        let output = call_of(dir.path(), "ADD", conf).answer(SHORT);
+        assert!(output.text.contains("in fake-ipam"), "{}", output.text);
     });
 }
 

@@ -19,7 +19,9 @@ const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 pub(crate) const LABELS_KEY: &str = "slash32.io/labels";
 /// The key under which our plugin hands a delegated IPAM plugin's result to the agent.
 pub(crate) const IPAM_RESULT_KEY: &str = "slash32.io/ipam-result";
-/// The key of the agent's answer to GC: the attachments that are gone and had addresses of another IPAM plugin.
+/// The key under which our plugin says, at DEL, that other IPAM plugins have been told of the attachment's end.
+pub(crate) const DONE_KEY: &str = "slash32.io/ipam-done";
+/// The key of the agent's answer to DEL and GC: the attachments that are gone and had addresses of another IPAM plugin.
 pub(crate) const REMOVED_KEY: &str = "slash32.io/removed";
 /// The smallest MTU with IPv6 (RFC 8200 section 5), and the largest of a veth.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 1280..=65535;

@@ -16,7 +16,7 @@ mod version;
 
 pub use args::CniArgs;
 pub use conf::{ArgsConf, Bandwidth, IpamConf, L4, NetConf, PortMapping, RuntimeConf, answer_version};
-pub(crate) use conf::{IPAM_RESULT_KEY, LABELS_KEY, REMOVED_KEY, parse_labels};
+pub(crate) use conf::{DONE_KEY, IPAM_RESULT_KEY, LABELS_KEY, REMOVED_KEY, parse_labels};
 
 pub use error::{CniError, code};
 pub use mac::{Mac, MacError};

@@ -100,6 +100,10 @@ fn addresses_of_others_are_left_out() {
         // Nobody has told of it: the kernel knows.
         for addr in own {
             addr::add(&mut socket, 1, addr, if addr.is_ipv4() { 32 } else { 128 }).unwrap();
+            // IPv6 takes an address in use a moment later.
+            while !world.handler.attacher.is_own(addr) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         let mut told = config(world.dir.path());
         let neighbours: [IpAddr; 2] = ["10.32.4.1".parse().unwrap(), "fd00:32::4:2".parse().unwrap()];

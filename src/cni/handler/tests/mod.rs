@@ -6,6 +6,7 @@ mod mending;
 mod recovery;
 mod routes;
 mod verbs;
+mod wishes;
 
 use std::{
     collections::HashSet,

@@ -285,7 +285,9 @@ fn gc_tells_of_what_went_without_a_del() {
         let given = json!({"ips": [{"address": "10.99.0.5/24"}]});
         let add = with(request("ADD", "c1", &ns), "ipam", json!({"type": "host-local"}));
         let add = with(add, crate::cni::types::IPAM_RESULT_KEY, given);
-        let (gc, gone) = (request("GC", "", &ns), json!([{"containerID": "c1", "ifname": "eth0"}]));
+        let (gc, mut config) = (request("GC", "", &ns), add.stdin.clone());
+        config.as_object_mut().unwrap().remove(crate::cni::types::IPAM_RESULT_KEY);
+        let gone = json!([{"containerID": "c1", "ifname": "eth0", "config": config}]);
         let vanish = |world: &mut World| {
             let attachment = world.handler.attachments().next().unwrap().clone();
             link::delete(&mut Socket::route().unwrap(), attachment.ifindex).unwrap();
@@ -305,7 +307,10 @@ fn gc_tells_of_what_went_without_a_del() {
         world.call(&add).unwrap();
         assert_eq!(world.call(&gc).unwrap(), Value::Null);
         vanish(&mut world);
-        world.call(&request("DEL", "c1", &ns)).unwrap();
+        let del = request("DEL", "c1", &ns);
+        assert_eq!(world.call(&del).unwrap()[REMOVED_KEY], gone);
+        // Our plugin has told it.
+        world.call(&with(del, crate::cni::types::DONE_KEY, true.into())).unwrap();
         assert_eq!(world.call(&gc).unwrap(), Value::Null);
         world.assert_clean();
     });

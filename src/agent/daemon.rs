@@ -30,7 +30,7 @@ use super::{
     run_dir::RunDir,
     service::{DaemonRequest, Service},
     settling::Settling,
-    sysctls,
+    shared, sysctls,
 };
 use crate::{
     api::{Failure, ShutdownMode},
@@ -84,6 +84,7 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     let routes = fib.clone();
     if let Some(speaker) = &daemon.speaker {
         tell_costs(&fib, speaker.clone()).await?;
+        tokio::spawn(shared::watch(service.clone(), speaker.clone()));
     }
     tell_gone(&fib, service.core().clone()).await?;
     host_ends::watch(&core).context("cannot watch the host's interfaces")?;

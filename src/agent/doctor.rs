@@ -59,6 +59,8 @@ pub(super) struct Facts {
     pub(super) tcp_ao: Option<bool>,
     /// `slash32 drain` is in force.
     pub(super) draining: bool,
+    /// What other hosts give of this host's blocks, one line each.
+    pub(super) shared: Vec<String>,
     /// Addresses of the blocks that no container gets, as they are somebody's, one line each.
     pub(super) left_out: Vec<String>,
     /// How many pools are configured.
@@ -98,6 +100,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     list.push(endpoints(facts));
     list.push(pools(facts));
     list.push(blocks(facts));
+    list.push(shared(facts));
     list.push(Check::new(
         "next-hop objects",
         facts.nexthop_objects,
@@ -370,6 +373,14 @@ fn blocks(facts: &Facts) -> Check {
     Check::new("blocks", ok, message, hint)
 }
 
+fn shared(facts: &Facts) -> Check {
+    let ok = facts.shared.is_empty();
+    let message =
+        if ok { "no other host gives addresses of them".to_owned() } else { facts.shared.join("\n") };
+    let hint = "compare `block` or `host_index` of [[ipam.pool]] on both hosts; `slash32 bgp explain ADDRESS` has both ways";
+    Check::new("blocks of this host alone", ok, message, hint)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -417,6 +428,7 @@ mod tests {
             file_errors: vec!["a.toml:1:1: no".into()],
             nexthop_objects: false,
             draining: true,
+            shared: vec!["another host".into()],
             left_out: vec!["10.0.0.1 is an address of this host".into()],
             pools: 2,
             pools_without_block: vec!["10.0.0.0/8".into()],

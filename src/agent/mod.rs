@@ -31,6 +31,7 @@ mod rules;
 mod run_dir;
 mod service;
 mod settling;
+mod shared;
 mod sysctls;
 mod trace;
 mod vrf;

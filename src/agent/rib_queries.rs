@@ -62,7 +62,7 @@ pub(super) async fn pool_routes(
 }
 
 /// Hands the rows of a filter to `take`, piece by piece, until it has enough.
-async fn each_piece(
+pub(super) async fn each_piece(
     speaker: &SpeakerHandle,
     mut filter: RouteFilter,
     mut take: impl FnMut(Vec<RouteRow>) -> bool,

@@ -17,7 +17,7 @@ use super::{
     actor::{Actor, Gone},
     config::{self, Config},
     core::Core,
-    doctor, limits, metrics, mrt_dump, pulse, rib_queries, rules, sysctls, vrf,
+    doctor, limits, metrics, mrt_dump, pulse, rib_queries, rules, shared, sysctls, vrf,
 };
 use crate::{
     api::{Answer, CniRequest, Failure, Request, ShutdownMode},
@@ -62,6 +62,8 @@ struct Inner {
     config: Mutex<Arc<Config>>,
     /// Why the last reload did not take all of what it read.
     refused: Mutex<Option<String>>,
+    /// What other hosts give of this host's blocks.
+    shared: Mutex<shared::Found>,
     started: Instant,
 }
 
@@ -111,6 +113,7 @@ impl Service {
             daemon,
             config: Mutex::new(config),
             refused: Mutex::new(None),
+            shared: Mutex::default(),
             started: Instant::now(),
         };
         Self { inner: Arc::new(inner) }
@@ -128,6 +131,15 @@ impl Service {
     /// Why the last reload failed; `None` after one that did not.
     pub(super) fn set_refused(&self, reason: Option<String>) {
         *self.inner.refused.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// What other hosts give of this host's blocks.
+    pub(super) fn set_shared(&self, found: shared::Found) {
+        *self.inner.shared.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+
+    fn shared(&self) -> shared::Found {
+        self.inner.shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn refused(&self) -> Option<String> {
@@ -391,6 +403,7 @@ impl Service {
                 .push(format!("the last reload failed, and the former configuration is in force: {reason}"));
         }
         problems.extend(attention);
+        problems.extend(shared::lines(&self.shared()));
         problems.extend(fib.problems());
         problems.extend(sysctls::missing());
         problems.extend(Self::surroundings(&config)?);
@@ -526,6 +539,7 @@ impl Service {
                 None => false,
             },
             left_out,
+            shared: shared::lines(&self.shared()),
             pools: config.pools.len(),
             pools_without_block: config
                 .pools
@@ -570,6 +584,8 @@ impl Service {
         if let Ok((stats, usage, attention, mended)) = facts.await {
             stats.write(&mut page);
             metrics::addresses(&mut page, &usage);
+            let blocks: Vec<Prefix> = usage.iter().filter(|b| b.local).map(|b| b.block).collect();
+            shared::write(&mut page, &blocks, &self.shared());
             metrics::attention(&mut page, &attention);
             metrics::mended(&mut page, mended);
         }

@@ -282,3 +282,53 @@ fn packets(container: &Container) -> Result<u64> {
         container.command("ip").args(["-s", "-j", "link", "show", "eth0"]).json()?;
     shown[0]["stats64"]["rx"]["packets"].as_u64().context("a counter")
 }
+
+/// Two hosts with the same block: both are told, until one of them has another.
+#[test]
+fn two_hosts_with_the_same_block() {
+    Lab::run("same-block", |lab| {
+        let rack = Rack::new(lab, Switch::Slash32)?;
+        let _switch = rack.start_switch()?;
+        let same = |text: String| {
+            text.replace("10.32.2.0/24", "10.32.1.0/24").replace("fd00:32:0:2::", "fd00:32:0:1::")
+        };
+        let agents = rack.start_hosts_with(|_, text| same(text))?;
+        for agent in &agents {
+            agent.wait_established(2)?;
+        }
+        let told = |agent: &Agent, block: &str| -> Result<bool> {
+            let problems = agent.status()?["problems"].to_string();
+            let doctor = agent.cli("doctor").output()?.stdout;
+            let line = format!("gives addresses of this host's block {block}");
+            let metric = format!("slash32_ipam_shared_addresses{{block=\"{block}\"}} ");
+            let page = agent.cli("metrics").run()?;
+            let count = page.lines().find_map(|l| l.strip_prefix(&metric)).context(page.clone())?;
+            let all = [problems.contains(&line), doctor.contains(&line), count != "0"];
+            ensure!(all.iter().all(|one| *one == all[0]), "{all:?}: {problems} {doctor} {count}");
+            Ok(all[0])
+        };
+        let blocks = ["10.32.1.0/24", "fd00:32:0:1::/64"];
+        let everywhere = |wanted: &[bool]| {
+            for (agent, wanted) in agents.iter().zip(wanted) {
+                for block in blocks {
+                    check(
+                        told(agent, block)? == *wanted,
+                        format!("{block}: {}", agent.status()?["problems"]),
+                    )?;
+                }
+            }
+            Ok(())
+        };
+        // An address that has been asked for is another matter.
+        let asked = rack.hosts[1].container("asked", &asking_for(&["10.32.1.77", "fd00:32:0:1::77"])?)?;
+        let first: Vec<_> =
+            rack.hosts.iter().map(|h| h.container("a", &Network::slash32()?)).collect::<Result<_>>()?;
+        ensure!(first[0].ipv4()? != first[1].ipv4()?, "the second has heard of what the first one gave");
+        eventually("both are told", PATIENCE, || everywhere(&[true, true]))?;
+        for container in first {
+            container.remove()?;
+        }
+        eventually("it is over", PATIENCE, || everywhere(&[false, false]))?;
+        asked.remove()
+    });
+}

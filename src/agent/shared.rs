@@ -52,7 +52,9 @@ pub(super) async fn watch(service: Service, speaker: SpeakerHandle) {
 fn both(one: &Found, other: &Found) -> Found {
     let in_one = |key: &(Prefix, IpAddr), addr: &IpAddr| one.get(key).is_some_and(|list| list.contains(addr));
     let mut both = other.clone();
-    both.iter_mut().for_each(|(key, list)| list.retain(|addr| in_one(key, addr)));
+    for (key, list) in &mut both {
+        list.retain(|addr| in_one(key, addr));
+    }
     both.retain(|_, list| !list.is_empty());
     both
 }

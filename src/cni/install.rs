@@ -330,11 +330,11 @@ mod tests {
         ] {
             for mode in wrong {
                 fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-                assert_eq!(run(), [path.clone()], "{mode:o}");
+                assert_eq!(run(), std::slice::from_ref(&path), "{mode:o}");
                 assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, right);
             }
             std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
-            assert_eq!(run(), [path.clone()]);
+            assert_eq!(run(), std::slice::from_ref(&path));
             assert_eq!(fs::metadata(&path).unwrap().uid(), 0);
         }
         assert_eq!(run(), [] as [PathBuf; 0]);

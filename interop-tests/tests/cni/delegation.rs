@@ -202,7 +202,7 @@ fn static_addresses_are_what_the_configuration_says() {
 
 /// What a call of the plugin is about, as a line of the shell.
 fn shell(host: &Machine, name: &str, script: &str, network: &Network) -> Result<Output> {
-    host.write("/var/lib/cni/conf", &network.configuration(0, None)?.to_string())?;
+    host.write("/var/lib/cni/conf", network.configuration(0, None)?.to_string())?;
     let mut command = host.command("sh").args(["-c", script]);
     for (key, value) in [
         ("CNI_COMMAND", "ADD"),

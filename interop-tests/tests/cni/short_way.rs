@@ -178,7 +178,7 @@ fn an_answer_that_cannot_be_written() {
     on_a_host("unwritten", |plugin, agent| {
         let host = plugin.host;
         host.own("/var/lib/cni")?;
-        host.write("/var/lib/cni/conf", &configuration(None)?.to_string())?;
+        host.write("/var/lib/cni/conf", configuration(None)?.to_string())?;
         let call = |verb: &str, way: &str, output: &str| {
             let line = format!("{way} /opt/cni/bin/slash32 < /var/lib/cni/conf {output}");
             let mut command = host.command("bash").args(["-c", &line]);
@@ -209,38 +209,5 @@ fn an_answer_that_cannot_be_written() {
             }
         }
         Ok(())
-    });
-}
-
-/// An agent that has no file descriptor left for a container says so, and that it may be tried again.
-#[test]
-fn no_descriptors_are_left() {
-    on_a_host("descriptors", |plugin, agent| {
-        let host = plugin.host;
-        let pid = agent.process().pid();
-        let limit = |count: u64| host.run(&format!("prlimit --pid {pid} --nofile={count}:1048576")).map(drop);
-        let highest =
-            host.command("sh").args(["-c", &format!("ls /proc/{pid}/fd | sort -n | tail -1")]).run()?;
-        let highest: u64 = highest.trim().parse()?;
-        let conf = configuration(None)?.to_string();
-        host.sandbox("one")?;
-        // Less and less room, until there is too little.
-        let mut refused = None;
-        for room in (1..=24).rev() {
-            limit(highest + 1 + room)?;
-            let said = plugin.call("ADD", "one", &conf, &[])?;
-            if !said.exit.success() {
-                refused = Some((room, said));
-                break;
-            }
-            ensure!(plugin.call("DEL", "one", &conf, &[])?.exit.success(), "{room}");
-        }
-        limit(1 << 16)?;
-        let (room, said) = refused.context("ADD never failed")?;
-        let error: Value = serde_json::from_str(&said.stdout)?;
-        ensure!(error["code"] == 11 && said.stdout.contains("Too many open files"), "{room}: {said:?}");
-        tidy(&agent, 0)?;
-        ensure!(plugin.call("ADD", "one", &conf, &[])?.exit.success(), "there is room again");
-        tidy(&agent, 1)
     });
 }

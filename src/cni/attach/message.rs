@@ -60,6 +60,7 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
 const RTA_TABLE: u16 = 15;
 const RTAX_MTU: u16 = 2;
@@ -313,45 +314,54 @@ impl Steps {
         self.words.push("add the gateway's address");
     }
 
-    /// What IPv6 needs on the host end beside the routes to the container's addresses, as the kernel would have it: a
-    /// route to the container's link-local address, and one that lets neighbour solicitations for the gateway in (their
-    /// group is ff02::1:ff00:0/104 and the last 24 bits of the address, RFC 4291 section 2.7.1). The kernel makes a
-    /// route for all multicast packets when it has seen the carrier; this one is there before.
-    pub(super) fn link_local_routes(&mut self, index: u32, gateway: Ipv6Addr, container: Ipv6Addr) {
-        let [.., high, low] = gateway.segments();
-        let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | (high & 0xff), low);
-        for (table, kind, address) in
-            [(TABLE_LOCAL, libc::RTN_MULTICAST, group), (route::TABLE_MAIN, libc::RTN_UNICAST, container)]
-        {
-            self.kernel_like_route("add a link-local route", NLM_F_EXCL, (table, kind), address, index);
-        }
+    /// A route inside the container to its own gateway, with the container's address as source. Without it programs that
+    /// call the gateway would do so from the interface's link-local address, to which the host has no route.
+    pub(super) fn gateway_route(&mut self, index: u32, gateway: Ipv6Addr, source: Ipv6Addr) {
+        self.add(
+            "add the IPv6 gateway's route in the container",
+            RTM_NEWROUTE,
+            NLM_F_CREATE | NLM_F_EXCL,
+            |w| {
+                let table = route::TABLE_MAIN as u8;
+                w.raw(&[
+                    libc::AF_INET6 as u8,
+                    128,
+                    0,
+                    0,
+                    table,
+                    RTPROT_STATIC,
+                    libc::RT_SCOPE_UNIVERSE,
+                    libc::RTN_UNICAST,
+                ])
+                .raw(&[0; 4])
+                .attr_ip(RTA_DST, gateway.into())
+                .attr_ip(RTA_PREFSRC, source.into())
+                .attr_u32(RTA_OIF, index);
+            },
+        );
     }
 
     /// A route to ::1 by a host end, worse than the one of `lo`. What a container answers to a program that has called a
     /// mapped port by ::1 is translated back to that address, and IPv6 takes it only where the interface has a route to
     /// it. (For IPv4 `route_localnet` does this.) A packet that comes with ::1 in it is dropped before it is looked at.
     pub(super) fn loopback_route(&mut self, index: u32) {
-        let to = Ipv6Addr::LOCALHOST;
-        // Every host end may have one.
-        self.kernel_like_route("let answers to ::1 in", 0, (TABLE_LOCAL, libc::RTN_LOCAL), to, index);
-    }
-
-    /// A route to one address by a link, as the kernel makes them itself.
-    fn kernel_like_route(
-        &mut self,
-        what: &'static str,
-        flags: u16,
-        (table, kind): (u32, u8),
-        address: Ipv6Addr,
-        index: u32,
-    ) {
-        self.add(what, RTM_NEWROUTE, NLM_F_CREATE | flags, |w| {
+        // Without NLM_F_EXCL, as every host end may have one; as the kernel makes those of a link itself.
+        self.add("let answers to ::1 in", RTM_NEWROUTE, NLM_F_CREATE, |w| {
             let scope = libc::RT_SCOPE_UNIVERSE;
-            w.raw(&[libc::AF_INET6 as u8, 128, 0, 0, table as u8, RTPROT_KERNEL, scope, kind])
-                .raw(&[0; 4])
-                .attr_ip(RTA_DST, address.into())
-                .attr_u32(RTA_OIF, index)
-                .attr_u32(RTA_PRIORITY, KERNEL_METRIC);
+            w.raw(&[
+                libc::AF_INET6 as u8,
+                128,
+                0,
+                0,
+                TABLE_LOCAL as u8,
+                RTPROT_KERNEL,
+                scope,
+                libc::RTN_LOCAL,
+            ])
+            .raw(&[0; 4])
+            .attr_ip(RTA_DST, Ipv6Addr::LOCALHOST.into())
+            .attr_u32(RTA_OIF, index)
+            .attr_u32(RTA_PRIORITY, KERNEL_METRIC);
         });
     }
 

@@ -385,9 +385,6 @@ impl Attacher {
         let mut steps = Steps::default();
         let localnet = !attachment.port_mappings.is_empty();
         steps.configure_host_end(index, message::alias(&alias), rp_filter, localnet, self.ipv6);
-        if attachment.endpoint.ipv6.is_some() {
-            steps.gateway_address(index, attachment.gateway6());
-        }
         if let Some(limit) = Limit::towards(attachment) {
             steps.limit(index, limit);
         }
@@ -404,8 +401,22 @@ impl Attacher {
             steps.execute(&mut self.socket)?;
         }
         // What exists already is well: this also repairs.
-        let Some(first) = report.errors.into_iter().find(|e| !e.source.is_exists()) else { return Ok(()) };
-        if attachment.endpoint.ipv6.is_none() || first.source.errno() != Some(libc::EACCES) {
+        report.errors.into_iter().find(|e| !e.source.is_exists()).map_or(Ok(()), Err)
+    }
+
+    /// Sets the host end up and gives it the gateway's address, in this order: with the first address of an interface
+    /// that is up the kernel also makes the route by which neighbour solicitations come in. Otherwise it does so when it
+    /// has seen the carrier, which may be after the container's first packet.
+    fn host_up(&mut self, attachment: &Attachment) -> Result<(), StepError> {
+        let (index, ipv6) = (attachment.ifindex, attachment.endpoint.ipv6.is_some());
+        let mut steps = Steps::default();
+        steps.up(index);
+        if ipv6 {
+            steps.gateway_address(index, attachment.gateway6());
+        }
+        let errors = steps.errors(&mut self.socket)?;
+        let Some(first) = errors.into_iter().find(|e| !e.source.is_exists()) else { return Ok(()) };
+        if !ipv6 || first.source.errno() != Some(libc::EACCES) {
             return Err(first);
         }
         // IPv6 is switched off for new interfaces: an address that was configured for the pool says otherwise.
@@ -416,13 +427,6 @@ impl Attacher {
         steps.execute(&mut self.socket)
     }
 
-    /// Sets the host end up.
-    fn host_up(&mut self, attachment: &Attachment) -> Result<(), StepError> {
-        let mut steps = Steps::default();
-        steps.up(attachment.ifindex);
-        steps.execute(&mut self.socket)
-    }
-
     /// Replaces what is there: a learned route of the same metric must not keep a local container from working.
     fn host_routes_of(&mut self, attachment: &Attachment) -> Result<(), StepError> {
         let mut steps = Steps::default();
@@ -430,11 +434,8 @@ impl Attacher {
             let key = self.host_route(addr);
             steps.device_route("add the route to the container", &key, attachment.ifindex, true);
         }
-        if attachment.endpoint.ipv6.is_some() {
-            steps.link_local_routes(attachment.ifindex, attachment.gateway6(), attachment.mac.link_local());
-            if !attachment.port_mappings.is_empty() {
-                steps.loopback_route(attachment.ifindex);
-            }
+        if attachment.endpoint.ipv6.is_some() && !attachment.port_mappings.is_empty() {
+            steps.loopback_route(attachment.ifindex);
         }
         let errors = steps.errors(&mut self.socket)?;
         errors.into_iter().find(|error| !error.source.is_exists()).map_or(Ok(()), Err)
@@ -563,6 +564,9 @@ pub fn retire(socket: &mut Socket, id: &EndpointId) -> Result<bool, StepError> {
 /// The container's routes of one family. Those of a further network get a worse metric, so that the first network
 /// keeps the default route, and a table of their own for what is sent from their address.
 fn push_family(steps: &mut Steps, attachment: &Attachment, ipv4: bool) {
+    if let (false, Some(ipv6)) = (ipv4, attachment.endpoint.ipv6) {
+        steps.gateway_route(attachment.ifindex + 1, attachment.gateway6(), ipv6);
+    }
     push_routes(steps, attachment, ipv4, attachment.gateway > 1);
 }
 

@@ -103,6 +103,14 @@ fn packets_flow_at_once_both_ways_without_a_default_route_on_the_host() {
         assert_eq!(gateway.hardware, Mac::HOST_END.octets());
         assert_eq!(gateway.state & crate::netlink::neigh::Neighbour::PERMANENT, 0);
         assert_eq!(attacher.check(&a.attachment).unwrap(), []);
+        // The kernel goes through all IPv6 routes of the host for each link that comes up: no more than are needed, which
+        // are the container's, the gateway's, and the kernel's own for multicast packets.
+        let routes = Command::new("ip")
+            .args(["-6", "route", "show", "table", "all", "dev", a.attachment.endpoint.id.as_str()])
+            .output()
+            .unwrap();
+        let routes = String::from_utf8(routes.stdout).unwrap();
+        assert_eq!(routes.lines().count(), 3, "{routes}");
     });
 }
 

@@ -521,10 +521,10 @@ fn another_mask_begins_apart_from_the_stamps_before_it() {
         for generation in [1, 5, 255, 256, 511, 4096, 65_535] {
             let start = after.apart_from(&before, generation);
             let first = after.stamp(after.next_generation(start));
-            let most = before.generations();
-            let earlier = (0..1000).map(|back| (generation + most - 1 - back) % most + 1);
+            let most = i64::from(before.generations());
+            let earlier = (0..1000).map(|back| (i64::from(generation) - 1 - back).rem_euclid(most) + 1);
             for generation in earlier {
-                let seen = before.stamp(generation) & after.mark_mask;
+                let seen = before.stamp(generation as u32) & after.mark_mask;
                 assert_ne!(seen, first, "{:#x} to {:#x}", before.mark_mask, after.mark_mask);
             }
         }

@@ -58,7 +58,7 @@ fn a_reload_moves_stamps_and_doctor_names_who_writes_over_them() {
         let doctor = || agent.cli("doctor").output().map(|output| output.stdout);
         ensure!(doctor()?.contains("no rule of others writes over ours"), "{}", doctor()?);
         let chain = "chain c { type filter hook forward priority 0; ct mark set 7; }";
-        host.command("nft").arg(format!("table inet other {{ {chain} }}")).run()?;
+        host.command("nft").arg(format!("table inet other {{ {chain}\n}}")).run()?;
         let text = doctor()?;
         ensure!(text.contains("inet other c writes bits 0xffffff00 of the conntrack mark"), "{text}");
         host.run("nft delete table inet other")?;

@@ -146,7 +146,11 @@ fn load(rules: Rules) -> Option<Enforcer> {
             let set = language::parse(&[("bench.toml", &text)]).expect("the policies are valid");
             enforcer.engine_mut().set_policies(Arc::new(set));
             for i in 0..endpoints {
-                enforcer.engine_mut().upsert_local(scale::endpoint(i, policies));
+                let endpoint = scale::endpoint(i, policies);
+                let id = endpoint.id.clone();
+                enforcer.engine_mut().upsert_local(endpoint);
+                // Of no pool, so somebody may have had its address: only now are its connections stamped.
+                enforcer.engine_mut().arrived(&id);
             }
             enforcer.commit().expect("the rules are loaded");
             Some(enforcer)

@@ -178,7 +178,9 @@ impl View<'_> {
             return exact(prefix).into_iter().collect();
         }
         let mut nodes = Vec::new();
-        for family in Family::ALL.into_iter().filter(|f| filter.family.is_none_or(|wanted| wanted == *f)) {
+        let in_prefix = filter.prefix.map(Prefix::family);
+        let wanted = |family: &Family| [filter.family, in_prefix].into_iter().flatten().all(|f| f == *family);
+        for family in Family::ALL.into_iter().filter(wanted) {
             let table = &self.store.tables[family];
             nodes.extend(table.ids().map(|node| (table.prefix(node), node)).filter(|(prefix, node)| {
                 filter.after.is_none_or(|after| *prefix > after)

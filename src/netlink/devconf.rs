@@ -9,14 +9,18 @@ pub(super) const RTM_NEWNETCONF: u16 = 80;
 /// `struct netconfmsg` is one byte, the family; attributes begin at the next multiple of four.
 const NETCONFMSG: usize = 4;
 const NETCONFA_IFINDEX: u16 = 1;
-/// Attributes of linux/if_link.h.
-const IFLA_INET_CONF: u16 = 1;
+/// Attribute of linux/if_link.h, as the next.
+pub const IFLA_INET_CONF: u16 = 1;
 const IFLA_INET6_CONF: u16 = 2;
-/// `IPV4_DEVCONF_*` of linux/ip.h, where the first is 1.
-const FORWARDING4: usize = 1;
-const PROXY_ARP: usize = 3;
-const RP_FILTER: usize = 8;
-const ROUTE_LOCALNET: usize = 26;
+/// `IPV4_DEVCONF_FORWARDING` of linux/ip.h, where the first is 1. They are attributes in messages to the kernel, and places
+/// in an array in those from it.
+pub const FORWARDING4: u16 = 1;
+/// `IPV4_DEVCONF_PROXY_ARP`.
+pub const PROXY_ARP: u16 = 3;
+/// `IPV4_DEVCONF_RP_FILTER`.
+pub const RP_FILTER: u16 = 8;
+/// `IPV4_DEVCONF_ROUTE_LOCALNET`.
+pub const ROUTE_LOCALNET: u16 = 26;
 /// `DEVCONF_*` of linux/ipv6.h, where the first is 0.
 const FORWARDING6: usize = 0;
 const ACCEPT_RA: usize = 3;
@@ -56,7 +60,7 @@ pub(super) fn of_link(attr: Attr<'_>) -> (Option<Ipv4Settings>, Option<Ipv6Setti
         data.get(4 * at..)?.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes))
     };
     let ipv4 = family(libc::AF_INET, IFLA_INET_CONF).and_then(|data| {
-        let number = |at| number(data, at - 1);
+        let number = |at: u16| number(data, usize::from(at) - 1);
         Some(Ipv4Settings {
             forwarding: number(FORWARDING4)? != 0,
             proxy_arp: number(PROXY_ARP)? != 0,

@@ -26,7 +26,7 @@ pub mod addr;
 mod attr;
 mod batch;
 pub mod conntrack;
-mod devconf;
+pub mod devconf;
 pub mod entry;
 mod error;
 pub mod feature;

@@ -11,7 +11,7 @@ use super::shape::Limit;
 use crate::{
     cni::types::{Mac, Route},
     model::{Family, Prefix},
-    netlink::{Batch, Error, KernelError, Socket, Writer, addr, link, ns::Netns, route},
+    netlink::{Batch, Error, KernelError, Socket, Writer, addr, devconf, link, ns::Netns, route},
 };
 
 /// Message types of linux/rtnetlink.h.
@@ -41,15 +41,9 @@ const SKIP_STATS: u32 = 8;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
-const IFLA_INET_CONF: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// `IN6_ADDR_GEN_MODE_NONE`.
 const ADDR_GEN_NONE: u8 = 1;
-/// `IPV4_DEVCONF_*` of linux/ip.h.
-const DEVCONF_FORWARDING: u16 = 1;
-const DEVCONF_PROXY_ARP: u16 = 3;
-const DEVCONF_RP_FILTER: u16 = 8;
-const DEVCONF_ROUTE_LOCALNET: u16 = 26;
 /// Attributes of linux/neighbour.h.
 const NDTA_NAME: u16 = 1;
 const NDTA_PARMS: u16 = 6;
@@ -203,11 +197,11 @@ impl Steps {
         self.add("configure the host end", RTM_NEWLINK, 0, |w| {
             w.raw(&ifinfomsg(index, 0, 0)).attr_str(IFLA_IFALIAS, alias).nest(IFLA_AF_SPEC, |w| {
                 w.nest(libc::AF_INET as u16, |w| {
-                    w.nest(IFLA_INET_CONF, |w| {
-                        w.attr_u32(DEVCONF_FORWARDING, 1)
-                            .attr_u32(DEVCONF_PROXY_ARP, 1)
-                            .attr_u32(DEVCONF_RP_FILTER, rp_filter)
-                            .attr_u32(DEVCONF_ROUTE_LOCALNET, u32::from(localnet));
+                    w.nest(devconf::IFLA_INET_CONF, |w| {
+                        w.attr_u32(devconf::FORWARDING4, 1)
+                            .attr_u32(devconf::PROXY_ARP, 1)
+                            .attr_u32(devconf::RP_FILTER, rp_filter)
+                            .attr_u32(devconf::ROUTE_LOCALNET, u32::from(localnet));
                     });
                 });
                 no_automatic_ipv6(w, ipv6);
@@ -322,21 +316,10 @@ impl Steps {
             RTM_NEWROUTE,
             NLM_F_CREATE | NLM_F_EXCL,
             |w| {
-                let table = route::TABLE_MAIN as u8;
-                w.raw(&[
-                    libc::AF_INET6 as u8,
-                    128,
-                    0,
-                    0,
-                    table,
-                    RTPROT_STATIC,
-                    libc::RT_SCOPE_UNIVERSE,
-                    libc::RTN_UNICAST,
-                ])
-                .raw(&[0; 4])
-                .attr_ip(RTA_DST, gateway.into())
-                .attr_ip(RTA_PREFSRC, source.into())
-                .attr_u32(RTA_OIF, index);
+                w.raw(&host_route6(route::TABLE_MAIN, RTPROT_STATIC, libc::RTN_UNICAST))
+                    .attr_ip(RTA_DST, gateway.into())
+                    .attr_ip(RTA_PREFSRC, source.into())
+                    .attr_u32(RTA_OIF, index);
             },
         );
     }
@@ -347,21 +330,10 @@ impl Steps {
     pub(super) fn loopback_route(&mut self, index: u32) {
         // Without NLM_F_EXCL, as every host end may have one; as the kernel makes those of a link itself.
         self.add("let answers to ::1 in", RTM_NEWROUTE, NLM_F_CREATE, |w| {
-            let scope = libc::RT_SCOPE_UNIVERSE;
-            w.raw(&[
-                libc::AF_INET6 as u8,
-                128,
-                0,
-                0,
-                TABLE_LOCAL as u8,
-                RTPROT_KERNEL,
-                scope,
-                libc::RTN_LOCAL,
-            ])
-            .raw(&[0; 4])
-            .attr_ip(RTA_DST, Ipv6Addr::LOCALHOST.into())
-            .attr_u32(RTA_OIF, index)
-            .attr_u32(RTA_PRIORITY, KERNEL_METRIC);
+            w.raw(&host_route6(TABLE_LOCAL, RTPROT_KERNEL, libc::RTN_LOCAL))
+                .attr_ip(RTA_DST, Ipv6Addr::LOCALHOST.into())
+                .attr_u32(RTA_OIF, index)
+                .attr_u32(RTA_PRIORITY, KERNEL_METRIC);
         });
     }
 
@@ -480,6 +452,11 @@ fn no_automatic_ipv6(w: &mut Writer<'_>, ipv6: bool) {
 
 const fn family(addr: IpAddr) -> u8 {
     if addr.is_ipv4() { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
+}
+
+/// `struct rtmsg` of a route to one IPv6 address, in one of the kernel's own tables, without flags.
+const fn host_route6(table: u32, protocol: u8, kind: u8) -> [u8; 12] {
+    [libc::AF_INET6 as u8, 128, 0, 0, table as u8, protocol, libc::RT_SCOPE_UNIVERSE, kind, 0, 0, 0, 0]
 }
 
 /// `struct ifinfomsg`: family, pad, type, index, flags, change.

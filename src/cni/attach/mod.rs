@@ -379,12 +379,15 @@ impl Attacher {
     fn host_side(&mut self, attachment: &Attachment) -> Result<(), StepError> {
         let index = attachment.ifindex;
         let alias = format!("{ALIAS_PREFIX}{}", attachment.endpoint.key);
-        // Strict: a source address is accepted only where its route leads. Loose (2 outranks a 1 of `all`) where the
-        // container may use others; the policy checks those.
-        let rp_filter = if attachment.allow_spoofing.is_empty() { 1 } else { 2 };
         let mut steps = Steps::default();
         let localnet = !attachment.port_mappings.is_empty();
-        steps.configure_host_end(index, message::alias(&alias), rp_filter, localnet, self.ipv6);
+        steps.configure_host_end(
+            index,
+            message::alias(&alias),
+            mend::rp_filter(attachment),
+            localnet,
+            self.ipv6,
+        );
         if let Some(limit) = Limit::towards(attachment) {
             steps.limit(index, limit);
         }

@@ -5,15 +5,12 @@ use std::{thread, time::Duration};
 use anyhow::{Result, ensure};
 use interop_tests::{Agent, Lab, ONE_HOST, PATIENCE, check, eventually, labelled};
 
-const UDP: u8 = 17;
+use super::{UDP, udp};
+
 const FILE: &str = "/etc/slash32/policy.d/closed.toml";
 
 fn closed(name: &str) -> String {
     format!("[[policy]]\nname = '{name}'\nselect = 'zone == \"closed\"'\ningress = []\n")
-}
-
-fn udp(mark: [u8; 4]) -> Vec<u8> {
-    [[5000u16, 6000, 12, 0].map(u16::to_be_bytes).concat(), mark.to_vec()].concat()
 }
 
 #[test]
@@ -38,7 +35,7 @@ fn a_file_written_slowly_opens_nothing() {
                 number += 1;
                 let [high, low] = number.to_be_bytes();
                 let mark = [0xf1, 0x1e, high, low];
-                mouth.send(to, &udp(mark))?;
+                mouth.send(to, &udp(5000, 6000, mark))?;
                 ensure!(!ears.hears(&mark, 40)?, "{to} is open");
             }
             Ok(())
@@ -88,7 +85,7 @@ fn a_file_written_slowly_opens_nothing() {
         ensure!(log.contains("closed.toml is empty (0 octets)"), "{log}");
         let mark = [0xf1, 0x1e, 0xff, 0xff];
         eventually("the victim is open", PATIENCE, || {
-            mouth.send(&to[0], &udp(mark))?;
+            mouth.send(&to[0], &udp(5000, 6000, mark))?;
             check(ears.hears(&mark, 100)?, "it is not")
         })
     });

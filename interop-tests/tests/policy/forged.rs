@@ -3,12 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use interop_tests::{Container, Lab, Rack, Switch, labelled, reach};
 
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
+use super::{UDP, udp};
 
-fn udp(mark: [u8; 4]) -> Vec<u8> {
-    [[4000u16, 7777, 12, 0].map(u16::to_be_bytes).concat(), mark.to_vec()].concat()
-}
+const ICMPV6: u8 = 58;
 
 /// The link-local address of an interface in a container.
 fn link_local(container: &Container) -> Result<String> {
@@ -80,9 +77,9 @@ fn no_container_speaks_for_another() {
                 let [high, low] = number.to_be_bytes();
                 let (forged, own_mark) = ([0xf0, 0x46, high, low], [0x0e, 0x17, high, low]);
                 // The thief's kernel may refuse some itself.
-                let _ = mouth.forge(source, to, &udp(forged));
+                let _ = mouth.forge(source, to, &udp(4000, 7777, forged));
                 // What is its own arrives on the same way, later; of the host only what answers DNS is open.
-                let mut true_one = udp(own_mark);
+                let mut true_one = udp(4000, 7777, own_mark);
                 if to.starts_with("2001:") {
                     true_one[2..4].copy_from_slice(&53u16.to_be_bytes());
                 }

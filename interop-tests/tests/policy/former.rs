@@ -6,13 +6,10 @@ use anyhow::{Context, Result, ensure};
 use interop_tests::{Agent, Lab, ONE_HOST, PATIENCE, check, eventually, labelled};
 use serde_json::json;
 
-const UDP: u8 = 17;
+use super::{UDP, host_and_outside, udp};
+
 const ADDRESSES: [&str; 2] = ["10.32.4.77", "fd00:32:0:4::77"];
 const CLOSED: &str = "[[policy]]\nname = 'closed'\nselect = 'zone == \"closed\"'\ningress = []\n";
-
-fn udp(source: u16, port: u16, mark: [u8; 4]) -> Vec<u8> {
-    [[source, port, 12, 0].map(u16::to_be_bytes).concat(), mark.to_vec()].concat()
-}
 
 #[test]
 fn connections_of_a_former_owner_are_not_inherited() {
@@ -66,12 +63,7 @@ fn connections_of_a_former_owner_are_not_inherited() {
 #[test]
 fn a_new_address_of_the_host_is_judged_anew() {
     Lab::run("policy-new-address", |lab| {
-        let host = lab.machine("host")?;
-        let outside = lab.machine("outside")?;
-        lab.link(
-            host.port("eth0").address("192.0.2.1/24").address("2001:db8::1/64"),
-            outside.port("eth0").address("192.0.2.2/24").address("2001:db8::2/64"),
-        )?;
+        let (host, outside) = host_and_outside(lab)?;
         let _agent = Agent::start(&host, ONE_HOST)?;
         let client = host.container("client", &labelled("app", "client")?)?;
         let (mut mouth, mut there, mut here) = (client.raw(UDP)?, outside.raw(UDP)?, host.raw(UDP)?);

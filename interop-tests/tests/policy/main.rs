@@ -9,8 +9,29 @@ mod protocols;
 mod restart;
 
 use anyhow::{Context, Result, ensure};
-use interop_tests::{Agent, Lab, PATIENCE, Rack, Switch, check, eventually, labelled, reach, unreachable};
+use interop_tests::{
+    Agent, Lab, Machine, PATIENCE, Rack, Switch, check, eventually, labelled, reach, unreachable,
+};
 use serde_json::Value;
+
+/// The number of the protocol.
+const UDP: u8 = 17;
+
+/// A datagram without its IP header, with four octets to know it by.
+fn udp(source: u16, port: u16, mark: [u8; 4]) -> Vec<u8> {
+    let fields = [source, port, 12, 0].map(u16::to_be_bytes).concat();
+    [fields, mark.to_vec()].concat()
+}
+
+/// A host (192.0.2.1, 2001:db8::1), and what is beyond its uplink (.2, ::2).
+fn host_and_outside(lab: &Lab) -> Result<(Machine, Machine)> {
+    let (host, outside) = (lab.machine("host")?, lab.machine("outside")?);
+    lab.link(
+        host.port("eth0").address("192.0.2.1/24").address("2001:db8::1/64"),
+        outside.port("eth0").address("192.0.2.2/24").address("2001:db8::2/64"),
+    )?;
+    Ok((host, outside))
+}
 
 const CONFIG: &str = "/etc/slash32/slash32.toml";
 

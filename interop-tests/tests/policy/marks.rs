@@ -4,23 +4,15 @@
 use anyhow::{Context, Result, ensure};
 use interop_tests::{Agent, Lab, ONE_HOST, PATIENCE, check, eventually, labelled};
 
-const UDP: u8 = 17;
+use super::{UDP, host_and_outside, udp};
+
 const POLICY: &str = "[[policy]]\nname = 'server'\nselect = 'app == \"server\"'\n\
     ingress = [{ action = 'allow', from = { selector = 'app == \"client\"' } }]\n";
-
-fn udp(source: u16, port: u16, mark: [u8; 4]) -> Vec<u8> {
-    [[source, port, 12, 0].map(u16::to_be_bytes).concat(), mark.to_vec()].concat()
-}
 
 #[test]
 fn a_reload_moves_stamps_and_doctor_names_who_writes_over_them() {
     Lab::run("policy-marks", |lab| {
-        let host = lab.machine("host")?;
-        let outside = lab.machine("outside")?;
-        lab.link(
-            host.port("eth0").address("192.0.2.1/24").address("2001:db8::1/64"),
-            outside.port("eth0").address("192.0.2.2/24").address("2001:db8::2/64"),
-        )?;
+        let (host, outside) = host_and_outside(lab)?;
         let agent = Agent::start(&host, ONE_HOST)?;
         agent.write_policy("server.toml", POLICY)?;
         eventually("the policy is in force", PATIENCE, || {

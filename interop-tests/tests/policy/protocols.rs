@@ -8,6 +8,8 @@ use interop_tests::{
 
 use crate::answer;
 
+use super::{UDP, udp};
+
 const POLICIES: &str = r#"
 [[tier]]
 name = "first"
@@ -55,7 +57,6 @@ egress = [
 "#;
 
 const SCTP: u8 = 132;
-const UDP: u8 = 17;
 /// For experiments (RFC 3692).
 const OTHER: u8 = 253;
 
@@ -67,11 +68,6 @@ fn sctp(source: u16, port: u16, mark: [u8; 4]) -> Vec<u8> {
     bytes.extend(mark);
     bytes.extend([0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
     bytes
-}
-
-fn udp(source: u16, port: u16, mark: [u8; 4]) -> Vec<u8> {
-    let fields = [source, port, 12, 0].map(u16::to_be_bytes).concat();
-    [fields, mark.to_vec()].concat()
 }
 
 fn icmp(kind: u8, code: u8, mark: [u8; 4]) -> Vec<u8> {

@@ -248,11 +248,7 @@ impl Policies {
     /// Writes again what the next process finds in the run directory.
     pub(super) fn write_files(&mut self) {
         self.save_soon();
-        if let Some(folder) = &self.last_good
-            && let Err(error) = folder.save(&self.last_good_file)
-        {
-            tracing::warn!("cannot write {}: {error}", self.last_good_file.display());
-        }
+        self.save_last_good();
     }
 
     fn save_soon(&mut self) {
@@ -677,7 +673,7 @@ pub(super) fn engine_config(config: &Config) -> EngineConfig {
 fn listeners(bgp: &SpeakerConfig) -> Vec<Listener> {
     let peers = bgp.peers.iter().map(|peer| &peer.settings);
     let bfd = peers.chain(bgp.listen_ranges.iter().map(|range| &range.settings)).any(|s| s.bfd.is_some());
-    let of_bfd = BFD_PORTS.into_iter().filter(|_| bfd);
+    let of_bfd = EngineConfig::BFD_PORTS.into_iter().filter(|_| bfd);
     let tcp = |at: &SocketAddr| Listener { address: at.ip(), protocol: Protocol::TCP, port: at.port() };
     bgp.listen
         .iter()
@@ -685,9 +681,6 @@ fn listeners(bgp: &SpeakerConfig) -> Vec<Listener> {
         .chain(of_bfd.flat_map(|port| Listener::anywhere(Protocol::UDP, port)))
         .collect()
 }
-
-/// A single hop, its echo, several hops (RFC 5881 and 5883).
-const BFD_PORTS: [u16; 3] = [3784, 3785, 4784];
 
 /// `icmp` stands for both families; the configuration has checked the rest.
 fn services(text: &str) -> Vec<Service> {

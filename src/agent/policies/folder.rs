@@ -72,6 +72,15 @@ impl Policies {
         Ok(before.differences(self.engine.policies()))
     }
 
+    /// Writes what was in the folder when it was good last, for the next process.
+    pub(super) fn save_last_good(&self) {
+        if let Some(folder) = &self.last_good
+            && let Err(error) = folder.save(&self.last_good_file)
+        {
+            tracing::warn!("cannot write {}: {error}", self.last_good_file.display());
+        }
+    }
+
     /// Whether there was anything in the folder when it was good last, be it before the start.
     fn had_files(&self) -> bool {
         self.last_good.as_ref().is_some_and(|folder| !folder.is_empty())
@@ -103,10 +112,8 @@ impl Policies {
                 }
                 self.engine.set_policies(Arc::new(set));
                 if self.last_good.as_ref() != Some(&folder) {
-                    if let Err(error) = folder.save(&self.last_good_file) {
-                        tracing::warn!("cannot write {}: {error}", self.last_good_file.display());
-                    }
                     self.last_good = Some(folder);
+                    self.save_last_good();
                 }
             }
             Err(errors) => {

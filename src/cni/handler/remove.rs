@@ -32,9 +32,9 @@ impl Handler {
             container_id: request.container_id.clone(),
             ifname: request.ifname.clone(),
         };
-        self.locate(&EndpointId::of(&key), &request.netns);
-        self.remove_key(host, &key, now)?;
         let id = EndpointId::of(&key);
+        self.locate(&id, &request.netns);
+        self.remove_key(host, &key, now)?;
         if request.stdin.get(DONE_KEY).is_some() {
             if let Err(error) = self.store.forget_owed(&id) {
                 tracing::warn!(endpoint = %key, %error, "cannot remove the file of a released endpoint");

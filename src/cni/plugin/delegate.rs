@@ -1,10 +1,9 @@
 //! Running another IPAM plugin (`host-local`, `static`, `dhcp`) by the CNI protocol.
 
 use std::{
-    env, fs,
+    env,
     fs::File,
     io::{self, Read, Write},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, mpsc},
@@ -17,7 +16,10 @@ use serde_json::Value;
 use super::turn;
 use crate::{
     api::CniRequest,
-    cni::types::{CniError, SpecVersion, answer_version, code},
+    cni::{
+        install::same_file,
+        types::{CniError, SpecVersion, answer_version, code},
+    },
 };
 
 /// The most that is read of a plugin's output, in bytes.
@@ -60,7 +62,7 @@ impl Delegate {
                     format!("ipam.type: there is no plugin {name:?} in CNI_PATH ({})", request.path),
                 )
             })?;
-        if is_this_program(&path) {
+        if same_file(&path, Path::new("/proc/self/exe")) {
             // What it cannot have given it need not get back.
             if matches!(request.command.as_str(), "DEL" | "GC") {
                 return Ok(None);
@@ -195,14 +197,6 @@ pub(super) fn circle(name: &str) -> CniError {
         format!("ipam.type: {name:?} calls slash32 again, which would go on without end"),
     )
     .details("leave `ipam.type` out to have addresses from slash32's own pools")
-}
-
-/// Whether a file is the program that runs, by whatever name.
-fn is_this_program(path: &Path) -> bool {
-    match (fs::metadata(path), fs::metadata("/proc/self/exe")) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => false,
-    }
 }
 
 /// Waits for the child's end, and ends it itself when that takes too long. None in that case, otherwise how it ended.

@@ -109,11 +109,13 @@ impl Default for EngineConfig {
 }
 
 impl EngineConfig {
-    /// BGP (179), BFD in a single hop, its echo, and over several hops (3784, 3785, 4784; RFC 5881 and 5883), and TCP
-    /// ports of the agent.
+    /// BFD in a single hop, its echo, and over several hops (RFC 5881 and 5883).
+    pub const BFD_PORTS: [u16; 3] = [3784, 3785, 4784];
+
+    /// BGP (179), BFD, and TCP ports of the agent.
     pub fn protected_ports(agent: &[u16]) -> Vec<Service> {
         let tcp = [179].iter().chain(agent).map(|p| (Protocol::TCP, *p));
-        tcp.chain([(Protocol::UDP, 3784), (Protocol::UDP, 3785), (Protocol::UDP, 4784)])
+        tcp.chain(Self::BFD_PORTS.map(|port| (Protocol::UDP, port)))
             .map(|(protocol, port)| Service { protocol, ports: Ports::Range(port, port) })
             .collect()
     }

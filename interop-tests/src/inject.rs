@@ -27,8 +27,9 @@ impl Machine {
         Ok(Injector { helper: Helper::start(self.command("lab-tool").arg("inject"), "inject")? })
     }
 
-    /// Starts a speaker that establishes a session from `local` to `to`, both IPv4, and announces `routes` /32s of
-    /// 20.0.0.0 and on. Ready when all are sent; the session lasts as long as the handle.
+    /// Starts a speaker that establishes a session from `local` to `to` and announces `routes` /32s of 20.0.0.0 and on
+    /// (by IPv6: none). Ready when all are sent; the session lasts as long as the handle. What comes is read and
+    /// forgotten.
     pub fn feed(&self, local: &str, to: &str, asn: u32, routes: u32) -> Result<Feed> {
         let command = self.command("lab-tool").args(["feed", local, to]).args([asn, routes]);
         Ok(Feed { _helper: Helper::start(command, "feed")? })

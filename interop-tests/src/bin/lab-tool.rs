@@ -1,6 +1,6 @@
 //! What the lab runs inside its machines: process 1, echo servers, probes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -35,8 +35,8 @@ enum Tool {
     Inject,
     /// Packets of one IP protocol by hand, driven by lines on stdin.
     Raw { protocol: u8 },
-    /// A BGP session that announces many /32s.
-    Feed { local: Ipv4Addr, to: Ipv4Addr, asn: u32, routes: u32 },
+    /// A BGP session that announces many /32s, or none.
+    Feed { local: IpAddr, to: IpAddr, asn: u32, routes: u32 },
     /// Makes a lab in which a process sleeps for SECONDS, and waits to be killed.
     Hold { seconds: String },
 }

@@ -1,7 +1,7 @@
-//! `lab-tool feed LOCAL TO ASN ROUTES`: a session that announces many /32s and then only keeps itself alive.
+//! `lab-tool feed LOCAL TO ASN ROUTES`: a session that announces many /32s, or none, and then only keeps itself alive.
 
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,12 @@ const PATHS: u32 = 500;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Announces, prints "ready" once everything is written, and stays until stdin ends.
-pub fn run(local: Ipv4Addr, to: Ipv4Addr, asn: u32, routes: u32) -> Result<()> {
+pub fn run(local: IpAddr, to: IpAddr, asn: u32, routes: u32) -> Result<()> {
+    let updates = match local {
+        _ if routes == 0 => BytesMut::new(),
+        IpAddr::V4(next_hop) => updates(next_hop, asn, routes),
+        IpAddr::V6(_) => bail!("only IPv4 routes can be announced"),
+    };
     let start = Instant::now();
     let mut stream = loop {
         match establish(local, to, asn, 90) {
@@ -41,7 +46,7 @@ pub fn run(local: Ipv4Addr, to: Ipv4Addr, asn: u32, routes: u32) -> Result<()> {
         let mut bytes = vec![0; 1 << 16];
         while matches!(reader.read(&mut bytes), Ok(1..)) {}
     });
-    stream.write_all(&updates(local, asn, routes)).context("send the routes")?;
+    stream.write_all(&updates).context("send the routes")?;
     println!("ready");
     let stop = stop_at_end_of_stdin();
     let mut keepalive = BytesMut::new();

@@ -1,6 +1,7 @@
 //! `make bench-cni`: what it costs to attach and detach containers, and what their packets cost, beside the reference
 //! plugins, the kernel's own limit and the hosts' own path, all in the same run. Prints one Markdown table.
 
+mod alone;
 mod attach;
 mod figures;
 mod paths;
@@ -9,6 +10,7 @@ use anyhow::Result;
 use clap::Parser;
 use interop_tests::{Lab, Network, Rack, Switch, slash32};
 
+use alone::Alone;
 use attach::Bench;
 use figures::{Row, milliseconds};
 
@@ -53,6 +55,8 @@ fn main() -> Result<()> {
     let other = lab.machine("reference")?;
     other.own("/var/lib/cni")?;
     let mut ours = Bench::new(host1.machine(), &network)?;
+    let alone = Alone::start(&lab)?;
+    let mut by_itself = Bench::new(alone.machine(), &network)?;
     let mut reference = Bench::new(&other, &Network::parse(attach::REFERENCE)?)?;
     let each = options.attachments.div_ceil(options.rounds);
     for round in 0..options.rounds {
@@ -64,16 +68,22 @@ fn main() -> Result<()> {
     rows.extend(attach::one_by_one(&ours, &reference, &floor));
     for round in 0..options.rounds {
         eprintln!("round {} of {}: {each} attachments, 8 at once", round + 1, options.rounds);
-        attach::at_once(&mut ours, &mut reference, each, 8)?;
+        attach::at_once(&mut [&mut by_itself, &mut ours, &mut reference], each, 8)?;
     }
-    rows.push(attach::rates(&ours, &reference));
+    rows.push(attach::rates("", &by_itself, &reference, "≥ 4"));
+    rows.push(attach::rates(
+        " with the switch and another host on the same processors",
+        &ours,
+        &reference,
+        "",
+    ));
     eprintln!("{} attachments until the first answer", options.pings);
     rows.push(attach::first_answers(host1, host2, options.pings)?);
     let used = attach::settled_rss(host1)?;
     eprintln!("{} endpoints on the host", options.crowd);
-    rows.push(attach::crowd(&mut ours, "", options.crowd, each)?);
+    rows.push(attach::crowd(&mut by_itself, "", options.crowd, each)?);
     let ipv4 = Network::parse(attach::IPV4_ONLY)?.label("role", "bench");
-    let mut ipv4 = Bench::new(host1.machine(), &ipv4)?;
+    let mut ipv4 = Bench::new(alone.machine(), &ipv4)?;
     rows.push(attach::crowd(&mut ipv4, ", IPv4 only,", options.crowd, each)?);
     rows.push(attach::crowded_floor(&lab.machine("crowded-floor")?, options.crowd, each)?);
     if options.seconds > 0 {

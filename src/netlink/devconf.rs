@@ -19,6 +19,10 @@ pub const FORWARDING4: u16 = 1;
 pub const PROXY_ARP: u16 = 3;
 /// `IPV4_DEVCONF_RP_FILTER`.
 pub const RP_FILTER: u16 = 8;
+/// `IPV4_DEVCONF_ARPFILTER`.
+pub const ARP_FILTER: u16 = 13;
+/// `IPV4_DEVCONF_ARP_IGNORE`.
+pub const ARP_IGNORE: u16 = 19;
 /// `IPV4_DEVCONF_ROUTE_LOCALNET`.
 pub const ROUTE_LOCALNET: u16 = 26;
 /// `DEVCONF_*` of linux/ipv6.h, where the first is 0.

@@ -19,6 +19,7 @@ use crate::{
     model::EndpointId,
     netlink::{
         addr,
+        devconf::Ipv6Settings,
         link::{self, Link},
         sysctl,
         watch::KernelEvent,
@@ -65,6 +66,19 @@ pub enum Difference {
     GatewayAddress,
     /// The rate limit towards the container.
     RateLimit,
+}
+
+impl Difference {
+    /// The file below `net/ipv6/conf/IFNAME/` that puts it right, and what to write there.
+    pub(super) const fn ipv6_setting(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            // An address that was configured for the pool says that IPv6 is wanted.
+            Self::Ipv6Off => Some(("disable_ipv6", "0")),
+            Self::Forwarding6 => Some(("forwarding", "1")),
+            Self::AcceptRa => Some(("accept_ra", "0")),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Difference {
@@ -188,12 +202,22 @@ fn differences(attachment: &Attachment, link: &Link, has_gateway: bool) -> Vec<D
         ]);
     }
     if let Some(settings) = link.ipv6 {
-        list.extend([
-            (Difference::Ipv6Off, ipv6 && settings.off),
-            (Difference::Forwarding6, ipv6 && !settings.forwarding),
-            // 1 means nothing where packets are forwarded.
-            (Difference::AcceptRa, settings.accept_ra > 1),
-        ]);
+/// What of a host end's IPv6 settings is not as it should be.
+pub(super) fn ipv6_differences(attachment: &Attachment, settings: Ipv6Settings) -> Vec<Difference> {
+    let ipv6 = attachment.endpoint.ipv6.is_some();
+    // Where somebody has switched it off for the whole host, which `status` tells, it is not for us to do it here.
+    let forwards =
+        || settings.forwarding || sysctl::read("net/ipv6/conf/all/forwarding").is_ok_and(|all| all != "1");
+    let list = [
+        (Difference::Ipv6Off, ipv6 && settings.off),
+        (Difference::Forwarding6, ipv6 && !forwards()),
+        // 1 means nothing where packets are forwarded.
+        (Difference::AcceptRa, settings.accept_ra > 1),
+    ];
+    list.into_iter().filter_map(|(difference, is)| is.then_some(difference)).collect()
+}
+
+        list.extend(ipv6_differences(attachment, settings).into_iter().map(|difference| (difference, true)));
     }
     list.into_iter().filter_map(|(difference, is)| is.then_some(difference)).collect()
 }
@@ -249,12 +273,6 @@ impl Attacher {
         if limit.is_some_and(|limit| !limit.is_in_force(&mut self.socket, attachment.ifindex)) {
             list.push(Difference::RateLimit);
         }
-        // Where somebody has switched it off for the whole host, which `status` tells, it is not for us to do it here.
-        if list.contains(&Difference::Forwarding6)
-            && sysctl::read("net/ipv6/conf/all/forwarding").is_ok_and(|all| all != "1")
-        {
-            list.retain(|difference| *difference != Difference::Forwarding6);
-        }
         list
     }
 
@@ -283,16 +301,6 @@ impl Attacher {
         }
         if has(Difference::Name) {
             self.rename_end(index, id)?;
-        }
-        // By their files: of IPv6 the kernel takes no settings in a message.
-        let settings = [
-            (Difference::Ipv6Off, "disable_ipv6", "0"),
-            (Difference::Forwarding6, "forwarding", "1"),
-            (Difference::AcceptRa, "accept_ra", "0"),
-        ];
-        for (_, key, value) in settings.into_iter().filter(|(difference, ..)| has(*difference)) {
-            sysctl::write(&format!("net/ipv6/conf/{id}/{key}"), value)
-                .map_err(|source| StepError { what: "put a setting of the host end right", source })?;
         }
         self.repair_host_side(attachment)
     }

@@ -184,7 +184,8 @@ impl Steps {
         });
     }
 
-    /// Marks the host end as ours and gives it its IPv4 settings, all in the message (no `/proc` writes).
+    /// Marks the host end as ours and gives it its IPv4 settings, all in the message (no `/proc` writes), whatever the host
+    /// has for new interfaces: with `arp_ignore` or `arp_filter` containers would not find their gateway.
     /// `localnet`: packets that were sent to 127.0.0.1 may be translated to the container.
     pub(super) fn configure_host_end(
         &mut self,
@@ -198,6 +199,8 @@ impl Steps {
             w.raw(&ifinfomsg(index, 0, 0)).attr_str(IFLA_IFALIAS, alias).nest(IFLA_AF_SPEC, |w| {
                 w.nest(libc::AF_INET as u16, |w| {
                     w.nest(devconf::IFLA_INET_CONF, |w| {
+                            .attr_u32(devconf::ARP_FILTER, 0)
+                            .attr_u32(devconf::ARP_IGNORE, 0)
                         w.attr_u32(devconf::FORWARDING4, 1)
                             .attr_u32(devconf::PROXY_ARP, 1)
                             .attr_u32(devconf::RP_FILTER, rp_filter)

@@ -395,8 +395,10 @@ impl Attacher {
         // for ready as soon as it is up, and do at once what can wait.
         steps.look(index);
         let report = steps.report(&mut self.socket)?;
-        let differs = |link: link::Link| link.address != Mac::HOST_END.octets() || link.mtu != attachment.mtu;
-        if report.link().is_some_and(differs) {
+        let link = report.link();
+        let differs =
+            |link: &link::Link| link.address != Mac::HOST_END.octets() || link.mtu != attachment.mtu;
+        if link.as_ref().is_some_and(differs) {
             // The kernel sometimes keeps a random address instead of the one asked for (seen by Calico); and people
             // change what they should not.
             let mut steps = Steps::default();
@@ -413,21 +415,20 @@ impl Attacher {
     fn host_up(&mut self, attachment: &Attachment) -> Result<(), StepError> {
         let (index, ipv6) = (attachment.ifindex, attachment.endpoint.ipv6.is_some());
         let mut steps = Steps::default();
+        // By their files, as the kernel takes none of them in a message; and only where the host has something else for new
+        // interfaces, or somebody has changed them.
+        let settings = link.and_then(|link| link.ipv6);
+        for difference in settings.map(|is| mend::ipv6_differences(attachment, is)).unwrap_or_default() {
+            let Some((key, value)) = difference.ipv6_setting() else { continue };
+            sysctl::write(&format!("net/ipv6/conf/{}/{key}", attachment.endpoint.id), value)
+                .map_err(|source| StepError { what: "put a setting of the host end right", source })?;
+        }
         steps.up(index);
         if ipv6 {
             steps.gateway_address(index, attachment.gateway6());
         }
         let errors = steps.errors(&mut self.socket)?;
-        let Some(first) = errors.into_iter().find(|e| !e.source.is_exists()) else { return Ok(()) };
-        if !ipv6 || first.source.errno() != Some(libc::EACCES) {
-            return Err(first);
-        }
-        // IPv6 is switched off for new interfaces: an address that was configured for the pool says otherwise.
-        sysctl::write(&format!("net/ipv6/conf/{}/disable_ipv6", attachment.endpoint.id), "0")
-            .map_err(|source| StepError { what: "switch IPv6 on", source })?;
-        let mut steps = Steps::default();
-        steps.gateway_address(index, attachment.gateway6());
-        steps.execute(&mut self.socket)
+        errors.into_iter().find(|e| !e.source.is_exists()).map_or(Ok(()), Err)
     }
 
     /// Replaces what is there: a learned route of the same metric must not keep a local container from working.

@@ -121,6 +121,60 @@ fn what_the_kernel_tells_of_a_host_end_is_put_right_at_once() {
 fn what_the_kernel_does_not_tell_is_put_right_by_the_audit() {
     private(|| {
         let (mut world, ns, attachment) = world();
+/// Whatever a host has for all interfaces or for new ones, a host end is made as it should be: there is nothing to put right
+/// after an ADD, and containers find their gateways.
+#[test]
+fn settings_for_new_interfaces_cost_no_repairs() {
+    private(|| {
+        let mut world = World::new();
+        addr::add(&mut Socket::route().unwrap(), 1, "fd00:99::1".parse().unwrap(), 128).unwrap();
+        let settings = [
+            ("ipv4/conf", "rp_filter", "2", "0"),
+            ("ipv4/conf", "arp_filter", "1", "0"),
+            ("ipv4/conf", "arp_ignore", "1", ""),
+            ("ipv4/conf", "arp_announce", "2", "2"),
+            ("ipv4/conf", "proxy_arp", "0", "0"),
+            ("ipv4/conf", "route_localnet", "1", "0"),
+            ("ipv4/conf", "forwarding", "0", ""),
+            ("ipv6/conf", "accept_ra", "2", "2"),
+            ("ipv6/conf", "forwarding", "0", ""),
+            ("ipv6/conf", "addr_gen_mode", "0", ""),
+            ("ipv6/conf", "accept_dad", "2", "2"),
+            ("ipv6/conf", "disable_ipv6", "1", ""),
+        ];
+        for (family, key, default, all) in settings {
+            for (of, value) in [("default", default), ("all", all)] {
+                if !value.is_empty() {
+                    sysctl::write(&format!("net/{family}/{of}/{key}"), value).unwrap();
+                }
+            }
+        }
+        let (both, four) = (container(), container());
+        let only = json!({"type": "slash32", "families": ["ipv4"]});
+        for (id, ns, add) in [
+            ("c1", &both, request("ADD", "c1", &both)),
+            ("c2", &four, with(request("ADD", "c2", &four), "ipam", only)),
+        ] {
+            world.call(&add).unwrap();
+            let made = |a: &&Attachment| a.endpoint.key.container_id == id;
+            let attachment = world.handler.attachments().find(made).unwrap().clone();
+            // The kernel tells of every new interface.
+            world.handler.end_changed(attachment.ifindex);
+            world.handler.look_at_told(Now::read());
+            world.handler.mend_all();
+            assert_eq!((id, world.handler.mended()), (id, 0));
+            assert_eq!(world.handler.attacher.check(&attachment).unwrap(), []);
+            if attachment.endpoint.ipv6.is_some() {
+                reached(ns, &attachment);
+            } else {
+                let ping = || Command::new("ping").args(["-c3", "169.254.1.1"]).output();
+                assert!(ns.run(ping).unwrap().status.success());
+            }
+        }
+        assert_eq!(world.handler.attachments().filter(|a| a.endpoint.ipv6.is_some()).count(), 1);
+    });
+}
+
         for (n, (what, change)) in (1u64..).zip(SILENT.into_iter().chain(TOLD)) {
             change.make(attachment.endpoint.id.as_str());
             assert_ne!(world.handler.attacher.check(&attachment).unwrap(), [], "{what}");

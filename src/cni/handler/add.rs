@@ -1,6 +1,6 @@
 //! ADD.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ use crate::{
             AddResult, CniArgs, CniError, Dns, IPAM_RESULT_KEY, Mac, NetConf, PortMapping, Route, code, names,
         },
     },
-    model::{Endpoint, EndpointId, EndpointKey, Prefix},
+    model::{Endpoint, EndpointId, EndpointKey, Labels, Prefix},
     netlink::{
         ns::{Netns, NetnsId},
         sysctl,
@@ -25,6 +25,18 @@ use crate::{
 
 /// How many interface indices are tried before giving up.
 const INDEX_ATTEMPTS: usize = 16;
+
+/// What an ADD wants, read and found acceptable.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) request: &'a CniRequest,
+    pub(super) conf: &'a NetConf,
+    pub(super) args: &'a CniArgs,
+    pub(super) key: EndpointKey,
+    pub(super) id: &'a EndpointId,
+    pub(super) labels: Labels,
+    pub(super) mac: Option<Mac>,
+}
 
 impl Handler {
     pub(super) fn add(
@@ -62,6 +74,7 @@ impl Handler {
         }
 
         // Nomad repeats an ADD without a DEL between.
+        self.locate(&id, &request.netns);
         let old = self.attachments.get(&id).cloned();
         if let Some(old) = &old
             && let Some(same) = self.as_asked_for(old, &ns, request, &conf, &args)?
@@ -69,20 +82,35 @@ impl Handler {
             return Ok(same.result().to_json(conf.version));
         }
         self.check_host_addresses(&conf.runtime.port_mappings)?;
-        let mut earlier = Vec::new();
-        if let Some(old) = old {
-            tracing::info!(endpoint = %key, "ADD of an endpoint that is not intact, or not as asked for: making it anew");
-            let free = old.given_up.iter().copied().filter(|addr| !self.held_elsewhere.contains(addr));
-            earlier = old.endpoint.addresses().chain(free).collect();
-            self.remove(host, &old, now)?;
+        let wanted = Wanted { request, conf: &conf, args: &args, key, id: &id, labels, mac };
+        let attachment = match old {
+            Some(old) => self.make_instead_of(host, old, wanted, &ns, now)?,
+            None => self.make_new(host, wanted, &ns, &[], now)?,
+        };
+        let result = attachment.result().to_json(conf.version);
+        if attachment.takes_over(now.wall) {
+            self.taking_over.push(id.clone());
         }
+        self.keep(attachment);
+        Ok(result)
+    }
 
-        let mut inside = self.attacher.enter(&ns);
-        let (grant, routes, dns) = match self.addresses(&conf, &args, &id, &earlier, now) {
+    /// Makes an endpoint that is not there. `earlier`: the addresses that it had.
+    pub(super) fn make_new(
+        &mut self,
+        host: &mut impl Host,
+        wanted: Wanted<'_>,
+        ns: &Netns,
+        earlier: &[IpAddr],
+        now: Now,
+    ) -> Result<Attachment, CniError> {
+        let Wanted { request, conf, args, key, id, labels, mac } = wanted;
+        let mut inside = self.attacher.enter(ns);
+        let (grant, routes, dns) = match self.addresses(conf, args, id, earlier, now) {
             // Perhaps somebody holds what is wanted who is gone.
             Err(error) if matches!(error.code, code::ADDRESS_REFUSED | code::OUT_OF_ADDRESSES) => {
                 self.release_gone(host, now);
-                self.addresses(&conf, &args, &id, &earlier, now)?
+                self.addresses(conf, args, id, earlier, now)?
             }
             other => other?,
         };
@@ -99,74 +127,30 @@ impl Handler {
             },
             netns_id: ns.id(),
             ifindex: self.attacher.next_index(),
-            mac: mac.unwrap_or_else(|| mac_of(&id)),
+            mac: mac.unwrap_or_else(|| mac_of(id)),
             mtu: conf.mtu.or(self.config.mtu).unwrap_or_else(|| self.way_out()),
             gateway: self.free_gateway(ns.id()),
             routes,
             dns,
-            sysctls: conf.sysctls,
-            allow_spoofing: conf.allow_spoofing,
+            sysctls: conf.sysctls.clone(),
+            allow_spoofing: conf.allow_spoofing.clone(),
             forwarding: conf.forwarding,
-            port_mappings: conf.runtime.port_mappings,
+            port_mappings: conf.runtime.port_mappings.clone(),
             spare_mappings: Vec::new(),
             bandwidth: conf.runtime.bandwidth,
-            aliases: conf.runtime.aliases,
+            aliases: conf.runtime.aliases.clone(),
             number: replaced.map(|number| number.saturating_add(1)),
             moved_again: replaced.is_some_and(|number| is_recent(number, now)),
             moved: grant.moved,
             given_up: Vec::new(),
             anycast: conf.anycast,
             delegate_config: conf.ipam.delegate.as_ref().map(|_| for_the_giver(&request.stdin)),
-            delegate: conf.ipam.delegate,
+            delegate: conf.ipam.delegate.clone(),
             rebuilt: false,
             sequence: self.next_sequence(now),
         };
         self.leave_to_siblings(&mut attachment);
-        let attachment = self.make(host, attachment, &ns, &mut inside, now)?;
-        let result = attachment.result().to_json(conf.version);
-        if attachment.takes_over(now.wall) {
-            self.taking_over.push(id.clone());
-        }
-        self.keep(attachment);
-        Ok(result)
-    }
-
-    /// The endpoint, if an ADD that is repeated finds it as it should be and would have it: in this namespace, with the MAC
-    /// and the addresses that are asked for or that another plugin gives.
-    fn as_asked_for(
-        &mut self,
-        old: &Attachment,
-        ns: &Netns,
-        request: &CniRequest,
-        conf: &NetConf,
-        args: &CniArgs,
-    ) -> Result<Option<Attachment>, CniError> {
-        if old.rebuilt || !old.given_up.is_empty() || old.netns_id != ns.id() {
-            return Ok(None);
-        }
-        let held: Vec<IpAddr> = old.endpoint.addresses().collect();
-        let addresses = match (&conf.ipam.delegate, &conf.ipam_result) {
-            // Another plugin that refuses to give a second time has been asked already.
-            (Some(_), None) => conf.ipam.delegate == old.delegate,
-            (Some(_), Some(_)) => has_what_was_given(old, conf),
-            (None, _) => {
-                old.delegate.is_none() && requested_ips(conf, args)?.iter().all(|addr| held.contains(addr))
-            }
-        };
-        if !addresses || requested_mac(conf, args)?.is_some_and(|mac| mac != old.mac) {
-            return Ok(None);
-        }
-        // The same namespace may have another path by now.
-        let mut same = old.clone();
-        same.endpoint.netns.clone_from(&request.netns);
-        if !self.attacher.check(&same)?.is_empty() {
-            return Ok(None);
-        }
-        if same != *old {
-            self.store.put(&same)?;
-            self.keep(same.clone());
-        }
-        Ok(Some(same))
+        self.make(host, attachment, ns, &mut inside, now)
     }
 
     /// Refuses port mappings of addresses that the host does not have. As with bind(2), they may come later where the
@@ -193,7 +177,7 @@ impl Handler {
     }
 
     /// Makes an attachment whose addresses are leased, or undoes everything, the leases included.
-    fn make(
+    pub(super) fn make(
         &mut self,
         host: &mut impl Host,
         mut attachment: Attachment,
@@ -401,15 +385,6 @@ impl Handler {
     }
 }
 
-/// Whether the addresses that another IPAM plugin has given for this call, if it has, are those that the endpoint has.
-/// They are not when the answer to the ADD before was lost, as of an agent that died: its plugin has given the addresses
-/// back, so that they are anybody's.
-fn has_what_was_given(old: &Attachment, conf: &NetConf) -> bool {
-    let Some(given) = &conf.ipam_result else { return true };
-    let given: BTreeSet<IpAddr> = given.ips.iter().map(|ip| ip.address.0).collect();
-    given == old.endpoint.addresses().collect()
-}
-
 enum Undo {
     /// Policy was put in force, or that failed; the kernel's side does not exist.
     Enforced,
@@ -431,7 +406,7 @@ fn for_the_giver(config: &Value) -> Value {
 }
 
 /// The addresses asked for. `CNI_ARGS` outranks `args`, which outranks `runtimeConfig`.
-fn requested_ips(conf: &NetConf, args: &CniArgs) -> Result<Vec<IpAddr>, CniError> {
+pub(super) fn requested_ips(conf: &NetConf, args: &CniArgs) -> Result<Vec<IpAddr>, CniError> {
     let from_args = args.ips()?;
     Ok([from_args, conf.args.ips.clone(), conf.runtime.ips.clone()]
         .into_iter()
@@ -440,7 +415,7 @@ fn requested_ips(conf: &NetConf, args: &CniArgs) -> Result<Vec<IpAddr>, CniError
 }
 
 /// The MAC asked for, by the same precedence.
-fn requested_mac(conf: &NetConf, args: &CniArgs) -> Result<Option<Mac>, CniError> {
+pub(super) fn requested_mac(conf: &NetConf, args: &CniArgs) -> Result<Option<Mac>, CniError> {
     match args.get("MAC").filter(|m| !m.is_empty()) {
         Some(text) => text
             .parse()

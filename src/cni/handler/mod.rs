@@ -10,6 +10,7 @@
 //! undone in the opposite order. One verb at a time; each takes well under a millisecond of our own.
 
 mod add;
+mod again;
 mod attention;
 mod audit;
 mod check;

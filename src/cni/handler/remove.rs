@@ -45,9 +45,9 @@ impl Handler {
         Ok(Attachment::owed_answer(&self.store.owed_of(&id)?))
     }
 
-    /// Of what is known from the kernel alone nobody has told where its namespace is. A DEL may tell, and what ADD has left
+    /// Of what is known from the kernel alone nobody has told where its namespace is. A DEL or another ADD may tell, and what ADD has left
     /// there besides the interface can be removed.
-    fn locate(&mut self, id: &EndpointId, path: &str) {
+    pub(super) fn locate(&mut self, id: &EndpointId, path: &str) {
         let lost = self.attachments.get(id).filter(|a| a.endpoint.netns.is_empty() && !path.is_empty());
         let Some(mut attachment) = lost.cloned() else { return };
         if let Ok(ns) = self.attacher.open(path)

@@ -203,19 +203,10 @@ impl Ipam {
     /// Gives addresses: all that the wish asks for, or none. An owner that has addresses already gets others only
     /// after it has released them.
     pub fn allocate(&mut self, wish: Wish<'_>, now: Instant) -> Result<Grant, IpamError> {
-        if let Some(missing) =
-            wish.pools.iter().find(|name| !self.pools.iter().any(|p| p.config.name == **name))
-        {
-            return Err(IpamError::NoSuchPool(missing.clone()));
-        }
+        self.have_pools(wish.pools)?;
         let mut grant = Grant::default();
         for family in Family::ALL {
-            let mut requested = wish.requested.iter().copied().filter(|a| Family::of(*a) == family);
-            let first = requested.next();
-            if requested.any(|other| Some(other) != first) {
-                return Err(IpamError::TooMany(family));
-            }
-            let addr = match first {
+            let addr = match wish.named(family)? {
                 Some(addr) => Some(self.requested(wish, addr)?),
                 None if wish.families.is_empty() || wish.families.contains(&family) => {
                     self.any(wish, family, now)?
@@ -238,6 +229,27 @@ impl Ipam {
             self.take(wish.owner, addr);
         }
         Ok(grant)
+    }
+
+    /// Whether the addresses that a wish names could be given: those that its owner has already, too, and whatever is given
+    /// beside them.
+    pub fn possible(&self, wish: Wish<'_>) -> Result<(), IpamError> {
+        self.have_pools(wish.pools)?;
+        for family in Family::ALL {
+            let Some(addr) = wish.named(family)? else { continue };
+            match self.requested(wish, addr) {
+                Err(IpamError::InUse { owner, .. }) if owner == *wish.owner => {}
+                other => _ = other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn have_pools(&self, names: &[String]) -> Result<(), IpamError> {
+        match names.iter().find(|name| !self.pools.iter().any(|p| p.config.name == **name)) {
+            Some(missing) => Err(IpamError::NoSuchPool(missing.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Records that `owner` holds `addr`, wherever it lies: after a restart, or when another plugin gave it.
@@ -349,9 +361,7 @@ impl Ipam {
     ) -> Result<(), IpamError> {
         let nobody = EndpointId(String::new());
         let wish = Wish { owner: &nobody, pools, families, requested: &[] };
-        if let Some(missing) = pools.iter().find(|name| !self.pools.iter().any(|p| p.config.name == **name)) {
-            return Err(IpamError::NoSuchPool(missing.clone()));
-        }
+        self.have_pools(pools)?;
         let mut any = false;
         for family in Family::ALL {
             if families.is_empty() || families.contains(&family) {
@@ -497,6 +507,16 @@ impl Ipam {
 }
 
 impl Wish<'_> {
+    /// The address of a family that is asked for by name.
+    fn named(&self, family: Family) -> Result<Option<IpAddr>, IpamError> {
+        let mut requested = self.requested.iter().copied().filter(|a| Family::of(*a) == family);
+        let first = requested.next();
+        if requested.any(|other| Some(other) != first) {
+            return Err(IpamError::TooMany(family));
+        }
+        Ok(first)
+    }
+
     fn allows(&self, pool: &Pool) -> bool {
         self.pools.is_empty() || self.pools.contains(&pool.config.name)
     }

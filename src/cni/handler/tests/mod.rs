@@ -42,6 +42,8 @@ struct Notes {
     enforced: HashSet<EndpointId>,
     announced: HashSet<IpAddr>,
     fail: Option<&'static str>,
+    /// The same, of the next time only.
+    fail_once: Option<&'static str>,
     /// Why port mappings of endpoints that live are refused.
     unmapped: Vec<String>,
 }
@@ -49,7 +51,7 @@ struct Notes {
 impl Notes {
     fn step(&mut self, what: &'static str, attachment: &Attachment) -> Result<(), CniError> {
         self.log.push(format!("{what} {}", attachment.endpoint.key));
-        if self.fail == Some(what) {
+        if self.fail == Some(what) || self.fail_once.take_if(|step| *step == what).is_some() {
             return Err(CniError::new(code::POLICY_FAILED, format!("{what} was told to fail")));
         }
         Ok(())

@@ -1,5 +1,10 @@
 //! ADD with wishes that differ, cannot be fulfilled, or are another plugin's to fulfil.
 
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+};
+
 use super::*;
 
 /// The endpoint remembers who gave its addresses, and that is owed until our plugin says that it has been told.
@@ -151,6 +156,118 @@ fn the_name_of_a_host_end_is_taken() {
         link::delete(&mut socket, theirs.index).unwrap();
         world.call(&request("ADD", "c1", &ns)).unwrap();
         world.call(&request("DEL", "c1", &ns)).unwrap();
+        world.assert_clean();
+    });
+}
+
+/// A repeated ADD that asks for what it cannot have fails, and costs the living container nothing. Where that shows only when
+/// it is made, the endpoint is made once more as it was.
+#[test]
+fn a_repeated_add_that_cannot_be() {
+    private(|| {
+        let mut world = World::new();
+        addr::add(&mut Socket::route().unwrap(), 1, "fd00:99::1".parse().unwrap(), 128).unwrap();
+        let (ns, other) = (container(), container());
+        let ports = json!({"portMappings": [{"hostPort": 8099, "containerPort": 80, "protocol": "tcp"}]});
+        let add = CniRequest {
+            args: "S32_LABELS=role=web".into(),
+            ..with(request("ADD", "c1", &ns), "runtimeConfig", ports)
+        };
+        let result = world.call(&add).unwrap();
+        world.call(&request("ADD", "c2", &other)).unwrap();
+        let of = |world: &World, id: &str| -> Attachment {
+            world.handler.attachments().find(|a| a.endpoint.key.container_id == id).unwrap().clone()
+        };
+        let (mine, taken) = (of(&world, "c1"), of(&world, "c2").endpoint);
+        // Connections in both families, from before anything is asked.
+        let mut open: Vec<(TcpStream, TcpStream)> = mine
+            .endpoint
+            .addresses()
+            .map(|addr| {
+                let listener = ns.run(|| TcpListener::bind((addr, 0)).unwrap());
+                let to = listener.local_addr().unwrap();
+                let here = TcpStream::connect_timeout(&to, Duration::from_secs(20)).unwrap();
+                here.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                (here, listener.accept().unwrap().0)
+            })
+            .collect();
+        assert_eq!(open.len(), 2);
+        let mut talks = |what: &str| {
+            for (here, there) in &mut open {
+                there.write_all(b"x").unwrap();
+                here.read_exact(&mut [0]).expect(what);
+            }
+        };
+        let asking = |ips: Value| with(add.clone(), "runtimeConfig", json!({ "ips": ips }));
+        let nowhere = CniRequest { netns: "/run/netns/s32-nowhere".into(), ..add.clone() };
+        let file = CniRequest { netns: "/dev/null".into(), ..add.clone() };
+        let host_ip =
+            json!([{"hostPort": 1, "containerPort": 1, "protocol": "tcp", "hostIP": "198.51.100.77"}]);
+        for (what, wish, number) in [
+            ("another's IPv4 address", asking(json!([taken.ipv4])), code::ADDRESS_REFUSED),
+            ("another's IPv6 address", asking(json!([taken.ipv6])), code::ADDRESS_REFUSED),
+            ("its own and another's", asking(json!([mine.endpoint.ipv4, taken.ipv6])), code::ADDRESS_REFUSED),
+            ("outside of the pools", asking(json!(["10.77.0.1"])), code::ADDRESS_REFUSED),
+            ("the host's own", asking(json!(["fd00:99::1"])), code::ADDRESS_REFUSED),
+            ("two of a family", asking(json!(["10.32.4.8", "10.32.4.9"])), code::ADDRESS_REFUSED),
+            ("no such pool", with(asking(json!(["10.32.4.9"])), "ipam", json!({"pools": ["x"]})), 7),
+            ("no namespace", nowhere, 3),
+            ("no namespace either", file, 8),
+            ("no MAC", with(add.clone(), "runtimeConfig", json!({"mac": "nonsense"})), 7),
+            ("no MTU", with(add.clone(), "mtu", json!("nonsense")), 7),
+            (
+                "a mapping of another host's address",
+                with(
+                    add.clone(),
+                    "runtimeConfig",
+                    json!({"mac": "02:00:00:00:00:09", "portMappings": host_ip}),
+                ),
+                code::HOST_PORT_REFUSED,
+            ),
+        ] {
+            world.host.log.clear();
+            let error = world.call(&wish).unwrap_err();
+            assert_eq!(error.code, number, "{what}: {error:?}");
+            assert_eq!(world.host.log, [] as [String; 0], "{what}: nothing is touched");
+            assert_eq!(of(&world, "c1"), mine, "{what}");
+            talks(what);
+        }
+        world.assert_consistent();
+        // Only the kernel or policy says no: it is there again, as it was.
+        let bad = with(asking(json!(["10.32.4.9"])), "sysctls", json!({"net.ipv4.no_such": "1"}));
+        for (fail, wish) in [(None, bad), (Some("enforce"), asking(json!(["10.32.4.9"])))] {
+            world.host.fail_once = fail;
+            let error = world.call(&wish).unwrap_err();
+            assert!(error.code == code::ATTACH_FAILED || error.code == code::POLICY_FAILED, "{error:?}");
+            assert!(!error.details.contains("as it was"), "{error:?}");
+            assert_eq!(of(&world, "c1"), mine);
+            world.assert_consistent();
+            talks("the same addresses, by the same gateway");
+            world
+                .call(&with(
+                    CniRequest { command: "CHECK".into(), ..add.clone() },
+                    "prevResult",
+                    result.clone(),
+                ))
+                .unwrap();
+        }
+        // Not even that is possible: then it is said, and nothing is left.
+        world.host.fail = Some("enforce");
+        let error = world.call(&asking(json!(["10.32.4.9"]))).unwrap_err();
+        assert!(error.details.contains("make the endpoint as it was: enforce was told to fail"), "{error:?}");
+        world.host.fail = None;
+        world.assert_consistent();
+        // What another plugin gave is given back when ADD fails, so it does not stay.
+        let given = |addr: &str| {
+            let add = with(request("ADD", "c1", &ns), "ipam", json!({"type": "host-local"}));
+            with(add, crate::cni::types::IPAM_RESULT_KEY, json!({"ips": [{"address": addr}]}))
+        };
+        world.call(&given("10.99.0.5/24")).unwrap();
+        world.call(&given(&format!("{}/24", taken.ipv4.unwrap()))).unwrap_err();
+        assert_eq!(world.handler.attachments().len(), 1);
+        world.handler.finish();
+        world.assert_consistent();
+        world.call(&request("DEL", "c2", &other)).unwrap();
         world.assert_clean();
     });
 }

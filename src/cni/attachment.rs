@@ -85,10 +85,13 @@ pub struct Attachment {
     /// The network's configuration as that plugin had it, so that it can be told of the attachment's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delegate_config: Option<Value>,
-    /// Whether its file was lost, and it is known from the kernel alone: its labels, port mappings and so on are not,
-    /// until somebody gives it labels again.
+    /// Whether its file was lost, and it is known from the kernel alone: its port mappings and so on are not, and perhaps
+    /// not its labels, until somebody gives it labels again.
     #[serde(default)]
     pub rebuilt: bool,
+    /// Whether the kernel has told its labels, be it that there are none.
+    #[serde(default)]
+    pub labels_told: bool,
     /// When it was made, in microseconds since 1970, and strictly increasing on this host: names this incarnation of
     /// the attachment, and tells which of two hosts that hold one address is the newer.
     pub sequence: u64,
@@ -137,6 +140,11 @@ impl Attachment {
     /// Whether it was found in the kernel, without a file: then not all of it is known.
     pub const fn is_from_kernel(&self) -> bool {
         self.sequence == 0
+    }
+
+    /// Whether nobody knows its labels, which is something else than to have none.
+    pub fn lacks_labels(&self) -> bool {
+        self.rebuilt && !self.labels_told && self.endpoint.labels.is_empty()
     }
 
     /// The routes to make inside the container, each with its gateway.
@@ -262,6 +270,7 @@ pub(super) mod tests {
             delegate: None,
             delegate_config: None,
             rebuilt: false,
+            labels_told: false,
             sequence,
         }
     }

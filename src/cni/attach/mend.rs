@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
-    ALIAS_PREFIX, AttachError, Attacher, LIVING, RETIRED,
+    AttachError, Attacher, LIVING, RETIRED, alias,
     inspect::HostEnd,
-    message::{self, StepError, Steps},
+    message::{StepError, Steps},
     shape::Limit,
 };
 use crate::{
@@ -173,12 +173,7 @@ pub(super) const fn rp_filter(attachment: &Attachment) -> u32 {
 
 fn differences(attachment: &Attachment, link: &Link, has_gateway: bool) -> Vec<Difference> {
     let ipv6 = attachment.endpoint.ipv6.is_some();
-    let alias = format!("{ALIAS_PREFIX}{}", attachment.endpoint.key);
-    // Of a name that did not fit only the beginning is known after the file was lost.
-    let alias_is_right = link
-        .alias
-        .as_deref()
-        .is_some_and(|is| is == message::alias(&alias) || attachment.rebuilt && is.starts_with(ALIAS_PREFIX));
+    let alias_is_right = link.alias.as_deref().is_some_and(|is| alias::is_of(is, attachment));
     let mut list = vec![
         (Difference::Name, link.name != attachment.endpoint.id.as_str()),
         (Difference::Group, link.group != LIVING),
@@ -202,6 +197,11 @@ fn differences(attachment: &Attachment, link: &Link, has_gateway: bool) -> Vec<D
         ]);
     }
     if let Some(settings) = link.ipv6 {
+        list.extend(ipv6_differences(attachment, settings).into_iter().map(|difference| (difference, true)));
+    }
+    list.into_iter().filter_map(|(difference, is)| is.then_some(difference)).collect()
+}
+
 /// What of a host end's IPv6 settings is not as it should be.
 pub(super) fn ipv6_differences(attachment: &Attachment, settings: Ipv6Settings) -> Vec<Difference> {
     let ipv6 = attachment.endpoint.ipv6.is_some();
@@ -214,11 +214,6 @@ pub(super) fn ipv6_differences(attachment: &Attachment, settings: Ipv6Settings) 
         // 1 means nothing where packets are forwarded.
         (Difference::AcceptRa, settings.accept_ra > 1),
     ];
-    list.into_iter().filter_map(|(difference, is)| is.then_some(difference)).collect()
-}
-
-        list.extend(ipv6_differences(attachment, settings).into_iter().map(|difference| (difference, true)));
-    }
     list.into_iter().filter_map(|(difference, is)| is.then_some(difference)).collect()
 }
 

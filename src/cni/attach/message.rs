@@ -74,9 +74,6 @@ pub(super) const TABLE_LOCAL: u32 = 255;
 /// The loopback's index, in every namespace.
 pub(super) const LOOPBACK: u32 = 1;
 
-/// The longest alias the kernel takes: with the final zero it may have one byte less than `IFALIASZ` (256).
-const IFALIAS_MAX: usize = 254;
-
 /// Messages with words for each, for errors that say what failed.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
@@ -199,11 +196,11 @@ impl Steps {
             w.raw(&ifinfomsg(index, 0, 0)).attr_str(IFLA_IFALIAS, alias).nest(IFLA_AF_SPEC, |w| {
                 w.nest(libc::AF_INET as u16, |w| {
                     w.nest(devconf::IFLA_INET_CONF, |w| {
-                            .attr_u32(devconf::ARP_FILTER, 0)
-                            .attr_u32(devconf::ARP_IGNORE, 0)
                         w.attr_u32(devconf::FORWARDING4, 1)
                             .attr_u32(devconf::PROXY_ARP, 1)
                             .attr_u32(devconf::RP_FILTER, rp_filter)
+                            .attr_u32(devconf::ARP_FILTER, 0)
+                            .attr_u32(devconf::ARP_IGNORE, 0)
                             .attr_u32(devconf::ROUTE_LOCALNET, u32::from(localnet));
                     });
                 });
@@ -215,6 +212,13 @@ impl Steps {
             w.raw(&[libc::AF_INET as u8, 0, 0, 0]).attr_str(NDTA_NAME, "arp_cache").nest(NDTA_PARMS, |w| {
                 w.attr_u32(NDTPA_IFINDEX, index).attr_u64(NDTPA_PROXY_DELAY, 0);
             });
+        });
+    }
+
+    /// Gives a host end another alias.
+    pub(super) fn alias(&mut self, index: u32, alias: &str) {
+        self.add("write the interface's alias", RTM_NEWLINK, 0, |w| {
+            w.raw(&ifinfomsg(index, 0, 0)).attr_str(IFLA_IFALIAS, alias);
         });
     }
 
@@ -434,15 +438,6 @@ fn source_rule(w: &mut Writer<'_>, source: IpAddr, table: u32, priority: u32) {
 /// What [`Steps::container_route`] does.
 pub(super) const fn container_route_words(ipv4: bool) -> &'static str {
     if ipv4 { "add an IPv4 route in the container" } else { "add an IPv6 route in the container" }
-}
-
-/// An alias as the kernel takes it.
-pub(super) fn alias(text: &str) -> &str {
-    let mut end = text.len().min(IFALIAS_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 fn no_automatic_ipv6(w: &mut Writer<'_>, ipv6: bool) {

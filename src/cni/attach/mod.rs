@@ -5,12 +5,13 @@
 //! one route for each address of the container. Every host end answers for the gateway, because the gateway is a
 //! local address of the host (see [`prepare`]); the container needs no permanent neighbour entry, and can ping it.
 //!
-//! What is ours in the kernel: links by the name prefix `s32` and the alias `slash32:NETWORK/CONTAINER/IFNAME`,
-//! routes by the route protocol number. A link in the group [`RETIRED`] belongs to nobody: it is about to be deleted.
+//! What is ours in the kernel: links by the name prefix `s32` and the alias `slash32:NETWORK/CONTAINER/IFNAME` (see
+//! [`alias`]), routes by the route protocol number. A link in the group [`RETIRED`] belongs to nobody: it is about to be deleted.
 //!
 //! Deleting a link makes the kernel wait for grace periods (20 ms), so detaching only sets the host end down, which
 //! takes its routes out at once, and puts it into that group; a [`reaper`] deletes the group now and then.
 
+pub mod alias;
 mod inside;
 mod inspect;
 mod mend;
@@ -252,6 +253,16 @@ impl Attacher {
         Ok(self.host_routes_of(attachment)?)
     }
 
+    /// Has the alias tell what an attachment is now. That there is no host end is no error.
+    pub fn write_alias(&mut self, attachment: &Attachment) -> Result<(), AttachError> {
+        let mut steps = Steps::default();
+        steps.alias(attachment.ifindex, &alias::of(attachment));
+        match steps.execute(&mut self.socket) {
+            Err(error) if !error.source.is_missing() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the host's route to one address of an endpoint that goes on living.
     pub fn drop_host_route(&mut self, addr: IpAddr, ifindex: u32) -> Result<(), AttachError> {
         let mut steps = Steps::default();
@@ -378,12 +389,11 @@ impl Attacher {
     /// Prepares the host end, which may be down.
     fn host_side(&mut self, attachment: &Attachment) -> Result<(), StepError> {
         let index = attachment.ifindex;
-        let alias = format!("{ALIAS_PREFIX}{}", attachment.endpoint.key);
         let mut steps = Steps::default();
         let localnet = !attachment.port_mappings.is_empty();
         steps.configure_host_end(
             index,
-            message::alias(&alias),
+            &alias::of(attachment),
             mend::rp_filter(attachment),
             localnet,
             self.ipv6,
@@ -405,6 +415,14 @@ impl Attacher {
             steps.set_host_end(index, attachment.mtu);
             steps.execute(&mut self.socket)?;
         }
+        // By their files, as the kernel takes none of them in a message; and only where the host has something else for new
+        // interfaces, or somebody has changed them.
+        let settings = link.and_then(|link| link.ipv6);
+        for difference in settings.map(|is| mend::ipv6_differences(attachment, is)).unwrap_or_default() {
+            let Some((key, value)) = difference.ipv6_setting() else { continue };
+            sysctl::write(&format!("net/ipv6/conf/{}/{key}", attachment.endpoint.id), value)
+                .map_err(|source| StepError { what: "put a setting of the host end right", source })?;
+        }
         // What exists already is well: this also repairs.
         report.errors.into_iter().find(|e| !e.source.is_exists()).map_or(Ok(()), Err)
     }
@@ -415,14 +433,6 @@ impl Attacher {
     fn host_up(&mut self, attachment: &Attachment) -> Result<(), StepError> {
         let (index, ipv6) = (attachment.ifindex, attachment.endpoint.ipv6.is_some());
         let mut steps = Steps::default();
-        // By their files, as the kernel takes none of them in a message; and only where the host has something else for new
-        // interfaces, or somebody has changed them.
-        let settings = link.and_then(|link| link.ipv6);
-        for difference in settings.map(|is| mend::ipv6_differences(attachment, is)).unwrap_or_default() {
-            let Some((key, value)) = difference.ipv6_setting() else { continue };
-            sysctl::write(&format!("net/ipv6/conf/{}/{key}", attachment.endpoint.id), value)
-                .map_err(|source| StepError { what: "put a setting of the host end right", source })?;
-        }
         steps.up(index);
         if ipv6 {
             steps.gateway_address(index, attachment.gateway6());

@@ -151,7 +151,7 @@ fn the_host_end_is_as_designed() {
         assert_eq!(ends.len(), 1);
         let end = &ends[0];
         assert_eq!((&end.id, end.link.mtu, end.link.group), (id, 1500, LIVING));
-        assert_eq!(end.link.alias.as_deref(), Some("slash32:net/c1/eth0"));
+        assert_eq!(end.link.alias.as_deref(), Some("slash32:net/c1/eth0 [role=web]"));
         let addresses: Vec<_> = addr::list(&mut socket)
             .unwrap()
             .into_iter()

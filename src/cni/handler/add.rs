@@ -147,6 +147,7 @@ impl Handler {
             delegate_config: conf.ipam.delegate.as_ref().map(|_| for_the_giver(&request.stdin)),
             delegate: conf.ipam.delegate.clone(),
             rebuilt: false,
+            labels_told: false,
             sequence: self.next_sequence(now),
         };
         self.leave_to_siblings(&mut attachment);

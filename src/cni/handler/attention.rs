@@ -34,6 +34,8 @@ pub struct Attention {
 pub enum AttentionKind {
     /// Its file was lost: known from the kernel alone.
     Rebuilt,
+    /// And the kernel does not tell its labels.
+    LabelsUnknown,
     /// A port mapping is not in force.
     HostPort,
     /// Another host announces one of its addresses.
@@ -46,13 +48,20 @@ pub enum AttentionKind {
 
 impl AttentionKind {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Rebuilt, Self::HostPort, Self::AddressMoved, Self::AddressTaken, Self::NotTakenUp];
+    pub const ALL: [Self; 6] = [
+        Self::Rebuilt,
+        Self::LabelsUnknown,
+        Self::HostPort,
+        Self::AddressMoved,
+        Self::AddressTaken,
+        Self::NotTakenUp,
+    ];
 
     /// As in JSON and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rebuilt => "rebuilt",
+            Self::LabelsUnknown => "labels_unknown",
             Self::HostPort => "host_port",
             Self::AddressMoved => "address_moved",
             Self::AddressTaken => "address_taken",
@@ -64,8 +73,12 @@ impl AttentionKind {
     pub const fn hint(self) -> &'static str {
         match self {
             Self::Rebuilt => {
+                "recreate the container if it had port mappings, rate limits or further source addresses; if it had none, \
+                 `slash32 endpoints label ID KEY-` says that nothing is missing"
+            }
+            Self::LabelsUnknown => {
                 "give each its labels again by `slash32 endpoints label ID KEY=VALUE` (`KEY-` if it had none), or recreate the \
-                 container if it had port mappings, rate limits or further source addresses"
+                 container"
             }
             Self::AddressMoved => {
                 "remove whichever of the two containers should not have it; this one gets it back when the other goes"
@@ -110,9 +123,14 @@ impl Handler {
         for attachment in self.attachments.values() {
             let id = &attachment.endpoint.id;
             if attachment.rebuilt {
-                let text = "the file was lost, and with it the labels that policies select by, port mappings and whatever else \
-                            the kernel cannot tell";
+                let text =
+                    "the file was lost, and with it port mappings and whatever else the kernel cannot tell";
                 note(AttentionKind::Rebuilt, attachment, text.to_owned());
+            }
+            if attachment.lacks_labels() {
+                let text = "the labels that policies select by are unknown, so while any policy selects by label it is cut off \
+                            (unless `unknown_labels` of [policy] says otherwise)";
+                note(AttentionKind::LabelsUnknown, attachment, text.to_owned());
             }
             for why in self.unmapped.get(id).into_iter().flatten() {
                 note(AttentionKind::HostPort, attachment, format!("a port mapping is not in force: {why}"));

@@ -53,10 +53,14 @@ impl Handler {
             let mut known = learned(attachment, &request.netns, ns, mac, previous);
             known.endpoint.key = key.clone();
             if known.rebuilt {
-                let args = CniArgs::parse(&request.args)?;
-                known.endpoint.labels = labels::collect(&conf, &args, &key, &self.config.label_rules)?;
+                // What the kernel has told may be newer than what ADD was called with.
+                if !known.labels_told {
+                    let args = CniArgs::parse(&request.args)?;
+                    known.endpoint.labels = labels::collect(&conf, &args, &key, &self.config.label_rules)?;
+                }
                 // Somebody who leaves them out at CHECK does not say that there were none.
-                known.rebuilt = known.endpoint.labels.is_empty();
+                known.rebuilt = !known.labels_told && known.endpoint.labels.is_empty();
+                known.labels_told &= known.rebuilt;
                 known.port_mappings.clone_from(&conf.runtime.port_mappings);
                 known.bandwidth = conf.runtime.bandwidth;
                 known.aliases.clone_from(&conf.runtime.aliases);

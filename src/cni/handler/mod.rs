@@ -275,14 +275,18 @@ impl Handler {
             new.endpoint.labels.remove(key);
         }
         new.endpoint.labels.extend(set);
-        new.rebuilt = false;
+        (new.rebuilt, new.labels_told) = (false, false);
         new.endpoint
             .labels
             .check_count()
             .map_err(|error| CniError::new(code::INVALID_CONFIG, error.to_string()))?;
         self.store.put(&new)?;
         let old = old.clone();
-        let changed = self.enforce_living(host, &new).and_then(|()| host.announce(&new));
+        // The alias last, as no error of it is undone by the next start.
+        let changed = self
+            .enforce_living(host, &new)
+            .and_then(|()| host.announce(&new))
+            .and_then(|()| Ok(self.attacher.write_alias(&new)?));
         match changed {
             Ok(()) => {
                 self.keep(new);
@@ -298,6 +302,7 @@ impl Handler {
                 note("announce the old labels", host.announce(&old));
                 note("enforce the old labels", self.enforce_living(host, &old));
                 note("write the old labels", self.store.put(&old).map_err(Into::into));
+                note("write the old alias", self.attacher.write_alias(&old).map_err(Into::into));
                 Err(error.and_rollback(&failures))
             }
         }

@@ -11,11 +11,11 @@ use serde::Serialize;
 use super::{Handler, Host, Now, StartError, add::mac_of};
 use crate::{
     cni::{
-        attach::{ALIAS_PREFIX, AttachError, Attacher, HostEnd},
+        attach::{AttachError, Attacher, HostEnd, alias},
         attachment::Attachment,
         types::Dns,
     },
-    model::{Endpoint, EndpointId, EndpointKey, Labels},
+    model::{Endpoint, EndpointId},
     netlink::ns::NetnsId,
 };
 
@@ -29,7 +29,7 @@ pub struct Recovery {
     pub adopted: usize,
     /// Endpoints whose container has gone, or whose DEL came while the agent was down.
     pub cleaned: usize,
-    /// Living endpoints whose file was lost or damaged: known again from the kernel, but without their labels.
+    /// Living endpoints whose file was lost or damaged: known again from the kernel, as far as it tells.
     pub rebuilt: Vec<EndpointId>,
     /// Files that could not be read, and everything else that a person should know.
     pub problems: Vec<String>,
@@ -222,16 +222,15 @@ impl Handler {
 /// What the kernel alone tells of an endpoint; none when that is too little to keep it.
 fn rebuild(end: &HostEnd, routes: &[(u32, IpAddr)]) -> Option<Attachment> {
     // An alias that was too long for the kernel gives only the beginning of the name; the identifier is right all the same.
-    let mut parts = end.link.alias.as_deref()?.strip_prefix(ALIAS_PREFIX)?.splitn(3, '/');
-    let mut part = || parts.next().unwrap_or("?").to_owned();
-    let key = EndpointKey { network: part(), container_id: part(), ifname: part() };
+    let told = alias::read(end.link.alias.as_deref()?, &end.id)?;
+    let labels_told = told.labels.is_some();
     let mut endpoint = Endpoint {
-        key,
+        key: told.key,
         id: end.id.clone(),
         netns: String::new(),
         ipv4: None,
         ipv6: None,
-        labels: Labels::new(),
+        labels: told.labels.unwrap_or_default(),
     };
     for (_, addr) in routes.iter().filter(|(index, _)| *index == end.link.index) {
         match addr {
@@ -262,10 +261,11 @@ fn rebuild(end: &HostEnd, routes: &[(u32, IpAddr)]) -> Option<Attachment> {
         given_up: Vec::new(),
         number: None,
         moved_again: false,
-        anycast: false,
+        anycast: told.anycast,
         delegate: None,
         delegate_config: None,
         rebuilt: true,
+        labels_told,
         sequence: 0,
     })
 }

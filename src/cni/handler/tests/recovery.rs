@@ -1,5 +1,7 @@
 //! Restarts, crashes, and containers that vanish.
 
+use std::process::Command;
+
 use super::*;
 
 #[test]
@@ -306,16 +308,25 @@ fn a_lost_file_is_told_of() {
         world.assert_consistent();
         world.restart();
         assert_eq!(world.handler.attention(), []);
+        let told = |world: &World| -> Vec<_> {
+            world.handler.attention().into_iter().map(|x| (x.kind, x.endpoint)).collect()
+        };
+        let each = |kinds: &[AttentionKind]| -> Vec<_> {
+            ids.iter().flat_map(|id| kinds.iter().map(|kind| (*kind, id.clone()))).collect()
+        };
+        // The kernel tells that they have no labels; under an older agent it did not.
         remove_files();
+        world.restart();
+        assert_eq!(told(&world), each(&[AttentionKind::Rebuilt]));
+        world.handler.attachments().for_each(older_alias);
+        fs::remove_dir_all(&dir).unwrap();
         for _ in 0..2 {
             world.restart();
-            let told = world.handler.attention();
-            let told: Vec<_> = told.iter().map(|x| (x.kind, x.endpoint.clone())).collect();
-            assert_eq!(told, ids.iter().map(|id| (AttentionKind::Rebuilt, id.clone())).collect::<Vec<_>>());
+            assert_eq!(told(&world), each(&[AttentionKind::Rebuilt, AttentionKind::LabelsUnknown]));
         }
         world.handler.set_labels(&mut world.host, &ids[0], &Labels::new(), &["none".into()]).unwrap();
         world.restart();
-        assert_eq!(world.handler.attention().len(), 1);
+        assert_eq!(world.handler.attention().len(), 2);
         // A CHECK that names labels gives them back, and so does a repeated ADD.
         let left = world.handler.attachment(&ids[1]).unwrap();
         let (id, result) =
@@ -327,9 +338,10 @@ fn a_lost_file_is_told_of() {
         world.call(&with(named("CHECK"), "prevResult", told)).unwrap();
         let labels = |world: &World| world.handler.attachment(&ids[1]).unwrap().endpoint.labels.to_string();
         assert_eq!((labels(&world), world.handler.attention().len()), ("role=web".to_owned(), 0));
+        world.handler.attachments().for_each(older_alias);
         fs::remove_file(dir.join(format!("{}.json", ids[1]))).unwrap();
         world.restart();
-        assert_eq!((labels(&world), world.handler.attention().len()), (String::new(), 1));
+        assert_eq!((labels(&world), world.handler.attention().len()), (String::new(), 2));
         world.call(&named("ADD")).unwrap();
         assert_eq!((labels(&world), world.handler.attention().len()), ("role=web".to_owned(), 0));
         world.assert_consistent();
@@ -337,6 +349,62 @@ fn a_lost_file_is_told_of() {
             world.call(&request("DEL", id, ns)).unwrap();
         }
         assert_eq!(world.handler.attention(), []);
+        world.assert_clean();
+    });
+}
+
+/// Writes the alias as agents did that told nothing of labels.
+fn older_alias(attachment: &Attachment) {
+    let endpoint = &attachment.endpoint;
+    let done = Command::new("ip")
+        .args(["link", "set", endpoint.id.as_str(), "alias", &format!("slash32:{}", endpoint.key)])
+        .status();
+    assert!(done.unwrap().success());
+}
+
+/// The kernel keeps labels and `anycast` of an endpoint that lost its file and the copy of it, as they were last.
+#[test]
+fn the_kernel_tells_of_labels() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let add = CniRequest {
+            args: "S32_LABELS=role=web".into(),
+            ..with(request("ADD", "c1", &ns), "anycast", true.into())
+        };
+        let result = world.call(&add).unwrap();
+        let lose = |world: &mut World| {
+            fs::remove_dir_all(world.dir.path()).unwrap();
+            world.restart();
+            let attachment = world.handler.attachments().next().unwrap().clone();
+            let kinds: Vec<_> = world.handler.attention().into_iter().map(|told| told.kind).collect();
+            (attachment.endpoint.labels.to_string(), attachment.anycast, attachment.rebuilt, kinds)
+        };
+        let whole = |labels: &str| (labels.to_owned(), true, true, vec![AttentionKind::Rebuilt]);
+        assert_eq!(lose(&mut world), whole("role=web"));
+        let id = world.handler.attachments().next().unwrap().endpoint.id.clone();
+        let labels = Labels::try_from([("env", "a,b"), ("role", "db")]).unwrap();
+        world.handler.set_labels(&mut world.host, &id, &labels, &[]).unwrap();
+        assert_eq!(world.handler.attention(), []);
+        assert_eq!(lose(&mut world), whole("env=a,b,role=db"));
+        // A CHECK comes with the labels of ADD, which are older.
+        let check = CniRequest { command: "CHECK".into(), ..with(add, "prevResult", result) };
+        world.call(&check).unwrap();
+        assert_eq!(world.handler.attachment(&id).unwrap().endpoint.labels, labels);
+        assert_eq!(world.handler.attention(), []);
+        // An alias that an agent before wrote is put right without being counted as somebody's change.
+        older_alias(world.handler.attachment(&id).unwrap());
+        world.restart();
+        assert_eq!(world.handler.mended(), 0);
+        assert_eq!(lose(&mut world), whole("env=a,b,role=db"));
+        // More than the kernel has room for.
+        let long = Labels::try_from([("long", "x".repeat(250))]).unwrap();
+        world.handler.set_labels(&mut world.host, &id, &long, &["env".into()]).unwrap();
+        world.handler.mend_all();
+        assert_eq!(world.handler.mended(), 0);
+        let unknown = vec![AttentionKind::Rebuilt, AttentionKind::LabelsUnknown];
+        assert_eq!(lose(&mut world), (String::new(), true, true, unknown));
+        world.call(&request("DEL", "c1", &ns)).unwrap();
         world.assert_clean();
     });
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use super::config::PolicyConfig;
 use crate::{
     bgp::{
         rib::LocalRoute,
@@ -24,11 +25,25 @@ const WAIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Announcer {
     speaker: Option<SpeakerHandle>,
-    /// The labels that travel in full.
-    expand: BTreeSet<String>,
+    telling: Telling,
     runtime: tokio::runtime::Handle,
     /// What has been begun and not been waited for.
     begun: Option<(EndpointId, Begun)>,
+}
+
+/// What neighbours are told of labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Telling {
+    /// The labels that travel in full.
+    expand: BTreeSet<String>,
+    /// Of an endpoint whose labels nobody knows nothing is told; else that it has none.
+    deny_unknown: bool,
+}
+
+impl Telling {
+    pub(super) fn of(config: &PolicyConfig) -> Self {
+        Self { expand: config.expand.clone(), deny_unknown: config.deny_unknown }
+    }
 }
 
 /// On its way to the neighbours, or why not.
@@ -36,14 +51,14 @@ type Begun = Result<HandingOver, SpeakerError>;
 
 impl Announcer {
     /// Without a speaker for now; called inside the runtime that the speaker will run on.
-    pub(super) fn new(runtime: tokio::runtime::Handle, expand: BTreeSet<String>) -> Self {
-        Self { speaker: None, expand, runtime, begun: None }
+    pub(super) fn new(runtime: tokio::runtime::Handle, telling: Telling) -> Self {
+        Self { speaker: None, telling, runtime, begun: None }
     }
 
-    /// Changes which labels travel in full; true if that is a change, so that everything must be announced again.
-    pub(super) fn set_expand(&mut self, expand: &BTreeSet<String>) -> bool {
-        let changed = self.expand != *expand;
-        self.expand.clone_from(expand);
+    /// Changes what is told; true if that is a change, so that everything must be announced again.
+    pub(super) fn set_telling(&mut self, telling: Telling) -> bool {
+        let changed = self.telling != telling;
+        self.telling = telling;
         changed
     }
 
@@ -55,8 +70,10 @@ impl Announcer {
     /// What the attachment's addresses are announced with.
     pub(super) fn routes(&self, attachment: &Attachment) -> Vec<(Prefix, LocalRoute)> {
         let endpoint = &attachment.endpoint;
-        let full = endpoint.labels.iter().filter(|(key, _)| self.expand.contains(*key));
-        let identity = Some(Arc::new(Identity::of_endpoint(&endpoint.labels).with_full(full)));
+        let full = endpoint.labels.iter().filter(|(key, _)| self.telling.expand.contains(*key));
+        // As if there were no labels would be a lie: negative selectors elsewhere would allow it.
+        let is_known = !(attachment.lacks_labels() && self.telling.deny_unknown);
+        let identity = is_known.then(|| Arc::new(Identity::of_endpoint(&endpoint.labels).with_full(full)));
         // As other routers announce what they have from the kernel; what has just moved here is better.
         let taken_over = match (attachment.takes_over(SystemTime::now()), attachment.moved_again) {
             (false, _) => Origin::Incomplete,

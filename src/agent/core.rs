@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     actor::State,
-    announce::Announcer,
+    announce::{Announcer, Telling},
     cni_stats::CniStats,
     config::Config,
     flows::Flows,
@@ -216,7 +216,7 @@ impl Core {
         self.handler.reconfigure(handler_config(config));
         self.outside.policies.reconfigure(config);
         self.handler.host_ports_changed(&mut self.outside);
-        if self.outside.announcer.set_expand(&config.policy.expand) {
+        if self.outside.announcer.set_telling(Telling::of(&config.policy)) {
             self.outside.announcer.announce_again(self.handler.attachments());
         }
     }

@@ -18,7 +18,7 @@ use super::{
     Options,
     actor::Actor,
     addresses,
-    announce::Announcer,
+    announce::{Announcer, Telling},
     config::Config,
     core::{Core, Elsewhere, Outside, RemoteChange, Word},
     files::{self, Fingerprint},
@@ -345,9 +345,9 @@ async fn start_core(config: Arc<Config>, fib: FibHandle, own: OwnAddresses) -> a
     let runtime = tokio::runtime::Handle::current();
     let start = move || {
         let policies = Policies::start(&config)?;
-        let expand = config.policy.expand.clone();
+        let telling = Telling::of(&config.policy);
         let outside =
-            Outside { policies, announcer: Announcer::new(runtime, expand), fib, flows: Flows::default() };
+            Outside { policies, announcer: Announcer::new(runtime, telling), fib, flows: Flows::default() };
         Core::start(&config, outside, &own)
     };
     let started = tokio::task::spawn_blocking(move || Actor::start("core", start)).await??;

@@ -27,7 +27,7 @@ use crate::{
         attachment::Attachment,
         types::{L4, PortMapping},
     },
-    model::{EndpointId, Family, Prefix},
+    model::{EndpointId, Family, Labels, Prefix},
     policy::{
         Ports, Protocol, Service,
         engine::{Engine, EngineConfig, Listener, LocalEndpoint, PoolConfig, PortMap},
@@ -392,6 +392,9 @@ impl Policies {
     fn upsert(&mut self, attachment: &Attachment) {
         self.try_at_once();
         let mut local = LocalEndpoint::from(&attachment.endpoint);
+        if attachment.lacks_labels() {
+            local.labels = Labels::unknown();
+        }
         local.addresses.extend(attachment.spoofed());
         // What it may use beside its own is not its alone, and an anycast address is that of others, too.
         local.shared.extend(attachment.spoofed());
@@ -660,6 +663,7 @@ pub(super) fn engine_config(config: &Config) -> EngineConfig {
             .iter()
             .map(|p| PoolConfig { cidr: p.cidr, nat_outgoing: p.nat_outgoing })
             .collect(),
+        deny_unknown: config.policy.deny_unknown,
         endpoint_to_host: config.policy.endpoint_to_host.iter().flat_map(|text| services(text)).collect(),
         protected: EngineConfig::protected_ports(&agent_ports),
         infrastructure: infrastructure.chain(config.policy.infrastructure.iter().copied()).collect(),

@@ -113,6 +113,10 @@ impl Identity {
     /// The key that every endpoint announces.
     pub const ENDPOINT: &str = "slash32.io/endpoint";
 
+    /// The key of a label that stands for those of an endpoint of this host that nobody knows: its file was lost, and the
+    /// kernel does not tell them. It is not announced.
+    pub const UNKNOWN: &str = "slash32.io/labels-unknown";
+
     /// Whether the hash is in the set.
     pub fn contains(&self, hash: LabelHash) -> bool {
         self.hashes.binary_search(&hash).is_ok()

@@ -44,6 +44,16 @@ impl Labels {
         Self(BTreeMap::new())
     }
 
+    /// Those of an endpoint whose labels nobody knows: one that says so ([`Identity::UNKNOWN`](super::Identity::UNKNOWN)).
+    pub fn unknown() -> Self {
+        Self(BTreeMap::from([(super::Identity::UNKNOWN.to_owned(), String::new())]))
+    }
+
+    /// Whether they are [`Self::unknown`].
+    pub fn are_unknown(&self) -> bool {
+        self.has(super::Identity::UNKNOWN)
+    }
+
     /// Adds or replaces one label.
     pub fn insert(&mut self, key: impl Into<String>, value: impl Into<String>) -> Result<(), LabelError> {
         let (key, value) = (key.into(), value.into());

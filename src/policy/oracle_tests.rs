@@ -65,6 +65,11 @@ fn labels() -> impl Strategy<Value = Labels> {
     })
 }
 
+/// Those of an endpoint of this host, which may be lost.
+fn own_labels() -> impl Strategy<Value = Labels> {
+    prop_oneof![6 => labels(), 1 => Just(Labels::unknown())]
+}
+
 fn selector() -> impl Strategy<Value = Selector> {
     let texts = [
         "all()",
@@ -288,6 +293,7 @@ fn config(default_ingress: bool, default_egress: bool) -> EngineConfig {
             .into_iter()
             .filter(|l| default_egress || !l.address.is_unspecified())
             .collect(),
+        deny_unknown: default_ingress || default_egress,
         ..EngineConfig::default()
     }
 }
@@ -305,7 +311,7 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        6 => (0u8..4, labels()).prop_map(|(i, l)| Event::Local(i, l)),
+        6 => (0u8..4, own_labels()).prop_map(|(i, l)| Event::Local(i, l)),
         2 => (0u8..4).prop_map(Event::LocalGone),
         6 => (0u8..12, labels()).prop_map(|(i, l)| Event::Remote(i, l)),
         2 => (0u8..12).prop_map(Event::RemoteGone),

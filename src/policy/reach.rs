@@ -275,6 +275,9 @@ impl<'a> View<'a> {
         if me.host || me.identity.is_none() {
             return Services::everything();
         }
+        if self.is_cut_off(me) {
+            return Services::nothing();
+        }
         let set = self.set;
         let mut remaining = Services::everything();
         let mut allowed = Services::nothing();

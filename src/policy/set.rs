@@ -44,6 +44,25 @@ pub struct PolicySet {
     pub host_policies: Vec<Arc<HostPolicy>>,
 }
 
+impl PolicySet {
+    /// Whether anything that is in force depends on labels: which endpoints a policy or a profile is for, what a rule asks
+    /// of either end, or where a named port leads. `all()` asks for none.
+    pub fn asks_for_labels(&self) -> bool {
+        let asks = |selector: &Selector| !selector.keys().is_empty();
+        let of_peer = |peer: &Peer| peer.selector.iter().chain(&peer.not_selector).any(asks);
+        let of_rule = |rule: &Rule| {
+            rule.peers.iter().any(|peer| of_peer(peer) || peer.own.as_deref().is_some_and(of_peer))
+        };
+        let policies = self.policies.iter().filter(|policy| !policy.staged);
+        let hosts = self.host_policies.iter().filter(|policy| !policy.staged);
+        let named = self.named_ports.iter().any(|port| asks(&port.select));
+        policies.clone().any(|policy| named || asks(&policy.select))
+            || self.profiles.iter().any(|profile| asks(&profile.select))
+            || policies.flat_map(|p| p.ingress.iter().chain(&p.egress)).flatten().any(of_rule)
+            || hosts.flat_map(|policy| &policy.ingress).any(of_rule)
+    }
+}
+
 /// A group of policies that is evaluated before the next group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Tier {
@@ -461,5 +480,37 @@ impl PolicySet {
     /// The addresses behind a file's text, for tests and tools: one map a name.
     pub fn by_name(&self) -> BTreeMap<String, &Policy> {
         self.policies.iter().map(|p| (self.full_name(p), &**p)).collect()
+    }
+}
+
+#[cfg(test)]
+mod asking {
+    use crate::policy::language;
+
+    #[test]
+    fn what_asks_for_labels() {
+        let asks = |text: &str| {
+            let parsed = language::parse(&[("x.toml", text)]).unwrap_or_else(|e| panic!("{text}: {}", e[0]));
+            parsed.asks_for_labels()
+        };
+        for text in [
+            "",
+            "[[policy]]\nname = 'a'\nselect = 'all()'\ningress = [{ action = 'deny', from = { cidr = '10.0.0.0/8' } }]",
+            "[[policy]]\nname = 'a'\nselect = 'all()'\ningress = [{ action = 'deny', from = { selector = 'all()' } }]",
+            "[[policy]]\nname = 'a'\nstaged = true\nselect = 'has(x)'\ningress = []",
+            "[[profile]]\nname = 'a'\nselect = 'all()'\ningress = 'deny'",
+            "[[host_policy]]\nname = 'a'\ningress = [{ action = 'allow', from = { cidr = '10.0.0.0/8' } }]",
+            "[[host_policy]]\nname = 'a'\nstaged = true\ningress = [{ action = 'allow', from = { selector = 'has(x)' } }]",
+        ] {
+            assert!(!asks(text), "{text}");
+        }
+        for text in [
+            "[[policy]]\nname = 'a'\nselect = '!has(x)'\ningress = []",
+            "[[policy]]\nname = 'a'\nselect = 'all()'\negress = [{ action = 'deny', to = { selector = 'x == \"y\"' } }]",
+            "[[profile]]\nname = 'a'\nselect = 'x != \"y\"'\negress = 'deny'",
+            "[[host_policy]]\nname = 'a'\ningress = [{ action = 'deny', from = { selector = 'has(x)' } }]",
+        ] {
+            assert!(asks(text), "{text}");
+        }
     }
 }

@@ -9,6 +9,7 @@ mod features;
 mod flows;
 mod kills;
 mod kit;
+mod labels;
 mod leases;
 mod mending;
 mod moves;

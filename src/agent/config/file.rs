@@ -341,7 +341,15 @@ pub(super) struct Policy {
     #[serde(default)]
     pub(super) expand: Vec<String>,
     pub(super) identity_hold_seconds: Option<u64>,
+    pub(super) unknown_labels: Option<UnknownLabels>,
     pub(super) ct_mark_mask: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum UnknownLabels {
+    Deny,
+    Unlabelled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

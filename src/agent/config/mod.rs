@@ -123,6 +123,8 @@ pub struct PolicyConfig {
     pub expand: BTreeSet<String>,
     /// How long what a container of another host was known as is kept after the session it came by was lost.
     pub identity_hold: Duration,
+    /// Whether an endpoint whose labels were lost is cut off while policies ask for labels; else it counts as one without.
+    pub deny_unknown: bool,
     /// The bits of the conntrack mark that hold stamps: one run of at least 16.
     pub ct_mark_mask: u32,
 }

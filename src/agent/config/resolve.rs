@@ -196,6 +196,7 @@ fn policy(table: file::Policy, errors: &mut Errors<'_>) -> PolicyConfig {
         infrastructure,
         expand: table.expand.into_iter().collect(),
         identity_hold: Duration::from_secs(identity_hold),
+        deny_unknown: table.unknown_labels.is_none_or(|what| what == file::UnknownLabels::Deny),
         ct_mark_mask: ct_mark_mask.unwrap_or(DEFAULT_MARK_MASK),
     }
 }

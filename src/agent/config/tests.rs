@@ -100,6 +100,7 @@ fn refusals_name_the_place() {
         ("[policy]\nct_mark_mask = 0xffff00ff\n", "at least 16", "2:16"),
         ("[policy]\nct_mark_mask = 0xffffffff00\n", "at least 16", "2:16"),
         ("[policy]\nct_mark_mask = -1\n", "at least 16", "2:16"),
+        ("[policy]\nunknown_labels = \"allow\"\n", "expected `deny` or `unlabelled`", "2:18"),
         ("[policy]\nidentity_hold_seconds = -1\n", "invalid value", "2:25"),
         ("[policy]\nidentity_hold_seconds = \"1d\"\n", "invalid type", "2:25"),
         ("[bgp\n", "", "1:5"),

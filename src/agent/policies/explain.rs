@@ -17,7 +17,8 @@ use crate::{
     netlink,
     policy::{
         Direction, Flow, Protocol,
-        explain::View,
+        engine::LABELS_UNKNOWN,
+        explain::{Side, View},
         ir::{Chain, Field, Key, Name, Rule, Ruleset, Statement},
         nft::{self, Text},
     },
@@ -79,6 +80,13 @@ impl Policies {
             if let Some((id, _)) = self.engine.owner_of(Prefix::host(addr))
                 && value[direction.as_str()].is_object()
             {
+                if value[direction.as_str()]["decided_by"] == Side::UNKNOWN {
+                    let chains = self.engine.fixed_chain(LABELS_UNKNOWN).into_iter().collect();
+                    let counted = Counted { text: &text, counters: &counters, chains };
+                    value[direction.as_str()]["nft"] =
+                        counted.find("labels of the endpoint unknown", |_| true).into();
+                    continue;
+                }
                 let chains = self.engine.chains_of(id, direction);
                 let counted = Counted { text: &text, counters: &counters, chains };
                 counted.add_to_side(&mut value[direction.as_str()], direction);

@@ -5,7 +5,7 @@ use std::{collections::btree_map::Entry, sync::Arc};
 use rustc_hash::FxHashMap;
 
 use super::{
-    ClassKey, Engine, EngineConfig, Live,
+    ClassKey, Engine, EngineConfig, Live, Otherwise,
     lower::{self, Class},
     skeleton::{self, EP_IN, EP_OUT, FREE_IN, FREE_OUT, Skeleton},
 };
@@ -63,13 +63,17 @@ impl Engine {
 
     /// The policies that select an endpoint, for ingress and egress.
     pub(super) fn classes_of(&self, labels: &Labels, identity: &Identity) -> [ClassKey; 2] {
+        if self.config.cuts_off(&self.policies, labels) {
+            return Direction::ALL.map(|direction| (direction, Box::default(), Otherwise::CutOff));
+        }
         let candidates = self.selects.candidates(identity);
         let candidates =
             candidates.iter().filter_map(|i| Some((*i, &**self.policies.policies.get(*i as usize)?)));
         let selected: Vec<(u32, &Policy)> = candidates.filter(|(_, p)| p.select.matches(labels)).collect();
         Direction::ALL.map(|direction| {
             let policies = selected.iter().filter(|(_, p)| p.rules(direction).is_some()).map(|(i, _)| *i);
-            (direction, policies.collect(), self.default_allow(direction, labels))
+            let allow = self.default_allow(direction, labels);
+            (direction, policies.collect(), if allow { Otherwise::Allow } else { Otherwise::Deny })
         })
     }
 

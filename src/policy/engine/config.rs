@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
-    model::Prefix,
-    policy::{Direction, Ports, Profile, Protocol, Service, ranges::Ranges, selector::Selector},
+    model::{Labels, Prefix},
+    policy::{Direction, PolicySet, Ports, Profile, Protocol, Service, ranges::Ranges, selector::Selector},
 };
 
 /// ICMPv6 types that host policies do not judge, first and last: neighbour discovery and what belongs to it (RFC 4861),
@@ -34,6 +34,8 @@ pub struct EngineConfig {
     pub listeners: Vec<Listener>,
     /// What host policies never block, so that nobody locks himself out.
     pub failsafe: Vec<Service>,
+    /// Endpoints of this host whose labels nobody knows ([`Labels::unknown`]) are cut off while policies ask for labels.
+    pub deny_unknown: bool,
     /// Log refused packets (at most so many a second) to the driver's nflog group.
     pub trace: bool,
 }
@@ -103,6 +105,7 @@ impl Default for EngineConfig {
                 port(Protocol::UDP, 68),
                 port(Protocol::UDP, 546),
             ],
+            deny_unknown: true,
             trace: false,
         }
     }
@@ -118,6 +121,11 @@ impl EngineConfig {
         tcp.chain(Self::BFD_PORTS.map(|port| (Protocol::UDP, port)))
             .map(|(protocol, port)| Service { protocol, ports: Ports::Range(port, port) })
             .collect()
+    }
+
+    /// Whether an endpoint of this host is cut off, in both directions, as nobody knows what policies say of it.
+    pub(in crate::policy) fn cuts_off(&self, policies: &PolicySet, labels: &Labels) -> bool {
+        self.deny_unknown && labels.are_unknown() && policies.asks_for_labels()
     }
 
     /// What an endpoint may do in a direction where no policy decides: the first profile that says, or the default.

@@ -15,11 +15,11 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    ClassKey, Families,
+    ClassKey, Families, Otherwise,
     config::EngineConfig,
     services::ServiceSet,
     sets::{SetDef, family_index, short_digest},
-    skeleton::{REFUSE, REJECT},
+    skeleton::{LABELS_UNKNOWN, REFUSE, REJECT},
 };
 use crate::{
     model::Family,
@@ -59,11 +59,15 @@ pub(super) fn class(
     set: &PolicySet,
     config: &EngineConfig,
     families: Families,
-    (direction, policies, default_allow): &ClassKey,
+    (direction, policies, otherwise): &ClassKey,
 ) -> Class {
     let mut chains = Vec::new();
     let direction = *direction;
-    let profile = if *default_allow { Verdict::Return } else { Verdict::Goto("profile_deny".into()) };
+    let profile = match otherwise {
+        Otherwise::Allow => Verdict::Return,
+        Otherwise::Deny => Verdict::Goto("profile_deny".into()),
+        Otherwise::CutOff => Verdict::Goto(LABELS_UNKNOWN.into()),
+    };
     let chosen: Vec<&Policy> =
         policies.iter().filter_map(|i| set.policies.get(*i as usize)).map(|p| &**p).collect();
     let mut next = profile;

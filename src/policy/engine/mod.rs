@@ -45,7 +45,7 @@ pub(super) use self::{
 pub use self::{
     config::{EngineConfig, Listener, PoolConfig},
     nat::{PortMap, PortMapError},
-    skeleton::REFUSING,
+    skeleton::{LABELS_UNKNOWN, REFUSING},
 };
 use super::{
     Direction, Flow, PolicySet, Ports, Service,
@@ -112,7 +112,16 @@ pub struct Engine {
 type Families = [bool; 2];
 
 /// Direction, policies in order, and what applies when none of them decides.
-type ClassKey = (Direction, Box<[u32]>, bool);
+type ClassKey = (Direction, Box<[u32]>, Otherwise);
+
+/// What becomes of what no policy decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Otherwise {
+    Allow,
+    Deny,
+    /// Nobody knows which policies there are: refused, for that reason.
+    CutOff,
+}
 
 #[derive(Debug)]
 struct Local {

@@ -38,9 +38,11 @@ use crate::{
 pub(super) const REFUSE: &str = "refuse";
 /// The chain that refuses with an answer.
 pub(super) const REJECT: &str = "refuse_answer";
+/// The chain in which packets of endpoints end whose labels nobody knows.
+pub const LABELS_UNKNOWN: &str = "labels_unknown";
 /// The chains in which packets end. Their rules that count do nothing else but to refuse, for the reason that is their
 /// comment.
-pub const REFUSING: [&str; 13] = [
+pub const REFUSING: [&str; 14] = [
     "anti_spoof",
     "from_elsewhere",
     "nat_pre",
@@ -50,6 +52,7 @@ pub const REFUSING: [&str; 13] = [
     "to_ep_reply",
     REFUSE,
     REJECT,
+    LABELS_UNKNOWN,
     "invalid",
     "untracked",
     "related",
@@ -517,6 +520,7 @@ impl Builder {
                     .comment("rejected by policy"),
             ],
         );
+        self.chain(LABELS_UNKNOWN, vec![dropped("labels of the endpoint unknown")]);
         self.chain("invalid", vec![dropped("invalid connection state")]);
         // Rules ask for the connection, so what has none would pass by those that refuse.
         self.chain("untracked", vec![dropped("untracked packet")]);

@@ -82,6 +82,12 @@ pub struct Side {
     pub tiers: Vec<TierStep>,
 }
 
+impl Side {
+    /// What decides where nobody knows the endpoint's labels.
+    pub const UNKNOWN: &str = "nobody knows the endpoint's labels, and policies ask for labels: it is cut off \
+         (unknown_labels of [policy]) until `slash32 endpoints label` tells them";
+}
+
 /// What happened in a tier.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TierStep {
@@ -299,6 +305,11 @@ impl<'a> View<'a> {
         })
     }
 
+    /// Whether it is an endpoint that is cut off because nobody knows its labels.
+    pub(super) fn is_cut_off(&self, me: &Known<'_>) -> bool {
+        me.local.is_some_and(|(_, labels)| self.config().cuts_off(self.set, labels))
+    }
+
     fn party(&self, known: &Known<'_>) -> Party {
         match (known.local, known.identity) {
             _ if known.host => Party::Host,
@@ -325,6 +336,9 @@ impl<'a> View<'a> {
             decided_by: String::new(),
             tiers: Vec::new(),
         };
+        if self.is_cut_off(me) {
+            return Some(Side { decided_by: Side::UNKNOWN.to_owned(), ..side });
+        }
         for index in 0..set.tiers.len() {
             let policies: Vec<&'a Policy> = set
                 .policies

@@ -150,7 +150,7 @@ pub(super) fn groups(view: &View<'_>, sets: &[&PolicySet]) -> Result<Vec<Group>,
         let known = view.known(addr);
         let labels = known.local.map(|(_, labels)| labels);
         // A local endpoint may have another's address by mistake; then both are one.
-        let mut bits: Vec<bool> = Vec::with_capacity(questions.selectors.len() + questions.ranges.len() + 4);
+        let mut bits: Vec<bool> = Vec::with_capacity(questions.selectors.len() + questions.ranges.len() + 5);
         match (labels, known.identity) {
             (Some(labels), _) => bits.extend(questions.selectors.iter().map(|s| s.matches(labels))),
             (None, Some(identity)) => {
@@ -161,11 +161,14 @@ pub(super) fn groups(view: &View<'_>, sets: &[&PolicySet]) -> Result<Vec<Group>,
             (None, None) => bits.extend(hashed.iter().map(|_| false)),
         }
         bits.extend(questions.ranges.iter().map(|r| r.contains(addr)));
+        let unknown = labels.is_some_and(|labels| labels.are_unknown() && engine.config().deny_unknown);
+        bits.push(unknown);
         bits.push(known.identity.is_some());
         bits.push(engine.config().pools.iter().any(|p| p.cidr.contains_addr(addr)));
         bits.push(strangers.contains(addr));
         bits.push(listens && admitted.contains(addr));
         let name = match (labels, known.identity) {
+            _ if unknown => "labels unknown".to_owned(),
             (Some(labels), _) => names.of_labels(labels),
             (None, Some(identity)) => names.of_hashes(identity.hashes()),
             (None, None) => names.of_outside(addr),

@@ -90,7 +90,7 @@ proptest! {
     #[test]
     fn who_goes_takes_his_permissions_along(
         set in policy_set(),
-        here in (0u8..4, labels()),
+        here in (0u8..4, own_labels()),
         there in (4u8..6, labels()),
         flows in prop::collection::vec(flow(), 24),
     ) {

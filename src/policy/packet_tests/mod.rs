@@ -17,6 +17,7 @@
 //! | the own host reaches its endpoints; replies always pass | `allow_and_deny_by_selector_…`, [`profiles`] | `checklist` 9 |
 //! | tiers: order, pass, default, reject; staged policies only count | `tiers_pass_reject_and_staged_policies` | `protocols_tiers_limits_…` |
 //! | unknown peers and interfaces are refused | `spoofed_sources_and_unknown_interfaces_are_dropped` | `forged_stray_and_stale_…` |
+//! | whose labels are lost is cut off while policies ask for labels | [`unknown`] | |
 //! | no source but the own addresses | `no_source_but_the_own_addresses_…` | `no_container_speaks_for_another` |
 //! | routing protocols and the agent are out of reach | `endpoints_do_not_reach_routing_protocols`, `endpoints_of_other_hosts_…`, [`guard`] | `containers_reach_no_routing_protocol_anywhere` |
 //! | ICMP by type and code | `icmp_by_type_and_code` | `protocols_tiers_limits_…` |
@@ -40,6 +41,7 @@ mod raw;
 mod soak;
 mod suite;
 mod trace;
+mod unknown;
 
 use self::lab::{
     Lab, V4, V6,

@@ -221,7 +221,7 @@ fn a_busy_rib_does_not_end_sessions() {
     wait(async {
         let mut one = config(1, 64512);
         one.peers = vec![neighbour4(1, 2, 65000)];
-        one.peers[0].settings.timers.hold_time = Duration::from_secs(3);
+        one.peers[0].settings.timers.hold_time = Duration::from_secs(6);
         let mut two = config(2, 65000);
         two.peers = vec![neighbour4(2, 1, 64512)];
         let (one, two) = (lab.start(1, one), lab.start(2, two));
@@ -229,7 +229,7 @@ fn a_busy_rib_does_not_end_sessions() {
         two.established().await;
         let (busy, done) = (two.handle.clone(), tokio::sync::oneshot::channel());
         let sleeper = tokio::spawn(async move {
-            busy.query(|_| std::thread::sleep(Duration::from_millis(4500))).await.unwrap();
+            busy.query(|_| std::thread::sleep(Duration::from_millis(7500))).await.unwrap();
             let _ = done.0.send(());
         });
         let count: u32 = 30_000;

@@ -60,9 +60,16 @@ bench-fib:           ## routes into the kernel beside BIRD and FRR, a dying swit
 	@target/release/bench_fib failover --family ipv6
 	@target/release/bench_fib loss
 
-bench-policy:        ## what policies cost: packets, changes, loading; beside no rules and nft -f
+bench-policy:        ## what policies cost: packets, changes, loading; beside no rules and nft -f; PART=packet, stream, endpoint, remote, load or update for one
 	@scripts/deps.sh build test
+ifneq ($(PART),update)
 	@cargo bench --locked --package slash32 --bench policy $(if $(PART),-- $(PART))
+endif
+ifneq ($(filter update,$(or $(PART),update)),)
+	@scripts/release.sh
+	@cargo build --release --locked --package interop-tests --bin bench-members --bin lab-tool
+	@target/release/bench-members
+endif
 
 soak:                ## 10,000 changes under traffic: nothing wrongly passed or dropped; CHANGES=n, SEED=n for others
 	@scripts/deps.sh build test

@@ -1,11 +1,11 @@
 //! What the lab runs inside its machines: process 1, echo servers, probes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::Parser;
 use interop_tests::tool::{
-    cni_call, connect, echo, feed, first_answer, floor, flow, hold, inject, probe, raw, who,
+    cni_call, connect, echo, feed, first_answer, floor, flow, hold, inject, member, probe, raw, who,
 };
 
 /// Helpers that the interop-tests library runs inside its machines.
@@ -37,6 +37,8 @@ enum Tool {
     Raw { protocol: u8 },
     /// A BGP session that announces many /32s, or none.
     Feed { local: IpAddr, to: IpAddr, asn: u32, routes: u32 },
+    /// A BGP session that times what UPDATEs about single endpoints take.
+    Member { local: Ipv4Addr, to: Ipv4Addr, asn: u32, members: u32, rounds: u32 },
     /// Makes a lab in which a process sleeps for SECONDS, and waits to be killed.
     Hold { seconds: String },
 }
@@ -56,6 +58,7 @@ fn main() -> anyhow::Result<()> {
         Tool::Inject => inject::run(),
         Tool::Raw { protocol } => raw::run(protocol),
         Tool::Feed { local, to, asn, routes } => feed::run(local, to, asn, routes),
+        Tool::Member { local, to, asn, members, rounds } => member::run(local, to, asn, members, rounds),
         Tool::Hold { seconds } => hold::run(&seconds),
     }
 }

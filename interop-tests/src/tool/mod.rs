@@ -9,6 +9,7 @@ pub mod floor;
 pub mod flow;
 pub mod hold;
 pub mod inject;
+pub mod member;
 pub mod probe;
 pub mod raw;
 pub mod who;

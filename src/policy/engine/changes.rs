@@ -42,6 +42,7 @@ impl Engine {
             sets: self.sets.iter().map(|(n, s)| (n.clone(), s.def.clone())).collect(),
             ..Given::default()
         };
+        self.limits.give();
         self.revokes = false;
         rules
     }
@@ -81,6 +82,7 @@ impl Engine {
         rules.chains.extend(self.chains.iter().map(|(n, c)| (n.clone(), (*c.value.chain).clone())));
         let used = self.sets.iter().filter(|(_, s)| s.users > 0);
         rules.sets.extend(used.map(|(n, s)| (n.clone(), s.def.build())));
+        rules.limits = self.limits.all();
         self.fill(&mut rules.sets);
         rules
     }
@@ -93,6 +95,7 @@ impl Engine {
         self.set_changes(skeleton, &mut delta);
         self.chain_changes(skeleton, &mut delta);
         self.element_changes(&mut delta);
+        self.limits.changes(&mut delta);
         delta
     }
 

@@ -52,13 +52,16 @@ impl Engine {
     /// Compiles only the part that does not depend on endpoints, for a change that no class notices and that permits or
     /// forbids nothing.
     pub(super) fn rebuild_skeleton(&mut self) {
-        let Skeleton { rules, sets } =
+        let Skeleton { rules, sets, limits } =
             skeleton::build(&self.config, &self.policies, self.families, self.mapped);
         self.skeleton = rules;
         self.given.skeleton_touched = true;
         self.use_sets(&sets);
         let old = std::mem::replace(&mut self.skeleton_sets, sets);
         self.release_sets(&old);
+        self.limits.hold(&limits);
+        let old = std::mem::replace(&mut self.skeleton_limits, limits);
+        self.limits.release(&old);
     }
 
     /// The policies that select an endpoint, for ingress and egress.
@@ -97,6 +100,7 @@ impl Engine {
                     self.given.touched_chains.insert(chain.name.clone());
                     let sets = chain.sets.clone();
                     self.use_sets(&sets);
+                    self.limits.hold(&chain.limits);
                 }
             }
         }
@@ -123,6 +127,7 @@ impl Engine {
                 let live = live.remove();
                 self.given.touched_chains.insert(chain.name.clone());
                 self.release_sets(&live.value.sets);
+                self.limits.release(&live.value.limits);
             }
         }
     }

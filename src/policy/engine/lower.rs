@@ -7,7 +7,7 @@
 //! chain says *allowed*. A pass is a `goto` to the chain of the next tier.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     hash::{Hash, Hasher},
     sync::Arc,
 };
@@ -18,14 +18,15 @@ use super::{
     ClassKey, Families, Otherwise,
     config::EngineConfig,
     services::ServiceSet,
-    sets::{SetDef, family_index, short_digest},
+    sets::{SetDef, family_index, short_digest, short_hash},
     skeleton::{LABELS_UNKNOWN, REFUSE, REJECT},
 };
 use crate::{
     model::Family,
     policy::{
-        Action, Direction, Entity, Peer, Policy, PolicySet, Ports, Rule as PolicyRule, Service, TierDefault,
-        ir::{Chain, Field, Key, Name, Rule, Statement, Verdict},
+        Action, Direction, Entity, Peer, Policy, PolicySet, Ports, Rate, Rule as PolicyRule, Service,
+        TierDefault,
+        ir::{Chain, Field, Key, Limit, Name, Rule, Statement, Verdict},
         ranges::Ranges,
         selector::Selector,
     },
@@ -37,6 +38,7 @@ pub(super) struct CompiledChain {
     pub(super) name: Name,
     pub(super) chain: Arc<Chain>,
     pub(super) sets: Vec<SetUse>,
+    pub(super) limits: BTreeMap<Name, Limit>,
 }
 
 /// How a rule uses a set.
@@ -84,6 +86,7 @@ pub(super) fn class(
             direction,
             rules: Vec::new(),
             sets: Vec::new(),
+            limits: BTreeMap::new(),
             pass: next.clone(),
         };
         for policy in of_tier.iter().filter(|p| p.staged) {
@@ -112,7 +115,7 @@ fn finish(kind: &str, lower: Lower<'_>, comment: String) -> Arc<CompiledChain> {
     chain.hash(&mut content);
     let name = format!("{kind}_{}", short_digest(content.0));
     let sets = used_sets(&chain.rules, lower.sets);
-    Arc::new(CompiledChain { name: name.into(), chain: Arc::new(chain), sets })
+    Arc::new(CompiledChain { name: name.into(), chain: Arc::new(chain), sets, limits: lower.limits })
 }
 
 /// Digests all that a value feeds to a hasher, which is all that makes it differ from another.
@@ -136,13 +139,13 @@ fn used_sets(rules: &[Rule], mut sets: Vec<SetUse>) -> Vec<SetUse> {
     sets
 }
 
-/// Rules for host policies, to be put into the chain for traffic to the host. `end` is what becomes of the rest.
+/// Rules for host policies, to be put into the chain for traffic to the host, and the sets and limits they refer to.
 pub(super) fn host_rules(
     set: &PolicySet,
     config: &EngineConfig,
     families: Families,
     (rules, name, staged): (&[PolicyRule], &str, bool),
-) -> (Vec<Rule>, Vec<SetUse>) {
+) -> (Vec<Rule>, Vec<SetUse>, BTreeMap<Name, Limit>) {
     let mut lower = Lower {
         set,
         config,
@@ -150,6 +153,7 @@ pub(super) fn host_rules(
         direction: Direction::Ingress,
         rules: Vec::new(),
         sets: Vec::new(),
+        limits: BTreeMap::new(),
         pass: Verdict::Return,
     };
     for (index, rule) in rules.iter().enumerate() {
@@ -157,7 +161,7 @@ pub(super) fn host_rules(
         lower.rule(rule, &label, staged, &Verdict::Goto("pass".into()));
     }
     let sets = used_sets(&lower.rules, lower.sets);
-    (lower.rules, sets)
+    (lower.rules, sets, lower.limits)
 }
 
 /// One way in which a rule can match, in one family or in both.
@@ -202,6 +206,7 @@ struct Lower<'a> {
     direction: Direction,
     rules: Vec<Rule>,
     sets: Vec<SetUse>,
+    limits: BTreeMap<Name, Limit>,
     /// What `pass` does.
     pass: Verdict,
 }
@@ -224,6 +229,7 @@ impl Lower<'_> {
             direction: self.direction,
             rules: Vec::new(),
             sets: Vec::new(),
+            limits: BTreeMap::new(),
             pass: Verdict::Return,
         };
         inner.policy(policy, true);
@@ -264,7 +270,7 @@ impl Lower<'_> {
                 let mut start = both.statements;
                 if let Some(rate) = rule.log {
                     let mut log = start.clone();
-                    log.extend([Statement::Limit(rate), Statement::Log(format!("{comment}: "))]);
+                    log.extend([self.limit("log", &comment, rate), Statement::Log(format!("{comment}: "))]);
                     self.rules.push(Rule::new(log));
                 }
                 if rule.action == Action::Allow && !staged && rule.limit.is_some() {
@@ -275,7 +281,7 @@ impl Lower<'_> {
                     passed.extend([confirmed, Statement::Counter, Statement::Verdict(allow.clone())]);
                     self.rules.push(Rule::new(passed).comment(&comment));
                 }
-                start.extend(rule.limit.map(Statement::Limit));
+                start.extend(rule.limit.map(|rate| self.limit("limit", &comment, rate)));
                 let verdict = match rule.action {
                     _ if staged => Verdict::Return,
                     Action::Allow => allow.clone(),
@@ -547,6 +553,16 @@ impl Lower<'_> {
             }
         }
         out
+    }
+
+    /// One limit for all the ways in which a rule can match, whichever endpoints it is of: told apart by the rule's name, so
+    /// that a change of others leaves it as it is.
+    fn limit(&mut self, what: &str, rule: &str, rate: Rate) -> Statement {
+        let text = format!("{what} {rule} {} {} {}", rate.events, rate.per, rate.burst);
+        let name: Name = format!("{what}_{}", short_hash(&text)).into();
+        let comment = format!("{what} of {rule}");
+        self.limits.entry(name.clone()).or_insert_with(|| Limit { rate, comment });
+        Statement::SharedLimit(name)
     }
 
     fn lookup(&mut self, set: Arc<SetDef>, field: Field) -> Statement {

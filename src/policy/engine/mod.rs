@@ -13,6 +13,7 @@ mod classes;
 mod config;
 mod departed;
 mod index;
+mod limits;
 mod lower;
 mod members;
 mod nat;
@@ -33,6 +34,7 @@ use self::{
     classes::{Selects, entry_of},
     departed::Departed,
     index::SelectorIndex,
+    limits::Limits,
     lower::{Class, CompiledChain, SetUse},
     nat::PortMaps,
     sets::SetDef,
@@ -49,7 +51,7 @@ pub use self::{
 };
 use super::{
     Direction, Flow, PolicySet, Ports, Service,
-    ir::{Chain, Data, Key, Name, Ruleset, Verdict},
+    ir::{Chain, Data, Key, Limit, Name, Ruleset, Verdict},
 };
 use crate::model::{EndpointId, Family, Identity, LabelHash, Labels, Prefix};
 
@@ -85,6 +87,7 @@ pub struct Engine {
     selects: Selects,
     skeleton: Ruleset,
     skeleton_sets: Vec<SetUse>,
+    skeleton_limits: BTreeMap<Name, Limit>,
     locals: BTreeMap<EndpointId, Local>,
     /// Which local endpoints have an address: one, unless somebody made a mistake.
     owners: FxHashMap<Prefix, BTreeSet<EndpointId>>,
@@ -96,6 +99,7 @@ pub struct Engine {
     classes: FxHashMap<ClassKey, Live<Class>>,
     chains: BTreeMap<Name, Live<CompiledChain>>,
     sets: BTreeMap<Name, LiveSet>,
+    limits: Limits,
     index: SelectorIndex,
     /// How many addresses have an identity.
     population: [usize; 2],
@@ -149,13 +153,14 @@ impl Engine {
     /// An engine without policies and endpoints.
     pub fn new(config: EngineConfig) -> Self {
         let policies = Arc::new(PolicySet::default());
-        let Skeleton { rules, sets } = skeleton::build(&config, &policies, [true; 2], false);
+        let Skeleton { rules, sets, limits } = skeleton::build(&config, &policies, [true; 2], false);
         let mut engine = Self {
             config,
             policies,
             selects: Selects::default(),
             skeleton: rules,
             skeleton_sets: Vec::new(),
+            skeleton_limits: BTreeMap::new(),
             locals: BTreeMap::new(),
             owners: FxHashMap::default(),
             remotes: FxHashMap::default(),
@@ -164,6 +169,7 @@ impl Engine {
             classes: FxHashMap::default(),
             chains: BTreeMap::new(),
             sets: BTreeMap::new(),
+            limits: Limits::default(),
             index: SelectorIndex::default(),
             population: [0; 2],
             families: [true; 2],
@@ -174,6 +180,8 @@ impl Engine {
         };
         engine.use_sets(&sets);
         engine.skeleton_sets = sets;
+        engine.limits.hold(&limits);
+        engine.skeleton_limits = limits;
         engine.families = engine.families_in_use();
         engine
     }

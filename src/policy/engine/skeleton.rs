@@ -28,8 +28,8 @@ use crate::{
     policy::{
         HostPolicy, PolicySet, Protocol, Rate, Service,
         ir::{
-            BaseHook, Chain, Data, DataType, Field, GENERATION, HookPoint, Key, KeyType, Name, Rule, Ruleset,
-            Set, SetKind, Statement, Verdict,
+            BaseHook, Chain, Data, DataType, Field, GENERATION, HookPoint, Key, KeyType, Limit, Name, Rule,
+            Ruleset, Set, SetKind, Statement, Verdict,
         },
     },
 };
@@ -93,6 +93,8 @@ const ECHO_TYPES: [u8; 2] = [128, 129];
 pub(super) struct Skeleton {
     pub(super) rules: Ruleset,
     pub(super) sets: Vec<SetUse>,
+    /// The limits of its rules.
+    pub(super) limits: BTreeMap<Name, Limit>,
 }
 
 /// Builds the skeleton; the maps and sets that follow endpoints are there and empty. `mapped`: with port mappings.
@@ -102,7 +104,8 @@ pub(super) fn build(
     families: Families,
     mapped: bool,
 ) -> Skeleton {
-    let mut builder = Builder { rules: Ruleset::default(), sets: Vec::new(), families };
+    let mut builder =
+        Builder { rules: Ruleset::default(), sets: Vec::new(), limits: BTreeMap::new(), families };
     builder.fixed_sets(config);
     builder.prerouting();
     builder.forward();
@@ -113,7 +116,7 @@ pub(super) fn build(
     if config.trace {
         trace(&mut builder.rules);
     }
-    Skeleton { rules: builder.rules, sets: builder.sets }
+    Skeleton { rules: builder.rules, sets: builder.sets, limits: builder.limits }
 }
 
 /// Has every rule that refuses log first.
@@ -145,6 +148,7 @@ pub(super) fn logged(matches: impl IntoIterator<Item = Statement>, why: &str) ->
 struct Builder {
     rules: Ruleset,
     sets: Vec<SetUse>,
+    limits: BTreeMap<Name, Limit>,
     families: Families,
 }
 
@@ -485,9 +489,10 @@ impl Builder {
         let mut ends: BTreeSet<Option<&str>> = BTreeSet::new();
         for (index, policy) in policies.host_policies.iter().enumerate() {
             let name = format!("host_{index}");
-            let (body, sets) =
+            let (body, sets, limits) =
                 host_rules(policies, config, self.families, (&policy.ingress, &policy.name, policy.staged));
             self.sets.extend(sets);
+            self.limits.extend(limits);
             self.chain(&name, body);
             for condition in interfaces(policy) {
                 rules

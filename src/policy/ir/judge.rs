@@ -161,7 +161,9 @@ impl<'a> Judge<'a> {
                     return Some(Outcome::Drop);
                 }
                 // No clock and no log here: a limit never binds.
-                Statement::Counter | Statement::Limit(_) | Statement::Log(_) => continue,
+                Statement::Counter | Statement::Limit(_) | Statement::SharedLimit(_) | Statement::Log(_) => {
+                    continue;
+                }
                 Statement::Masquerade | Statement::DnatMap { .. } => return Some(Outcome::Accept),
                 Statement::Verdict(verdict) => verdict,
             };

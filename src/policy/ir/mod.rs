@@ -42,6 +42,18 @@ pub struct Ruleset {
     pub sets: BTreeMap<Name, Set>,
     /// Base chains and others.
     pub chains: BTreeMap<Name, Chain>,
+    /// Limits that rules share.
+    pub limits: BTreeMap<Name, Limit>,
+}
+
+/// A limit that several rules draw from, named after what it is for: another rate is another limit. While it is there
+/// the kernel keeps how much of it is left, whatever else changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// How often.
+    pub rate: Rate,
+    /// For people: whose it is.
+    pub comment: String,
 }
 
 /// A named set or map.
@@ -163,6 +175,8 @@ pub enum Statement {
     Counter,
     /// Match at most so often.
     Limit(Rate),
+    /// Match as often as a limit of the table has it, together with all other rules that ask it.
+    SharedLimit(Name),
     /// Hand the packet's head to the nflog group of the driver's configuration.
     Log(String),
     /// Refuse with an answer: TCP reset, or ICMP administratively prohibited.
@@ -304,10 +318,11 @@ impl Statement {
         Self::Lookup { fields: fields.into(), set: set.clone(), negate: false }
     }
 
-    /// The chain or set that the statement refers to, if any.
+    /// The chain, set or limit that the statement refers to, if any.
     pub fn refers_to(&self) -> Option<&Name> {
         match self {
             Self::Lookup { set, .. } => Some(set),
+            Self::SharedLimit(limit) => Some(limit),
             Self::Vmap(_, map) | Self::DnatMap { map, .. } => Some(map),
             Self::Verdict(verdict) => verdict.target(),
             _ => None,
@@ -344,6 +359,8 @@ impl Rule {
 pub struct Delta {
     /// Sets and maps to make, with their elements.
     pub new_sets: Vec<(Name, Set)>,
+    /// Limits to make.
+    pub new_limits: Vec<(Name, Limit)>,
     /// Chains to make; each refers only to older ones or to ones before it.
     pub new_chains: Vec<(Name, Chain)>,
     /// Chains whose rules are to be replaced.
@@ -354,6 +371,8 @@ pub struct Delta {
     pub old_chains: Vec<Name>,
     /// Sets to remove.
     pub old_sets: Vec<Name>,
+    /// Limits to remove.
+    pub old_limits: Vec<Name>,
     /// Whether something that was allowed may be so no longer: connections must be judged anew.
     pub revokes: bool,
 }
@@ -381,6 +400,11 @@ impl Ruleset {
         for (name, set) in &delta.new_sets {
             if self.sets.insert(name.clone(), set.clone()).is_some() {
                 return Err(format!("set {name} exists"));
+            }
+        }
+        for (name, limit) in &delta.new_limits {
+            if self.limits.insert(name.clone(), limit.clone()).is_some() {
+                return Err(format!("limit {name} exists"));
             }
         }
         for (name, chain) in &delta.new_chains {
@@ -424,6 +448,14 @@ impl Ruleset {
                 return Err(format!("set {name} is still in use"));
             }
         }
+        for name in &delta.old_limits {
+            if self.limits.remove(name).is_none() {
+                return Err(format!("limit {name} is not there"));
+            }
+            if self.is_referred_to(name) {
+                return Err(format!("limit {name} is still in use"));
+            }
+        }
         Ok(())
     }
 
@@ -432,6 +464,7 @@ impl Ruleset {
             if let Some(other) = statement.refers_to()
                 && !self.sets.contains_key(other)
                 && !self.chains.contains_key(other)
+                && !self.limits.contains_key(other)
             {
                 return Err(format!("chain {name} refers to {other}, which is not there"));
             }

@@ -71,13 +71,14 @@ const IDLE: Duration = Duration::from_secs(1);
 struct Old {
     chains: Vec<Name>,
     sets: Vec<Name>,
+    limits: Vec<Name>,
     /// The time of the last change that left something behind.
     since: Option<Instant>,
 }
 
 impl Old {
     fn names(&self) -> impl Iterator<Item = &Name> {
-        self.chains.iter().chain(&self.sets)
+        self.chains.iter().chain(&self.sets).chain(&self.limits)
     }
 }
 
@@ -202,7 +203,9 @@ impl Driver {
             return Ok(());
         }
         let again = |name: &Name| {
-            delta.new_chains.iter().any(|(n, _)| n == name) || delta.new_sets.iter().any(|(n, _)| n == name)
+            delta.new_chains.iter().any(|(n, _)| n == name)
+                || delta.new_sets.iter().any(|(n, _)| n == name)
+                || delta.new_limits.iter().any(|(n, _)| n == name)
         };
         if self.old.since.is_some_and(|at| at.elapsed() >= GRACE) || self.old.names().any(again) {
             self.tidy()?;
@@ -245,9 +248,10 @@ impl Driver {
         for name in &delta.old_sets {
             self.kinds.remove(name);
         }
-        if !delta.old_chains.is_empty() || !delta.old_sets.is_empty() {
+        if !(delta.old_chains.is_empty() && delta.old_sets.is_empty() && delta.old_limits.is_empty()) {
             self.old.chains.extend(delta.old_chains.iter().cloned());
             self.old.sets.extend(delta.old_sets.iter().cloned());
+            self.old.limits.extend(delta.old_limits.iter().cloned());
             self.old.since = Some(Instant::now());
         }
         Ok(())
@@ -264,7 +268,7 @@ impl Driver {
         let Some(since) = self.old.since else { return Ok(()) };
         std::thread::sleep(GRACE.saturating_sub(since.elapsed()));
         let old = std::mem::take(&mut self.old);
-        self.send(encode::encode_removal(&old.chains, &old.sets, &self.settings))
+        self.send(encode::encode_removal(&old.chains, &old.sets, &old.limits, &self.settings))
     }
 
     /// How the kernel's table differs from what it should be; empty if it does not.

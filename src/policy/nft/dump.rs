@@ -10,13 +10,16 @@ use serde::Serialize;
 use super::{
     Settings,
     driver::udata_entry,
-    encode::{DATA_VERDICT, INET, RawKind, SUBSYSTEM, UDATA_DIGEST, rule_digest},
+    encode::{DATA_VERDICT, INET, OBJECT_LIMIT, RawKind, SUBSYSTEM, UDATA_DIGEST, rule_digest},
 };
 use crate::{
     netlink::{Attr, Attrs, Error, RawMessage, Socket},
-    policy::ir::{
-        BaseHook, Chain, Data, Delta, Element, ElementChange, GENERATION, Key, Name, Rule, Ruleset, Set,
-        SetKind, Statement, Verdict,
+    policy::{
+        Rate,
+        ir::{
+            BaseHook, Chain, Data, Delta, Element, ElementChange, GENERATION, Key, Name, Rule, Ruleset, Set,
+            SetKind, Statement, Verdict,
+        },
     },
 };
 
@@ -25,6 +28,7 @@ const GETCHAIN: u16 = 4;
 const GETRULE: u16 = 7;
 const GETSET: u16 = 10;
 const GETSETELEM: u16 = 13;
+const GETOBJ: u16 = 19;
 /// `NFT_SET_ANONYMOUS`.
 const ANONYMOUS: u32 = 1;
 
@@ -50,6 +54,12 @@ pub enum Difference {
     SetForeign(String),
     /// A set's or map's elements are not what they should be.
     SetElements(String),
+    /// A limit is missing.
+    LimitMissing(String),
+    /// A limit has another rate.
+    LimitRate(String),
+    /// A stateful object is too many.
+    ObjectForeign(String),
 }
 
 impl fmt::Display for Difference {
@@ -64,6 +74,9 @@ impl fmt::Display for Difference {
             Self::SetMissing(name) => write!(f, "set {name} is missing"),
             Self::SetForeign(name) => write!(f, "set {name} is not ours"),
             Self::SetElements(name) => write!(f, "the elements of set {name} were changed"),
+            Self::LimitMissing(name) => write!(f, "limit {name} is missing"),
+            Self::LimitRate(name) => write!(f, "the rate of limit {name} was changed"),
+            Self::ObjectForeign(name) => write!(f, "object {name} is not ours"),
         }
     }
 }
@@ -97,6 +110,8 @@ pub(super) struct Actual {
     dormant: bool,
     chains: BTreeMap<String, ActualChain>,
     sets: BTreeMap<String, ActualSet>,
+    /// Stateful objects; of what is no limit for packets, no rate.
+    objects: BTreeMap<String, Option<Rate>>,
 }
 
 #[derive(Debug)]
@@ -136,7 +151,8 @@ pub(super) fn read(
         let elements = if wanted { dump_elements(socket, settings, &name)? } else { BTreeSet::new() };
         sets.insert(name, ActualSet { kind, elements });
     }
-    Ok(Some(Actual { dormant: flags != 0, chains, sets }))
+    let objects = dump_objects(socket, settings)?;
+    Ok(Some(Actual { dormant: flags != 0, chains, sets, objects }))
 }
 
 impl ActualChain {
@@ -210,6 +226,17 @@ impl Actual {
         }
         let foreign = self.sets.keys().filter(|n| !want.sets.contains_key(n.as_str()));
         found.extend(foreign.cloned().map(Difference::SetForeign));
+        for (name, limit) in &want.limits {
+            match self.objects.get(&**name) {
+                None => found.push(Difference::LimitMissing(name.to_string())),
+                Some(rate) if *rate != Some(limit.rate) => {
+                    found.push(Difference::LimitRate(name.to_string()));
+                }
+                Some(_) => {}
+            }
+        }
+        let foreign = self.objects.keys().filter(|n| !want.limits.contains_key(n.as_str()));
+        found.extend(foreign.cloned().map(Difference::ObjectForeign));
         found
     }
 
@@ -264,6 +291,20 @@ impl Actual {
         }
         let foreign = self.sets.keys().filter(|n| !want.sets.contains_key(n.as_str()));
         delta.old_sets.extend(foreign.map(|n| Name::from(n.as_str())));
+        for (name, limit) in &want.limits {
+            match self.objects.get(&**name) {
+                None => delta.new_limits.push((name.clone(), limit.clone())),
+                // The kernel changes none that it has.
+                Some(rate) if *rate != Some(limit.rate) => return None,
+                Some(_) => {}
+            }
+        }
+        for (name, rate) in self.objects.iter().filter(|(n, _)| !want.limits.contains_key(n.as_str())) {
+            if rate.is_none() {
+                return None;
+            }
+            delta.old_limits.push(name.as_str().into());
+        }
         Some(delta)
     }
 }
@@ -431,6 +472,23 @@ fn dump_sets(socket: &mut Socket, settings: &Settings) -> Result<BTreeMap<String
         Some((attrs.clone().find_kind(2)?.str()?.to_owned(), kind))
     })?;
     Ok(sets.into_iter().collect())
+}
+
+fn dump_objects(socket: &mut Socket, settings: &Settings) -> Result<BTreeMap<String, Option<Rate>>, Error> {
+    let objects = list(socket, settings, GETOBJ, |attrs| {
+        let name = attrs.clone().find_kind(2)?.str()?.to_owned();
+        let limit = attrs.clone().find_kind(3).and_then(Attr::be32) == Some(OBJECT_LIMIT);
+        let rate = attrs.find_kind(4).filter(|_| limit).and_then(|data| {
+            let of = |kind| data.nested().find_kind(kind);
+            let number = |kind| u32::try_from(of(kind)?.be64()?).ok();
+            // Of packets, and not of what is beyond the rate.
+            let plain = [4, 5].iter().all(|kind| of(*kind).and_then(Attr::be32).unwrap_or(0) == 0);
+            let (events, per, burst) = (number(1)?, number(2)?, of(3)?.be32()?);
+            plain.then_some(Rate { events, per, burst })
+        });
+        Some((name, rate))
+    })?;
+    Ok(objects.into_iter().collect())
 }
 
 /// An element as the kernel lists it: key, upper end, whether it ends an interval, data.

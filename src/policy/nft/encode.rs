@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 use super::{DEFAULT_MARK_MASK, Settings, text::comment};
 use crate::{
     netlink::{Batch, Writer},
-    policy::ir::{
-        Chain, Data, DataType, Delta, Field, GENERATION, GENERATION_SIZE, Key, KeyType, Name, Rule, Ruleset,
-        Set, SetKind, Statement, Verdict,
+    policy::{
+        Rate,
+        ir::{
+            Chain, Data, DataType, Delta, Field, GENERATION, GENERATION_SIZE, Key, KeyType, Limit, Name,
+            Rule, Ruleset, Set, SetKind, Statement, Verdict,
+        },
     },
 };
 
@@ -31,6 +34,8 @@ pub(super) mod msg {
     pub(in crate::policy::nft) const DELSET: u16 = 11;
     pub(in crate::policy::nft) const NEWSETELEM: u16 = 12;
     pub(in crate::policy::nft) const DELSETELEM: u16 = 14;
+    pub(in crate::policy::nft) const NEWOBJ: u16 = 18;
+    pub(in crate::policy::nft) const DELOBJ: u16 = 20;
 }
 
 const NLM_F_CREATE: u16 = 0x400;
@@ -43,6 +48,8 @@ const MAP: u32 = 0x8;
 const CONCAT: u32 = 0x80;
 /// `NFT_DATA_VERDICT`: the data type of verdict maps.
 pub(super) const DATA_VERDICT: u32 = 0xffff_ff00;
+/// `NFT_OBJECT_LIMIT`.
+pub(super) const OBJECT_LIMIT: u32 = 4;
 /// The list of elements is one attribute, whose length has 16 bits; this many of the largest elements fit.
 const ELEMENTS_A_MESSAGE: usize = 400;
 
@@ -74,6 +81,9 @@ pub(super) fn encode_replace(rules: &Ruleset, settings: &Settings, generation: u
     if let Some(set) = rules.sets.get(GENERATION) {
         let stamp = Key::host_u32(settings.stamp(generation));
         encoder.elements(msg::NEWSETELEM, SetRef::Name(GENERATION), &set.kind, [(&stamp, &Data::None)]);
+    }
+    for (name, limit) in &rules.limits {
+        encoder.limit(name, limit);
     }
     for (name, chain) in &rules.chains {
         encoder.rules(name, chain);
@@ -107,7 +117,7 @@ pub(super) fn encode_remove(settings: &Settings) -> Batch {
 
 /// The first step of a change: what is new and what nothing refers to yet. `None` if nothing is new.
 pub(super) fn encode_preparation(delta: &Delta, settings: &Settings, generation: u32) -> Option<Batch> {
-    if delta.new_sets.is_empty() && delta.new_chains.is_empty() {
+    if delta.new_sets.is_empty() && delta.new_chains.is_empty() && delta.new_limits.is_empty() {
         return None;
     }
     let mut encoder = Encoder::begin(settings, generation);
@@ -117,6 +127,9 @@ pub(super) fn encode_preparation(delta: &Delta, settings: &Settings, generation:
     }
     for (id, set) in maps {
         encoder.elements(msg::NEWSETELEM, SetRef::Id(id), &set.kind, set.elements.iter());
+    }
+    for (name, limit) in &delta.new_limits {
+        encoder.limit(name, limit);
     }
     for (name, chain) in &delta.new_chains {
         encoder.rules(name, chain);
@@ -157,7 +170,7 @@ pub(super) fn encode_switch(
 }
 
 /// The last step: removes what nothing refers to any more.
-pub(super) fn encode_removal(chains: &[Name], sets: &[Name], settings: &Settings) -> Batch {
+pub(super) fn encode_removal(chains: &[Name], sets: &[Name], limits: &[Name], settings: &Settings) -> Batch {
     let mut encoder = Encoder::begin(settings, 0);
     for name in chains {
         encoder.flush_chain(name);
@@ -165,6 +178,11 @@ pub(super) fn encode_removal(chains: &[Name], sets: &[Name], settings: &Settings
     for name in sets {
         encoder.message(msg::DELSET, 0, |w, table| {
             w.attr_str(1, table).attr_str(2, name);
+        });
+    }
+    for name in limits {
+        encoder.message(msg::DELOBJ, 0, |w, table| {
+            w.attr_str(1, table).attr_str(2, name).attr_be32(3, OBJECT_LIMIT);
         });
     }
     for name in chains {
@@ -316,6 +334,16 @@ impl<'a> Encoder<'a> {
         });
     }
 
+    fn limit(&mut self, name: &str, limit: &Limit) {
+        self.message(msg::NEWOBJ, NLM_F_CREATE | NLM_F_EXCL, |w, table| {
+            w.attr_str(1, table); // NFTA_OBJ_TABLE
+            w.attr_str(2, name); // NFTA_OBJ_NAME
+            w.attr_be32(3, OBJECT_LIMIT); // NFTA_OBJ_TYPE
+            w.nest(4, |w| rate(w, limit.rate)); // NFTA_OBJ_DATA
+            w.attr(8, &udata_comment(0, &limit.comment)); // NFTA_OBJ_USERDATA
+        });
+    }
+
     fn flush_chain(&mut self, name: &str) {
         self.message(msg::DELRULE, 0, |w, table| {
             w.attr_str(1, table).attr_str(2, name);
@@ -442,6 +470,15 @@ fn verdict(w: &mut Writer<'_>, verdict: &Verdict) {
     });
 }
 
+/// `enum nft_limit_attributes`.
+fn rate(w: &mut Writer<'_>, rate: Rate) {
+    w.attr_be64(1, rate.events.into()); // NFTA_LIMIT_RATE
+    w.attr_be64(2, rate.per.into()); // NFTA_LIMIT_UNIT, in seconds
+    w.attr_be32(3, rate.burst); // NFTA_LIMIT_BURST
+    w.attr_be32(4, 0); // NFTA_LIMIT_TYPE: packets
+    w.attr_be32(5, 0); // NFTA_LIMIT_FLAGS
+}
+
 /// One entry of user data: type, length, value.
 fn udata(kind: u8, value: &[u8]) -> Vec<u8> {
     let len = u8::try_from(value.len()).unwrap_or(u8::MAX);
@@ -545,12 +582,10 @@ impl Expressions<'_, '_> {
                 self.lookup(map, register, Some(REG_VERDICT), false);
             }
             Statement::Counter => self.expression("counter", |_| {}),
-            Statement::Limit(rate) => self.expression("limit", |w| {
-                w.attr_be64(1, rate.events.into()); // NFTA_LIMIT_RATE
-                w.attr_be64(2, rate.per.into()); // NFTA_LIMIT_UNIT, in seconds
-                w.attr_be32(3, rate.burst); // NFTA_LIMIT_BURST
-                w.attr_be32(4, 0); // NFTA_LIMIT_TYPE: packets
-                w.attr_be32(5, 0); // NFTA_LIMIT_FLAGS
+            Statement::Limit(limit) => self.expression("limit", |w| rate(w, *limit)),
+            Statement::SharedLimit(name) => self.expression("objref", |w| {
+                w.attr_be32(1, OBJECT_LIMIT); // NFTA_OBJREF_IMM_TYPE
+                w.attr_str(2, name); // NFTA_OBJREF_IMM_NAME
             }),
             Statement::Log(prefix) => {
                 let group = self.settings.log_group;

@@ -147,7 +147,9 @@ fn normal(listing: &str) -> Vec<String> {
     let mut chains: Vec<String> = Vec::new();
     let squeezed = listing.replace("packets 0 bytes 0", "").replace('\t', "");
     for line in squeezed.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")) {
-        if line.starts_with("set ") || line.starts_with("map ") || line.starts_with("chain ") {
+        if ["set ", "map ", "chain ", "limit "].iter().any(|kind| line.starts_with(kind))
+            && line.ends_with('{')
+        {
             chains.push(String::new());
         }
         if let Some(last) = chains.last_mut().filter(|_| !line.is_empty() && line != "}") {
@@ -283,6 +285,8 @@ fn meddling_is_found_and_undone() {
                 "delete element inet slash32 ep_out { \"s32aaaaaaaaaaa\" }; add element inet slash32 ep_out { \"s32aaaaaaaaaaa\" : accept }",
                 "the elements of set ep_out were changed",
             ),
+            ("add limit inet slash32 mine { rate 5/second; }", "object mine is not ours"),
+            ("add counter inet slash32 mine", "object mine is not ours"),
             (
                 "add element inet slash32 src4 { \"s32aaaaaaaaaaa\" . 192.0.2.77 }",
                 "the elements of set src4 were changed",
@@ -321,7 +325,28 @@ fn meddling_is_found_and_undone() {
         enforcer.engine_mut().remove_local(&EndpointId("s32aaaaaaaaaaa".into()));
         enforcer.commit().unwrap();
         assert_eq!(enforcer.repair().unwrap(), []);
-        assert_eq!(enforcer.repairs(), 15);
+        // A limit can go with the rules that ask it, and come back with another rate.
+        let limit =
+            enforcer.engine().compiled().limits.into_keys().find(|name| name.starts_with("limit")).unwrap();
+        let listed = nft(&["-a", "list", "table", "inet", "slash32"], "").unwrap();
+        let chain =
+            listed.split("\tchain ").find(|c| c.contains(&*limit) && c.contains("limit name")).unwrap();
+        let chain = chain.split_whitespace().next().unwrap();
+        for (more, found) in [
+            (String::new(), format!("limit {limit} is missing")),
+            (
+                format!("add limit inet slash32 {limit} {{ rate 7/second; }}"),
+                format!("the rate of limit {limit} was changed"),
+            ),
+        ] {
+            let script =
+                format!("flush chain inet slash32 {chain}; delete limit inet slash32 {limit}; {more}");
+            nft(&["-f", "-"], &script).unwrap_or_else(|e| panic!("{script}: {e}"));
+            let told: Vec<_> = enforcer.repair().unwrap().iter().map(ToString::to_string).collect();
+            assert_eq!(told, [format!("the rules of chain {chain} were changed"), found]);
+            assert_eq!(enforcer.repair().unwrap(), []);
+        }
+        assert_eq!(enforcer.repairs(), 19);
     });
 }
 

@@ -29,6 +29,10 @@ impl<'a> Text<'a> {
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {} {{", self.settings.table)?;
+        for (name, limit) in &self.rules.limits {
+            writeln!(f, "\tlimit {name} {{\n\t\tcomment \"{}\"", comment(&limit.comment))?;
+            writeln!(f, "\t\trate {}\n\t}}\n", show_rate(&limit.rate))?;
+        }
         for (i, (name, set)) in self.rules.sets.iter().enumerate() {
             if i > 0 {
                 writeln!(f)?;
@@ -137,6 +141,7 @@ impl Text<'_> {
             Statement::Vmap(fields, map) => write!(out, "{} vmap @{map}", fields_text(fields)),
             Statement::Counter => write!(out, "counter"),
             Statement::Limit(rate) => write!(out, "limit rate {}", show_rate(rate)),
+            Statement::SharedLimit(name) => write!(out, "limit name \"{name}\""),
             Statement::Log(prefix) => {
                 write!(out, "log prefix \"{}\" group {}", comment(prefix), self.settings.log_group)
             }

@@ -1,9 +1,14 @@
 //! Limits: how often a rule matches, and how often it logs. They last a day, so that the time a test takes adds nothing.
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use socket2::{Domain, Socket, Type};
 
 use super::{
-    LB, WEB,
+    LB, OTHER, WEB,
     lab::{Lab, V4, V6, Who::C},
     three,
 };
@@ -23,7 +28,7 @@ fn policies(lab: &mut Lab) {
           { action = "allow", protocol = "udp", ports = 7000, limit = "6/day burst 6" },
           { action = "allow", protocol = "udp", ports = [7001, 7002], limit = "4/day burst 4" },
           { action = "allow", protocol = "udp", ports = 7002 },
-          { action = "deny", protocol = "udp", ports = 7003, log = "3/day burst 3" },
+          { action = "deny", from = { selector = 'role == "lb"' }, protocol = "udp", ports = 7003, log = "3/day burst 3" },
           { action = "allow", protocol = "udp", ports = 7999 },
         ]"#,
     );
@@ -130,4 +135,97 @@ fn a_rule_logs_so_often_and_no_more() {
     }
     assert_eq!(prefixes.len(), 3, "{prefixes:?}");
     assert!(prefixes.iter().all(|p| p.contains("default/web ingress 4")), "{prefixes:?}");
+}
+
+/// Two containers that one rule is for, in classes of their own.
+struct Both {
+    udp: [UdpSocket; 2],
+    tcp: [Socket; 2],
+}
+
+const MORE: usize = 3;
+
+impl Both {
+    fn listen(lab: &Lab) -> Self {
+        let each = |number: usize| {
+            lab.ns(C([WEB, MORE][number])).run(|| {
+                let udp = UdpSocket::bind(("::", 7000)).unwrap();
+                udp.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+                let tcp = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+                tcp.bind(&SocketAddr::from(([0u16; 8], 7000)).into()).unwrap();
+                tcp.listen(100).unwrap();
+                tcp.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+                (udp, tcp)
+            })
+        };
+        let [(udp, tcp), (udp2, tcp2)] = [each(0), each(1)];
+        Self { udp: [udp, udp2], tcp: [tcp, tcp2] }
+    }
+
+    /// Of so many rounds of new flows of every kind, how many arrive of UDP and of TCP. The sockets that were opened stay
+    /// in `open`: what a connection leaves behind when it ends is not counted.
+    fn arrivals(&self, lab: &Lab, rounds: usize, open: &mut Vec<Socket>) -> [usize; 2] {
+        for _ in 0..rounds {
+            for (v6, tcp) in [(V4, true), (V6, true), (V4, false), (V6, false)] {
+                // By the selector, and by the address.
+                for (from, to) in [(LB, WEB), (OTHER, MORE), (OTHER, WEB), (LB, MORE)] {
+                    let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+                    let kind = if tcp { Type::STREAM } else { Type::DGRAM };
+                    let socket = lab.ns(C(from)).run(|| Socket::new(domain, kind, None)).unwrap();
+                    socket.set_nonblocking(true).unwrap();
+                    let to = SocketAddr::new(lab.addr(C(to), v6), 7000);
+                    // Under way, or refused much later.
+                    let _ = socket.connect(&to.into());
+                    if !tcp {
+                        socket.send(b"new").unwrap();
+                    }
+                    open.push(socket);
+                }
+            }
+        }
+        let heard = |socket: &UdpSocket| std::iter::from_fn(|| socket.recv(&mut [0; 8]).ok()).count();
+        let accepted = |socket: &Socket| std::iter::from_fn(|| socket.accept().ok()).count();
+        [self.udp.iter().map(heard).sum(), self.tcp.iter().map(accepted).sum()]
+    }
+}
+
+#[test]
+fn a_rule_has_one_limit_for_all_that_it_is_about() {
+    let mut lab = Lab::new(4);
+    for (container, role) in [(WEB, "web"), (LB, "lb"), (OTHER, "other"), (MORE, "more")] {
+        lab.know(container, &[("role", role)]);
+    }
+    let of_other = [V4, V6].map(|v6| lab.addr(C(OTHER), v6));
+    let with = |limit: &str, more: &str| {
+        format!(
+            r#"[[policy]]
+            name = "web"
+            select = 'role in {{"web", "more"}}'
+            ingress = [{{ action = "allow", from = [{{ selector = 'role == "lb"' }}, {{ cidr = ["{}", "{}"] }}],
+                         protocol = ["tcp", "udp"], ports = 7000, limit = "{limit}" }}]
+            [[policy]]
+            name = "more"
+            select = 'role == "more"'
+            ingress = [{{ action = "allow", protocol = "tcp", ports = {more} }}]"#,
+            of_other[0], of_other[1]
+        )
+    };
+    lab.policies(&with("10/day burst 10", "1"));
+    let both = Both::listen(&lab);
+    let mut open = Vec::new();
+    let [udp, tcp] = both.arrivals(&lab, 3, &mut open);
+    assert_eq!(udp + tcp, 10, "{udp} of UDP, {tcp} of TCP");
+    // What is used up stays so while other policies, and with them the chain that the rule is in, change.
+    lab.policies(&with("10/day burst 10", "2"));
+    assert_eq!(both.arrivals(&lab, 1, &mut open), [0, 0]);
+    let text = format!("{}\n[[policy]]\nname='x'\nselect='all()'\ningress=[]", with("10/day burst 10", "2"));
+    lab.policies(&text);
+    assert_eq!(both.arrivals(&lab, 1, &mut open), [0, 0]);
+    assert_eq!(lab.enforcer.repair().unwrap(), [], "nor is it a difference");
+    // Another rate is another limit, and of the old one nothing is left.
+    lab.policies(&with("20/day burst 20", "2"));
+    let [udp, tcp] = both.arrivals(&lab, 3, &mut open);
+    assert_eq!(udp + tcp, 20, "{udp} of UDP, {tcp} of TCP");
+    lab.policies("");
+    assert_eq!(lab.enforcer.repair().unwrap(), [], "nothing is left");
 }

@@ -65,9 +65,7 @@ fn name_alone(attachment: &Attachment) -> String {
 /// Whether an alias is the one of an attachment, or was under an agent that wrote the name alone: that is put right with
 /// the next start, not by a repair of each.
 pub(super) fn is_of(is: &str, attachment: &Attachment) -> bool {
-    // Of a name that did not fit only the beginning is known after the file was lost.
-    let cut = || attachment.rebuilt && is.starts_with(ALIAS_PREFIX) && is.len() + 4 > IFALIAS_MAX;
-    is == of(attachment) || is == name_alone(attachment) || cut()
+    is == of(attachment) || is == name_alone(attachment)
 }
 
 /// Reads the alias of the host end of `id`; none if it is none of ours. What somebody else has written may be anything:

@@ -190,7 +190,7 @@ fn differences(attachment: &Attachment, link: &Link, has_gateway: bool) -> Vec<D
         // Of others it is not known what they may use and where they are mapped to.
         let known = !attachment.is_from_kernel();
         list.extend([
-            (Difference::Forwarding4, !ipv4.forwarding),
+            (Difference::Forwarding4, !ipv4.forwarding && host_forwards("net/ipv4/ip_forward")),
             (Difference::ProxyArp, !ipv4.proxy_arp),
             (Difference::RpFilter, known && ipv4.rp_filter != rp_filter(attachment)),
             (Difference::RouteLocalnet, known && ipv4.route_localnet != localnet),
@@ -202,15 +202,18 @@ fn differences(attachment: &Attachment, link: &Link, has_gateway: bool) -> Vec<D
     list.into_iter().filter_map(|(difference, is)| is.then_some(difference)).collect()
 }
 
+/// Where somebody has switched it off for the whole host, which `status` tells, it is not for us to do it for our interfaces.
+fn host_forwards(setting: &str) -> bool {
+    !sysctl::read(setting).is_ok_and(|value| value != "1")
+}
+
 /// What of a host end's IPv6 settings is not as it should be.
 pub(super) fn ipv6_differences(attachment: &Attachment, settings: Ipv6Settings) -> Vec<Difference> {
     let ipv6 = attachment.endpoint.ipv6.is_some();
-    // Where somebody has switched it off for the whole host, which `status` tells, it is not for us to do it here.
-    let forwards =
-        || settings.forwarding || sysctl::read("net/ipv6/conf/all/forwarding").is_ok_and(|all| all != "1");
+    let forwards = settings.forwarding || !host_forwards("net/ipv6/conf/all/forwarding");
     let list = [
         (Difference::Ipv6Off, ipv6 && settings.off),
-        (Difference::Forwarding6, ipv6 && !forwards()),
+        (Difference::Forwarding6, ipv6 && !forwards),
         // 1 means nothing where packets are forwarded.
         (Difference::AcceptRa, settings.accept_ra > 1),
     ];

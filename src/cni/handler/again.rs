@@ -11,7 +11,7 @@ use crate::{
     cni::{
         attachment::Attachment,
         ipam::{IpamError, Whose, Wish},
-        types::{CniArgs, CniError, NetConf, code},
+        types::{CniArgs, CniError, NetConf},
     },
     netlink::ns::Netns,
 };
@@ -79,7 +79,8 @@ impl Handler {
         let earlier: Vec<IpAddr> = old.endpoint.addresses().chain(free).collect();
         self.remove(host, &old, now)?;
         match self.make_new(host, wanted, ns, &earlier, now) {
-            Err(error) if keeps => {
+            // A container that was there before and is gone has nothing to get back.
+            Err(error) if keeps && self.is_there(&old) => {
                 let key = old.endpoint.key.clone();
                 self.held_elsewhere.extend(elsewhere);
                 match self.make_again(host, old, now) {
@@ -115,13 +116,13 @@ impl Handler {
         possible(self).map_err(ipam_error)
     }
 
+    fn is_there(&self, old: &Attachment) -> bool {
+        self.attacher.open(&old.endpoint.netns).is_ok_and(|ns| ns.id() == old.netns_id)
+    }
+
     /// Makes once more what was removed a moment ago.
     fn make_again(&mut self, host: &mut impl Host, mut old: Attachment, now: Now) -> Result<(), CniError> {
         let ns = self.attacher.open(&old.endpoint.netns)?;
-        if ns.id() != old.netns_id {
-            let why = format!("{} is another namespace than at ADD", old.endpoint.netns);
-            return Err(CniError::new(code::UNKNOWN_CONTAINER, why));
-        }
         // The index, which the IPv6 gateway's address is made of, is free when the interface is gone.
         self.attacher.reap()?;
         let id = old.endpoint.id.clone();

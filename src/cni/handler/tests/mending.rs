@@ -167,6 +167,9 @@ fn settings_for_new_interfaces_cost_no_repairs() {
             if attachment.endpoint.ipv6.is_some() {
                 reached(ns, &attachment);
             } else {
+                // Nobody has asked for IPv6 here.
+                let off = format!("net/ipv6/conf/{}/disable_ipv6", attachment.endpoint.id);
+                assert_eq!(sysctl::read(&off).unwrap(), "1");
                 let ping = || Command::new("ping").args(["-c3", "169.254.1.1"]).output();
                 assert!(ns.run(ping).unwrap().status.success());
             }
@@ -206,6 +209,35 @@ fn a_start_and_a_del_find_a_host_end_whatever_it_is_called() {
         world.call(&request("DEL", "c1", &ns)).unwrap();
         world.assert_clean();
         link::by_name(&mut Socket::route().unwrap(), "other0").unwrap_err();
+    });
+}
+
+/// What is switched off for the whole host is not switched on for our interfaces, and is none of their changes.
+#[test]
+fn a_host_that_does_not_forward() {
+    private(|| {
+        let (mut world, ns, attachment) = world();
+        let host = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+        let ends = ["ipv4", "ipv6"].map(|of| format!("net/{of}/conf/{}/forwarding", attachment.endpoint.id));
+        for (value, count) in [("0", 0), ("1", 0)] {
+            for setting in host {
+                sysctl::write(setting, value).unwrap();
+            }
+            world.handler.end_changed(attachment.ifindex);
+            world.handler.look_at_told(Now::read());
+            world.handler.mend_all();
+            assert_eq!(world.handler.mended(), count, "{value}");
+            for end in &ends {
+                assert_eq!(sysctl::read(end).unwrap(), value, "{end}");
+            }
+        }
+        // Of one interface alone it is a change.
+        for (end, count) in ends.iter().zip(1..) {
+            sysctl::write(end, "0").unwrap();
+            world.handler.mend_all();
+            assert_eq!((world.handler.mended(), sysctl::read(end).unwrap()), (count, "1".into()), "{end}");
+        }
+        reached(&ns, &attachment);
     });
 }
 

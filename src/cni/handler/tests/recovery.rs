@@ -535,6 +535,29 @@ fn another_metric_and_long_names_after_a_restart() {
     });
 }
 
+/// A copy of an earlier incarnation, with other addresses and another namespace, says nothing of the one that lives.
+#[test]
+fn a_copy_of_an_earlier_one_does_not_count() {
+    private(|| {
+        let mut world = World::new();
+        let (before, now) = (container(), container());
+        world.call(&request("ADD", "c1", &before)).unwrap();
+        world.handler.tick(&mut world.host, Now::read());
+        let add = with(request("ADD", "c1", &now), "runtimeConfig", json!({"ips": ["10.32.4.9"]}));
+        world.call(&add).unwrap();
+        let living = world.handler.attachments().next().unwrap().clone();
+        let file = world.dir.path().join(format!("endpoints/{}.json", living.endpoint.id));
+        fs::remove_file(file).unwrap();
+        assert!(world.dir.path().join(format!("copies/{}.json", living.endpoint.id)).exists());
+        assert_eq!(world.restart().rebuilt.len(), 1);
+        let known = world.handler.attachments().next().unwrap();
+        assert_eq!((known.ifindex, known.endpoint.ipv4), (living.ifindex, living.endpoint.ipv4));
+        world.assert_consistent();
+        world.call(&request("DEL", "c1", &now)).unwrap();
+        world.assert_clean();
+    });
+}
+
 /// A file that is lost or damaged has a copy: nothing is lost.
 #[test]
 fn a_lost_file_has_a_copy() {

@@ -271,3 +271,57 @@ fn a_repeated_add_that_cannot_be() {
         world.assert_clean();
     });
 }
+
+/// What an endpoint owes to others and has from them outlives an ADD that cannot be: mappings that its sibling serves, and an
+/// address that another host has by now.
+#[test]
+fn a_repeated_add_that_cannot_be_forgets_nothing() {
+    private(|| {
+        let mut world = World::new();
+        let ns = container();
+        let ports = json!({"portMappings": [{"hostPort": 8099, "containerPort": 80, "protocol": "tcp"}]});
+        let first = with(request("ADD", "c1", &ns), "runtimeConfig", ports);
+        let second = CniRequest { ifname: "net1".into(), ..with(first.clone(), "name", "other".into()) };
+        world.call(&first).unwrap();
+        world.call(&second).unwrap();
+        let bad = |add: &CniRequest| {
+            let mut bad = with(add.clone(), "sysctls", json!({"net.ipv4.no_such": "1"}));
+            bad.stdin["runtimeConfig"]["mac"] = "02:00:00:00:00:42".into();
+            bad
+        };
+        let of = |world: &World, ifname: &str| -> Attachment {
+            world.handler.attachments().find(|a| a.endpoint.key.ifname == ifname).unwrap().clone()
+        };
+        for add in [&second, &first, &second] {
+            assert_eq!(world.call(&bad(add)).unwrap_err().code, code::ATTACH_FAILED);
+            world.assert_consistent();
+            let serve: usize = ["eth0", "net1"].iter().map(|name| of(&world, name).port_mappings.len()).sum();
+            let spare: usize =
+                ["eth0", "net1"].iter().map(|name| of(&world, name).spare_mappings.len()).sum();
+            assert_eq!((serve, spare), (1, 1));
+        }
+        // Its address goes elsewhere, and stays there.
+        let moved = of(&world, "eth0").endpoint.ipv4.unwrap();
+        world
+            .handler
+            .announced_elsewhere(&mut world.host, moved.into(), Some(u32::MAX), Now::read())
+            .unwrap();
+        assert_eq!(of(&world, "eth0").given_up, [IpAddr::from(moved)]);
+        world.call(&bad(&first)).unwrap_err();
+        assert_eq!(of(&world, "eth0").given_up, [IpAddr::from(moved)]);
+        world.call(&first).unwrap();
+        assert!(of(&world, "eth0").endpoint.ipv4.is_some_and(|addr| addr != moved));
+        // A container that is gone: its name's next ADD says its own error only.
+        let gone = NamedNetns::create("s32h").unwrap();
+        world.call(&CniRequest { container_id: "c9".into(), ..request("ADD", "c9", &gone) }).unwrap();
+        drop(gone);
+        let next = container();
+        let error = world.call(&bad(&request("ADD", "c9", &next))).unwrap_err();
+        assert!(error.code == code::ATTACH_FAILED && !error.details.contains("as it was"), "{error:?}");
+        for (name, ifname) in [("net", "eth0"), ("other", "net1")] {
+            let del = with(request("DEL", "c1", &ns), "name", name.into());
+            world.call(&CniRequest { ifname: ifname.into(), ..del }).unwrap();
+        }
+        world.assert_clean();
+    });
+}

@@ -146,6 +146,8 @@ fn the_host_end_is_as_designed() {
         assert_eq!(conf("route_localnet"), "1");
         assert_eq!(sysctl::read(&format!("net/ipv4/neigh/{id}/proxy_delay")).unwrap(), "0");
         assert_eq!(sysctl::read(&format!("net/ipv6/conf/{id}/forwarding")).unwrap(), "1");
+        // What does no harm is not written: each setting of IPv6 would be a file to open.
+        assert_eq!(sysctl::read(&format!("net/ipv6/conf/{id}/accept_ra")).unwrap(), "1");
         let mut socket = Socket::route().unwrap();
         let ends = attacher.list_ours().unwrap();
         assert_eq!(ends.len(), 1);

@@ -15,6 +15,7 @@ const AGENT: &str = "[bgp]\nasn = 65001\nrouter_id = '192.0.2.1'\n\
     graceful_restart = false\nmax_prefixes = 100\nmax_prefixes_restart = 1\n\
     [[bgp.peer]]\naddress = '192.0.2.2'\nasn = 65000\nfamilies = ['ipv4']\n\
     [[bgp.peer]]\naddress = '2001:db8:2::1'\nasn = 65000\nfamilies = ['ipv6']\n\
+    [ipam]\nneighbours_wait_seconds = 0\n\
     [[ipam.pool]]\ncidr = '10.32.0.0/16'\nblock = '10.32.1.0/24'\n\
     [[ipam.pool]]\ncidr = 'fd00:32::/48'\nblock = 'fd00:32:0:1::/64'\n\
     [routes]\nmax_routes = 200\n";

@@ -19,6 +19,7 @@ use super::{
     config::Config,
     flows::Flows,
     policies::{NotEnforced, Policies},
+    state_dir::{self, StateDir},
     sysctls,
 };
 use crate::{
@@ -28,7 +29,8 @@ use crate::{
         attach::AttachConfig,
         attachment::Attachment,
         handler::{
-            AttentionKind, Handler, HandlerConfig, Host, NotReleased, Now, Problem, Released, attention_lines,
+            AttentionKind, Handler, HandlerConfig, Host, NotReleased, Now, Problem, Released,
+            attention_lines, refusal,
         },
         ipam::{BlockUse, Ipam, IpamConfig, PoolConfig, Whose, left_out_line},
         types::{CniError, code},
@@ -53,6 +55,7 @@ pub(super) struct Core {
     /// When to look at host ends that have changed.
     next_look: Option<Instant>,
     cni_stats: CniStats,
+    state_dir: StateDir,
 }
 
 /// What an attachment needs of the rest of the agent.
@@ -90,7 +93,9 @@ pub(super) enum Elsewhere {
 impl Core {
     /// Starts with what lives in the kernel and in the run directory. Returns when every living endpoint is enforced.
     pub(super) fn start(config: &Config, outside: Outside, own: &OwnAddresses) -> anyhow::Result<Self> {
-        let mut handler = Handler::start(handler_config(config))?;
+        let state_dir = state_dir::take(config);
+        let handler_config = HandlerConfig { state_dir: state_dir.path.clone(), ..handler_config(config) };
+        let mut handler = Handler::start(handler_config)?;
         handler.set_surroundings(surroundings(own), Now::read());
         let mut core = Self {
             handler,
@@ -98,6 +103,7 @@ impl Core {
             next_tick: Instant::now() + TICK,
             next_look: None,
             cni_stats: CniStats::default(),
+            state_dir,
         };
         let recovery = core.handler.recover(&mut core.outside, Now::read())?;
         for problem in &recovery.problems {
@@ -118,10 +124,18 @@ impl Core {
         Ok(core)
     }
 
-    /// Handles one CNI call; `alive` says whether its caller still waits.
-    pub(super) fn cni(&mut self, request: &CniRequest, alive: &dyn Fn() -> bool) -> CniAnswer {
+    /// Handles one CNI call, if it has passed the gate; `alive` says whether its caller still waits.
+    pub(super) fn cni(
+        &mut self,
+        request: &CniRequest,
+        passed: Result<(), CniError>,
+        alive: &dyn Fn() -> bool,
+    ) -> CniAnswer {
         let now = Now::read();
-        let answer = self.handler.handle(&mut self.outside, request, alive, now);
+        let answer = match passed {
+            Ok(()) => self.handler.handle(&mut self.outside, request, alive, now),
+            Err(error) => refusal(request, error),
+        };
         self.cni_stats.note(&request.command, &answer, now.mono.elapsed());
         answer
     }
@@ -255,7 +269,9 @@ impl Core {
     /// What a person should know of endpoints and their files, in words.
     pub(super) fn attention(&self) -> Vec<String> {
         let storage = self.handler.storage_problem();
-        storage.into_iter().chain(attention_lines(&self.handler.attention())).collect()
+        let state = self.state_dir.trouble.clone().or_else(|| self.handler.state_trouble());
+        let state = state.map(|why| state_dir::advice(&why));
+        storage.into_iter().chain(state).chain(attention_lines(&self.handler.attention())).collect()
     }
 
     /// How many endpoints a person should know of, by why.
@@ -450,6 +466,8 @@ fn handler_config(config: &Config) -> HandlerConfig {
     };
     HandlerConfig {
         run_dir: config.run_dir.clone(),
+        // Named to the handler by whoever has taken it.
+        state_dir: None,
         attach: AttachConfig {
             table: config.routes.table,
             protocol: config.routes.protocol,

@@ -23,11 +23,13 @@ use super::{
     core::{Core, Elsewhere, Outside, RemoteChange, Word},
     files::{self, Fingerprint},
     flows::Flows,
-    former, host_ends, load,
+    former,
+    gate::Gate,
+    host_ends, load,
     logging::{self, FilterHandle},
     metrics::MetricsPage,
     policies::Policies,
-    run_dir::RunDir,
+    run_dir::{self, RunDir},
     service::{DaemonRequest, Service},
     settling::Settling,
     shared, sysctls,
@@ -71,10 +73,12 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
     // Endpoints first: they are announced with the very first UPDATE after a restart, before End-of-RIB.
     let own = fib.own_addresses().await?;
     let core = start_core(config.clone(), fib.clone(), own.clone()).await?;
+    let gate = gate(&config);
     let (speaker, events) = start_speaker(&config, &core, &fib).await?;
     watch_tables(&core).await?;
     addresses::watch(core.clone()).context("cannot watch the host's addresses")?;
-    let service = Service::new(core.clone(), fib.clone(), speaker.clone(), requests, config.clone());
+    let service =
+        Service::new(core.clone(), fib.clone(), speaker.clone(), requests, gate.clone(), config.clone());
     let markers = speaker.is_some().then(|| config.run_dir.join(MARKER)).into_iter().collect();
     let mut run_dir = RunDir::open(&config.run_dir, config.routes.protocol, markers, &service)?;
     let metrics = MetricsPage::start(config.metrics_listen, &service).await?;
@@ -86,6 +90,11 @@ pub(super) async fn run(options: Options, config: Arc<Config>, log: FilterHandle
         tell_costs(&fib, speaker.clone()).await?;
         tokio::spawn(shared::watch(service.clone(), speaker.clone()));
     }
+    let told_in = config.run_dir.clone();
+    tokio::spawn(async move {
+        gate.opens().await;
+        run_dir::note_told(&told_in);
+    });
     tell_gone(&fib, service.core().clone()).await?;
     host_ends::watch(&core).context("cannot watch the host's interfaces")?;
     tokio::spawn(tell_own(fib.clone(), service.core().clone(), own));
@@ -213,14 +222,20 @@ async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle, ended
                 fib.send(FibCommand::SweepStale(None)).await
             }
             SpeakerEvent::Complete { peer, family } => {
-                let complete = move |core: &mut Core| core.policies_mut().complete(peer, family);
+                let name = peer.clone();
+                let complete = move |core: &mut Core| core.policies_mut().complete(name, family);
                 if service.core().tell(complete).is_err() {
                     tracing::error!("the core has stopped");
                 }
+                // Behind all that it has told.
+                service.gate().told(&peer, family);
                 Ok(())
             }
             SpeakerEvent::NextHops(uses) => fib.send(FibCommand::WatchNextHops(uses)).await,
-            SpeakerEvent::PeerUp { address: (addr, ifindex), .. } => {
+            SpeakerEvent::PeerUp { peer, address: (addr, ifindex), .. } => {
+                if !service.gate().is_open() {
+                    tokio::spawn(negotiated(service.clone(), peer));
+                }
                 fib.send(FibCommand::NextHopUp(addr, ifindex)).await
             }
             // One message for each set of next hops, instead of one for each route that is going to be withdrawn.
@@ -236,6 +251,13 @@ async fn pump(mut events: SpeakerEvents, service: Service, fib: FibHandle, ended
     }
     // The loop that holds everything together may have ended first.
     let _ = ended.send(());
+}
+
+/// A family that a session does not have is not waited for.
+async fn negotiated(service: Service, peer: String) {
+    if let Ok(families) = service.families_of(&peer).await {
+        service.gate().negotiated(&peer, &families);
+    }
 }
 
 /// Carries what the kernel's routes say of next hops to the speaker, which chooses paths by it.
@@ -355,6 +377,14 @@ async fn start_core(config: Arc<Config>, fib: FibHandle, own: OwnAddresses) -> a
     Ok(core)
 }
 
+/// Where ADDs wait for the neighbours, unless an agent of this boot knew what they know and left in order to come back.
+fn gate(config: &Config) -> Gate {
+    if run_dir::told(&config.run_dir) && config.run_dir.join(MARKER).exists() {
+        return Gate::default();
+    }
+    Gate::closed(config, Instant::now())
+}
+
 /// Starts the speaker with the prefixes of the endpoints that live.
 async fn start_speaker(
     config: &Config,
@@ -430,6 +460,7 @@ impl Daemon {
         }
         protect(&self.fib, &config).await?;
         self.service.set_config(config.clone());
+        self.service.gate().reconfigure(&config);
         if old.pools != config.pools {
             for pool in &old.pools {
                 for block in &pool.blocks {
@@ -444,7 +475,7 @@ impl Daemon {
         if old.mtu != config.mtu {
             changes.push("[network] mtu changed: for new containers".to_owned());
         }
-        let rest = |c: &Config| (c.quarantine_seconds, c.ipam_audit_seconds);
+        let rest = |c: &Config| (c.quarantine_seconds, c.ipam_audit_seconds, c.neighbours_wait);
         if rest(&old) != rest(&config) {
             changes.push("[ipam] changed".to_owned());
         }
@@ -496,6 +527,7 @@ fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
         }
     };
     changed("agent.run_dir", old.run_dir != new.run_dir);
+    changed("agent.state_dir", old.state_dir() != new.state_dir());
     changed("the presence of [bgp]", old.bgp.is_some() != new.bgp.is_some());
     changed("[routes]", old.routes != new.routes);
     changed("policy.enabled", old.policy.enabled != new.policy.enabled);

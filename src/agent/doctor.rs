@@ -63,6 +63,8 @@ pub(super) struct Facts {
     pub(super) shared: Vec<String>,
     /// Addresses of the blocks that no container gets, as they are somebody's, one line each.
     pub(super) left_out: Vec<String>,
+    /// That ADDs wait for neighbours.
+    pub(super) adds_wait: Option<String>,
     /// How many pools are configured.
     pub(super) pools: usize,
     /// Configured pools that give this host no addresses.
@@ -96,6 +98,10 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     list.extend(foreign_drops(facts));
     list.push(foreign_marks(facts));
     list.push(forged(facts));
+    list.extend(facts.adds_wait.as_ref().map(|wait| {
+        let hint = "it ends by itself; with a neighbour that sends no End-of-RIB, `neighbours_wait_seconds` of [ipam] may be less";
+        Check::new("neighbours after the boot", false, wait, hint)
+    }));
     list.push(leases(facts));
     list.push(endpoints(facts));
     list.push(pools(facts));
@@ -429,6 +435,7 @@ mod tests {
             nexthop_objects: false,
             draining: true,
             shared: vec!["another host".into()],
+            adds_wait: Some("ADDs wait".into()),
             left_out: vec!["10.0.0.1 is an address of this host".into()],
             pools: 2,
             pools_without_block: vec!["10.0.0.0/8".into()],

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{actor::Actor, core::Core};
+use super::{actor::Actor, core::Core, gate::Gate};
 use crate::{
     cni::plugin::short::{REFUSAL, ShortCall},
     netlink::{
@@ -30,7 +30,7 @@ const SLOW: Duration = Duration::from_secs(10);
 
 /// Serves until the socket is shut down: that is what the answer is for. The caller holds the run directory's lock, so
 /// that a socket that is there belongs to nobody.
-pub(super) fn start(path: &Path, core: Actor<Core>) -> io::Result<UnixListener> {
+pub(super) fn start(path: &Path, core: Actor<Core>, gate: Gate) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -38,17 +38,17 @@ pub(super) fn start(path: &Path, core: Actor<Core>) -> io::Result<UnixListener> 
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     let handle = listener.try_clone()?;
-    thread::Builder::new().name("plugins".into()).spawn(move || serve(&listener, &core))?;
+    thread::Builder::new().name("plugins".into()).spawn(move || serve(&listener, &core, &gate))?;
     Ok(handle)
 }
 
-fn serve(listener: &UnixListener, core: &Actor<Core>) {
+fn serve(listener: &UnixListener, core: &Actor<Core>, gate: &Gate) {
     let mut buffer = vec![0; HEADER + PARTS * MAX_INPUT];
     loop {
         match listener.accept() {
             Ok((mut stream, _)) => {
                 if let Some(got) = read(&mut stream, &mut buffer, 0, QUICK) {
-                    take(stream, &buffer[..got], core);
+                    take(stream, &buffer[..got], core, gate);
                 }
             }
             // Shut down.
@@ -84,17 +84,17 @@ fn read(stream: &mut UnixStream, buffer: &mut [u8], mut got: usize, wait: Durati
 }
 
 /// Does what a request says; an incomplete one is waited for aside.
-fn take(mut stream: UnixStream, bytes: &[u8], core: &Actor<Core>) {
+fn take(mut stream: UnixStream, bytes: &[u8], core: &Actor<Core>, gate: &Gate) {
     match entry::parse(bytes) {
-        Ok(Some(parts)) => answer(stream, parts, core),
+        Ok(Some(parts)) => answer(stream, parts, core, gate),
         Ok(None) => {
-            let (begun, core) = (bytes.to_vec(), core.clone());
+            let (begun, core, gate) = (bytes.to_vec(), core.clone(), gate.clone());
             let finish = move || {
                 let mut buffer = vec![0; HEADER + PARTS * MAX_INPUT];
                 buffer[..begun.len()].copy_from_slice(&begun);
                 let Some(got) = read(&mut stream, &mut buffer, begun.len(), SLOW) else { return };
                 if let Ok(Some(parts)) = entry::parse(&buffer[..got]) {
-                    answer(stream, parts, &core);
+                    answer(stream, parts, &core, &gate);
                 }
             };
             if let Err(error) = thread::Builder::new().name("slow-plugin".into()).spawn(finish) {
@@ -105,7 +105,7 @@ fn take(mut stream: UnixStream, bytes: &[u8], core: &Actor<Core>) {
     }
 }
 
-fn answer(stream: UnixStream, parts: [&[u8]; PARTS], core: &Actor<Core>) {
+fn answer(stream: UnixStream, parts: [&[u8]; PARTS], core: &Actor<Core>, gate: &Gate) {
     let Some(call) = ShortCall::new(parts) else {
         refuse(&stream);
         return;
@@ -116,13 +116,16 @@ fn answer(stream: UnixStream, parts: [&[u8]; PARTS], core: &Actor<Core>) {
         refuse(&stream);
         return;
     };
-    let work = move |core: &mut Core| {
-        let answer = core.cni(&call.request, &|| !poll::hung_up(&second).unwrap_or(true));
-        write(&second, &call.encode(answer));
-    };
-    if core.tell(work).is_err() {
-        refuse(&stream);
-    }
+    let core = core.clone();
+    gate.pass(gate.passing(&call.request), move |passed| {
+        let work = move |core: &mut Core| {
+            let answer = core.cni(&call.request, passed, &|| !poll::hung_up(&second).unwrap_or(true));
+            write(&second, &call.encode(answer));
+        };
+        if core.tell(work).is_err() {
+            refuse(&stream);
+        }
+    });
 }
 
 fn refuse(stream: &UnixStream) {

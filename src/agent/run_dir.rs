@@ -21,6 +21,21 @@ fn id_of(path: &Path) -> Option<FileId> {
     fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
+/// A marker: the neighbours of an agent of this boot have told what they know, or have been waited for.
+const TOLD: &str = "neighbours.told";
+
+/// Whether an agent of this boot has waited for its neighbours.
+pub(super) fn told(run_dir: &Path) -> bool {
+    run_dir.join(TOLD).exists()
+}
+
+/// Tells the next process that the neighbours need not be waited for.
+pub(super) fn note_told(run_dir: &Path) {
+    if let Err(error) = fs::write(run_dir.join(TOLD), "") {
+        tracing::warn!(%error, "the next agent is going to wait for its neighbours");
+    }
+}
+
 /// The sockets in the run directory, and that it is ours.
 pub(super) struct RunDir {
     path: PathBuf,
@@ -93,6 +108,9 @@ impl RunDir {
         for marker in &self.markers {
             fs::write(marker, "").with_context(|| format!("cannot write {}", marker.display()))?;
         }
+        if self.service.gate().is_open() {
+            note_told(&self.path);
+        }
         former::take_over(&self.path, self.protocol)?;
         Ok(self.service.core().ask(Core::write_files).await?)
     }
@@ -114,7 +132,7 @@ fn listen(dir: &Path, service: &Service) -> anyhow::Result<(JoinHandle<()>, Opti
 
 fn listen_for_plugins(dir: &Path, service: &Service) -> anyhow::Result<(UnixListener, Option<FileId>)> {
     let path = dir.join(api::PLUGIN_SOCKET_NAME);
-    let listener = plugin_socket::start(&path, service.core().clone())
+    let listener = plugin_socket::start(&path, service.core().clone(), service.gate().clone())
         .with_context(|| format!("cannot listen on {}", path.display()))?;
     Ok((listener, id_of(&path)))
 }

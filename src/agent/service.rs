@@ -17,7 +17,9 @@ use super::{
     actor::{Actor, Gone},
     config::{self, Config},
     core::Core,
-    doctor, limits, metrics, mrt_dump, pulse, rib_queries, rules, shared, sysctls, vrf,
+    doctor,
+    gate::Gate,
+    limits, metrics, mrt_dump, pulse, rib_queries, rules, shared, sysctls, vrf,
 };
 use crate::{
     api::{Answer, CniRequest, Failure, Request, ShutdownMode},
@@ -26,7 +28,7 @@ use crate::{
         rib::Rib,
         speaker::{PeerAction, PeerStatus, SpeakerError, SpeakerHandle},
     },
-    model::Prefix,
+    model::{Family, Prefix},
     netlink::tcp_ao,
     routes::{
         Difference, Reason, RouteFilter,
@@ -59,6 +61,7 @@ struct Inner {
     fib: FibHandle,
     speaker: Option<SpeakerHandle>,
     daemon: mpsc::Sender<DaemonRequest>,
+    gate: Gate,
     config: Mutex<Arc<Config>>,
     /// Why the last reload did not take all of what it read.
     refused: Mutex<Option<String>>,
@@ -104,6 +107,7 @@ impl Service {
         fib: FibHandle,
         speaker: Option<SpeakerHandle>,
         daemon: mpsc::Sender<DaemonRequest>,
+        gate: Gate,
         config: Arc<Config>,
     ) -> Self {
         let inner = Inner {
@@ -111,6 +115,7 @@ impl Service {
             fib,
             speaker,
             daemon,
+            gate,
             config: Mutex::new(config),
             refused: Mutex::new(None),
             shared: Mutex::default(),
@@ -146,6 +151,11 @@ impl Service {
         self.inner.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Where CNI calls pass.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.inner.gate
+    }
+
     pub(super) fn core(&self) -> &Actor<Core> {
         &self.inner.core
     }
@@ -158,14 +168,22 @@ impl Service {
         alive: Arc<AtomicBool>,
         send: impl FnOnce(&Answer) -> T + Send + 'static,
     ) -> Result<T, Failure> {
-        let work = move |core: &mut Core| {
-            let answer = core.cni(&call, &|| alive.load(Ordering::Relaxed));
-            send(&match value(answer) {
-                Ok(value) => Answer::Ok(value),
-                Err(failure) => Answer::Error(failure),
-            })
-        };
-        Ok(self.inner.core.ask(work).await?)
+        let Inner { core, gate, .. } = &*self.inner;
+        let (reply, answer) = oneshot::channel();
+        let core = core.clone();
+        gate.pass(gate.passing(&call), move |passed| {
+            let work = move |core: &mut Core| {
+                let answer = core.cni(&call, passed, &|| alive.load(Ordering::Relaxed));
+                // The asker may have gone away meanwhile.
+                let _ = reply.send(send(&match value(answer) {
+                    Ok(value) => Answer::Ok(value),
+                    Err(failure) => Answer::Error(failure),
+                }));
+            };
+            // Whoever asked sees that nobody is going to answer.
+            let _ = core.tell(work);
+        });
+        Ok(answer.await.map_err(|_| Gone)?)
     }
 
     /// Answers one request.
@@ -179,7 +197,11 @@ impl Service {
     async fn answer(&self, request: Request) -> Result<Value, Failure> {
         let core = &self.inner.core;
         match request {
-            Request::Cni(call) => value(core.ask(move |c| c.cni(&call, &|| true)).await?),
+            Request::Cni(call) => match self.cni(call, Arc::new(AtomicBool::new(true)), Answer::clone).await?
+            {
+                Answer::Ok(value) => Ok(value),
+                Answer::Error(failure) => Err(failure),
+            },
             Request::Ping => Ok(self.pulse().await),
             Request::Status => self.status().await,
             Request::Peers => value(self.peers().await?),
@@ -306,6 +328,13 @@ impl Service {
         peers.iter().map(with_kept_out).collect()
     }
 
+    /// The families of a neighbour's session; none without one.
+    pub(super) async fn families_of(&self, peer: &str) -> Result<Vec<Family>, Failure> {
+        let peers = self.speaker()?.peers().await?;
+        let session = peers.into_iter().find(|row| row.peer == peer && row.uptime_seconds.is_some());
+        session.map(|row| row.families).ok_or_else(|| Failure::new("the session is over"))
+    }
+
     /// How many best routes of each neighbour are not in the kernel, by reason.
     async fn kept_out(
         &self,
@@ -403,6 +432,8 @@ impl Service {
                 .push(format!("the last reload failed, and the former configuration is in force: {reason}"));
         }
         problems.extend(attention);
+        let wait = self.inner.gate.wait(Instant::now());
+        problems.extend(wait.as_ref().map(ToString::to_string));
         problems.extend(shared::lines(&self.shared()));
         problems.extend(fib.problems());
         problems.extend(sysctls::missing());
@@ -454,6 +485,9 @@ impl Service {
             "rib": rib,
             "bmp": collectors,
             "mrt": update_log,
+            "adds_waiting": wait.map(|wait| {
+                json!({ "count": wait.adds, "neighbours": wait.neighbours, "seconds": wait.seconds() })
+            }),
             "endpoints": endpoints,
             "endpoints_repaired": mended,
             "policies": policies,
@@ -539,6 +573,7 @@ impl Service {
                 None => false,
             },
             left_out,
+            adds_wait: self.inner.gate.wait(Instant::now()).map(|wait| wait.to_string()),
             shared: shared::lines(&self.shared()),
             pools: config.pools.len(),
             pools_without_block: config
@@ -588,6 +623,7 @@ impl Service {
             shared::write(&mut page, &blocks, &self.shared());
             metrics::attention(&mut page, &attention);
             metrics::mended(&mut page, mended);
+            self.inner.gate.write(&mut page);
         }
         let facts = self.inner.core.ask(|c| (c.endpoint_count(), c.policies_mut().figures()));
         if let Ok((endpoints, policies)) = facts.await {

@@ -14,6 +14,7 @@ pub mod handler;
 pub mod install;
 pub mod ipam;
 pub mod plugin;
+mod state;
 pub mod store;
 pub mod types;
 

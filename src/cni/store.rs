@@ -8,12 +8,13 @@
 //! - `copies/<id>.json`: the same as in `endpoints/`, written a moment later: should one be lost, the other tells.
 //! - `elsewhere.json`: addresses of our blocks that other hosts have, so that a new process does not give them to anybody
 //!   before it has heard of them.
+//!   This and the copies are in `[agent] state_dir`, too ([`super::state`]).
 //! - `damaged/`: files that could not be read, set aside for a person to look at.
 //!
 //! The run directory is on a tmpfs: after a reboot there are neither containers nor files. So nothing is synced.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
@@ -23,7 +24,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{attachment::Attachment, types::CniError, types::code};
+use super::{attachment::Attachment, state::State, types::CniError, types::code};
 use crate::model::{EndpointId, EndpointKey};
 
 /// No file of ours comes near this; larger ones are damaged.
@@ -78,6 +79,10 @@ pub struct Store {
     damaged: PathBuf,
     copies: PathBuf,
     run_dir: PathBuf,
+    /// What outlives the run directory.
+    state: Option<State>,
+    /// Why there is nothing of that.
+    stateless: Option<String>,
 }
 
 /// The name of the file of addresses that other hosts have.
@@ -95,9 +100,14 @@ pub struct Loaded {
 }
 
 impl Store {
-    /// Opens the files below a run directory and makes the directories that are missing.
-    pub fn open(run_dir: &Path) -> Result<Self, StoreError> {
+    /// Opens the files below a run directory and makes the directories that are missing. What should outlive that is kept in
+    /// the state directory as well, which no other process uses.
+    pub fn open(run_dir: &Path, state_dir: Option<&Path>) -> Result<Self, StoreError> {
         let dir = |name: &str| run_dir.join(name);
+        let (state, stateless) = match state_dir.map(State::open) {
+            Some(Err(error)) => (None, Some(error.to_string())),
+            opened => (opened.and_then(Result::ok), None),
+        };
         let store = Self {
             endpoints: dir("endpoints"),
             released: dir("released"),
@@ -105,6 +115,8 @@ impl Store {
             damaged: dir("damaged"),
             copies: dir("copies"),
             run_dir: run_dir.to_owned(),
+            state,
+            stateless,
         };
         store.make_dirs()?;
         Ok(store)
@@ -191,36 +203,64 @@ impl Store {
         }
     }
 
-    /// Writes an attachment's copy.
+    /// Writes an attachment's copies: that in the state directory a moment later.
     pub fn put_copy(&self, attachment: &Attachment) -> Result<(), StoreError> {
-        write(&self.copies, &format!("{}.json", attachment.endpoint.id), attachment)
+        let name = copy_name(&attachment.endpoint.id);
+        if let Some(state) = &self.state {
+            state.put(state.copies().join(&name), serde_json::to_vec(attachment).ok());
+        }
+        write(&self.copies, &name, attachment)
     }
 
-    /// Removes an attachment's copy. No error when there is none.
+    /// Removes an attachment's copies. No error when there is none.
     pub fn drop_copy(&self, id: &EndpointId) -> Result<(), StoreError> {
-        remove(&self.copies.join(format!("{id}.json")))
+        let name = copy_name(id);
+        if let Some(state) = &self.state {
+            state.put(state.copies().join(&name), None);
+        }
+        remove(&self.copies.join(name))
     }
 
-    /// An attachment's copy, if there is a sound one.
-    pub fn copy(&self, id: &EndpointId) -> Option<Attachment> {
-        let copy: Attachment = read(&self.copies.join(format!("{id}.json"))).ok()?;
-        (copy.endpoint.id == *id).then_some(copy)
+    /// An attachment's copy, if there is a sound one that is about the interface with this index.
+    pub fn copy(&self, id: &EndpointId, ifindex: u32) -> Option<Attachment> {
+        let read = |dir: &Path| read::<Attachment>(&dir.join(copy_name(id))).ok();
+        let right = |copy: &Attachment| copy.endpoint.id == *id && copy.ifindex == ifindex;
+        let nearer = read(&self.copies).filter(right);
+        nearer.or_else(|| read(self.state.as_ref()?.copies()).filter(right))
     }
 
     /// The endpoints that have a copy.
     pub fn copies(&self) -> Result<Vec<EndpointId>, StoreError> {
-        let names = list(&self.copies)?.into_iter().map(|path| file_name(&path));
+        let mut paths = list(&self.copies)?;
+        // What is not there yet holds nothing.
+        paths.extend(self.state.iter().flat_map(|state| list(state.copies()).unwrap_or_default()));
+        let names = paths.iter().map(|path| file_name(path));
         Ok(names.filter_map(|name| name.strip_suffix(".json").map(|id| EndpointId(id.to_owned()))).collect())
     }
 
-    /// Remembers which addresses of our blocks other hosts have.
+    /// Remembers which addresses of our blocks other hosts have, also beyond a reboot.
     pub fn put_elsewhere(&self, addresses: &[IpAddr]) -> Result<(), StoreError> {
+        if let Some(state) = &self.state {
+            state.put(state.elsewhere().to_owned(), serde_json::to_vec(addresses).ok());
+        }
         write(&self.run_dir, ELSEWHERE, &addresses)
     }
 
     /// What [`Self::put_elsewhere`] has remembered last; nothing if that is damaged, as BGP tells it again.
     pub fn elsewhere(&self) -> Vec<IpAddr> {
-        read(&self.run_dir.join(ELSEWHERE)).unwrap_or_default()
+        let here = read(&self.run_dir.join(ELSEWHERE)).ok();
+        here.or_else(|| read(self.state.as_ref()?.elsewhere()).ok()).unwrap_or_default()
+    }
+
+    /// Why the state directory does not have what it should.
+    pub fn state_trouble(&self) -> Option<String> {
+        self.stateless.clone().or_else(|| self.state.as_ref()?.trouble())
+    }
+
+    /// Returns when the state directory has what it should.
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        self.state.iter().for_each(State::settle);
     }
 
     /// Whether the file of a new attachment could be written.
@@ -366,8 +406,18 @@ pub fn micros(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
 }
 
-fn make_dir(path: &Path) -> io::Result<()> {
+fn copy_name(id: &EndpointId) -> String {
+    format!("{id}.json")
+}
+
+/// Makes a directory that is ours alone, with those above it.
+pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Opens a file that is ours alone, to be written anew.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
@@ -388,7 +438,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
 fn write<T: Serialize>(dir: &Path, name: &str, value: &T) -> Result<(), StoreError> {
     let temporary = dir.join(format!(".{name}"));
     let failed = |source| StoreError { what: "write", path: dir.join(name), source };
-    let open = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+    let open = || open_file(&temporary);
     let written = (|| {
         let bytes = serde_json::to_vec(value)?;
         let mut file = match open() {
@@ -445,13 +495,13 @@ mod tests {
     #[test]
     fn written_loaded_released_swept() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(dir.path(), None).unwrap();
         let (one, two) = (sample("c1", 1), sample("c2", 2));
         store.put(&one).unwrap();
         store.put(&two).unwrap();
         store.put(&two).unwrap();
         let now = SystemTime::now();
-        let mut loaded = Store::open(dir.path()).unwrap().load(now).unwrap();
+        let mut loaded = Store::open(dir.path(), None).unwrap().load(now).unwrap();
         loaded.attachments.sort_by_key(|a| a.sequence);
         assert_eq!(loaded.attachments, [one.clone(), two.clone()]);
         store.release(&one).unwrap();
@@ -471,7 +521,7 @@ mod tests {
     #[test]
     fn damaged_files_are_set_aside() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(dir.path(), None).unwrap();
         let good = sample("c1", 1);
         store.put(&good).unwrap();
         let endpoints = dir.path().join("endpoints");
@@ -495,7 +545,7 @@ mod tests {
     #[test]
     fn tombstones_mean_one_incarnation() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(dir.path(), None).unwrap();
         let first = sample("c1", 7);
         let key = &first.endpoint.key;
         store.put(&first).unwrap();
@@ -519,7 +569,7 @@ mod tests {
     #[test]
     fn abandoned_files_go() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(dir.path(), None).unwrap();
         let [young, old] =
             [".s32a.1.json", ".s32b.2.json"].map(|name| dir.path().join("tombstones").join(name));
         fs::write(&young, "{").unwrap();
@@ -533,7 +583,7 @@ mod tests {
     #[test]
     fn room_is_tried() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(dir.path(), None).unwrap();
         store.check_room().unwrap();
         assert_eq!(list(&dir.path().join("endpoints")).unwrap(), [] as [PathBuf; 0]);
         fs::remove_dir(dir.path().join("endpoints")).unwrap();
@@ -543,7 +593,7 @@ mod tests {
     #[test]
     fn failures_leave_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(dir.path(), None).unwrap();
         let one = sample("c1", 1);
         // The target is a directory: the rename fails, and the temporary file goes.
         fs::create_dir(dir.path().join(format!("endpoints/{}.json", one.endpoint.id))).unwrap();

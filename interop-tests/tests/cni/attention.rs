@@ -66,7 +66,7 @@ fn a_file_that_was_lost() {
             Ok(format!("{ENDPOINTS}/{name}.json"))
         };
         // One removed, one damaged, and no copies.
-        host.command("sh").args(["-c", "rm -f /run/slash32/copies/*"]).run()?;
+        host.command("sh").args(["-c", "rm -f /run/slash32/copies/* /var/lib/slash32/copies/*/*"]).run()?;
         host.run(&format!("rm {}", file(&web)?))?;
         host.write(&file(&db)?, "{\"endpoint\"")?;
         agent.start_again()?;
@@ -215,7 +215,7 @@ fn addresses_that_are_somebodys() {
             link(&format!("ip address add {own} dev wan nodad"))?;
             link(&format!("ip route add default via {gateway} dev wan"))?;
         }
-        let neighbours = "\n[bgp]\nasn = 64512\n[[bgp.peer]]\naddress = \"10.32.4.1\"\nasn = 65000\n[[bgp.peer]]\n\
+        let neighbours = "\n[ipam]\nneighbours_wait_seconds = 0\n[bgp]\nasn = 64512\n[[bgp.peer]]\naddress = \"10.32.4.1\"\nasn = 65000\n[[bgp.peer]]\n\
                           address = \"fd00:32:0:4::2\"\nasn = 65000\n";
         let agent = Agent::start(&host, &format!("{ONE_HOST}{neighbours}"))?;
         let web = host.container("web", &Network::slash32()?)?;

@@ -22,7 +22,9 @@ fn lose(agent: &mut Agent, host: &Machine, older: &Container) -> Result<()> {
     let alias = shown.split_once("alias ").context(shown.clone())?.1;
     let name = alias.split([' ', '\n']).next().unwrap_or_default();
     host.run(&format!("ip link set {end} alias {name}"))?;
-    host.command("sh").args(["-c", "rm /run/slash32/endpoints/* /run/slash32/copies/*"]).run()?;
+    host.command("sh")
+        .args(["-c", "rm /run/slash32/endpoints/* /run/slash32/copies/* /var/lib/slash32/copies/*/*"])
+        .run()?;
     agent.start_again()?;
     agent.wait_established(2)
 }

@@ -15,5 +15,6 @@ mod mending;
 mod moves;
 mod one_agent;
 mod ports;
+mod reboot;
 mod rest;
 mod short_way;

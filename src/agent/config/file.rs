@@ -35,6 +35,7 @@ pub(super) struct File {
 pub(super) struct Agent {
     pub(super) hostname: Option<String>,
     pub(super) run_dir: Option<PathBuf>,
+    pub(super) state_dir: Option<PathBuf>,
     pub(super) policy_dir: Option<PathBuf>,
     pub(super) log: Option<String>,
     pub(super) metrics_listen: Option<SocketAddr>,
@@ -255,6 +256,7 @@ pub(super) struct ListenRange {
 pub(super) struct Ipam {
     pub(super) quarantine_seconds: Option<u32>,
     pub(super) audit_seconds: Option<u32>,
+    pub(super) neighbours_wait_seconds: Option<u32>,
     pub(super) pool: Vec<Pool>,
 }
 

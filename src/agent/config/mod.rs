@@ -20,6 +20,7 @@ use std::{
 };
 
 use crate::{
+    api,
     bgp::config::{PeerAddress, SpeakerConfig},
     cni::handler::LabelRule,
     model::{Diagnostic, Prefix},
@@ -35,6 +36,8 @@ pub struct Config {
     pub hostname: String,
     /// Socket, endpoint files and everything else that lives as long as the containers.
     pub run_dir: PathBuf,
+    /// As configured; [`Self::state_dir`] is what is meant.
+    pub state: Option<PathBuf>,
     /// The folder of policy files.
     pub policy_dir: PathBuf,
     /// The `tracing` filter, such as `info` or `slash32::bgp=debug`.
@@ -49,6 +52,8 @@ pub struct Config {
     pub quarantine_seconds: u64,
     /// How often to look for endpoints whose interface is gone, in seconds.
     pub ipam_audit_seconds: u64,
+    /// How long after a start that knows nothing of this boot ADDs wait for what the neighbours know.
+    pub neighbours_wait: Duration,
     /// The kernel's routes.
     pub routes: Routes,
     /// The MTU of attachments; 0: as the uplink.
@@ -59,7 +64,20 @@ pub struct Config {
     pub policy: PolicyConfig,
 }
 
+/// Where an agent with the machine's own run directory keeps what outlives that.
+const DEFAULT_STATE_DIR: &str = "/var/lib/slash32";
+
 impl Config {
+    /// Where what outlives the run directory is kept; none: nowhere. An agent with a run directory of its own has that below
+    /// it unless configured: it must not share what is the machine's.
+    pub fn state_dir(&self) -> Option<PathBuf> {
+        match &self.state {
+            Some(dir) => Some(dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
+            None if self.run_dir == Path::new(api::DEFAULT_RUN_DIR) => Some(DEFAULT_STATE_DIR.into()),
+            None => Some(self.run_dir.join("state")),
+        }
+    }
+
     /// The addresses of the configured BGP neighbours; not those that count on one link only.
     pub fn neighbours(&self) -> impl Iterator<Item = IpAddr> {
         let peers = self.bgp.iter().flat_map(|bgp| &bgp.peers);

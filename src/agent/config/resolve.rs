@@ -10,8 +10,14 @@ use crate::{
     api,
     cni::handler::LabelRule,
     model::{Diagnostic, Labels, Prefix},
+    netlink::entry::AGENT_WAIT,
     policy::nft::DEFAULT_MARK_MASK,
 };
+
+/// Long enough for sessions to come up and bring a rack's routes, in seconds.
+const NEIGHBOURS_WAIT: u32 = 10;
+/// The plugin's patience with the agent ([`AGENT_WAIT`]), less what an ADD takes on a host that starts a hundred containers.
+const MAX_NEIGHBOURS_WAIT: u32 = 12;
 
 /// Collects errors with their places, so that all are shown at once.
 pub(super) struct Errors<'a> {
@@ -83,6 +89,24 @@ pub(super) fn resolve(
     if ipam_audit_seconds == 0 {
         errors.at(&["ipam".into(), "audit_seconds".into()], "the interval must be at least one second");
     }
+    let neighbours_wait = file.ipam.neighbours_wait_seconds.unwrap_or(NEIGHBOURS_WAIT);
+    if neighbours_wait > MAX_NEIGHBOURS_WAIT {
+        errors.at(
+            &["ipam".into(), "neighbours_wait_seconds".into()],
+            format!(
+                "ADDs wait for the neighbours for {MAX_NEIGHBOURS_WAIT} seconds at most, as the plugin gives up after {}; 0: \
+                 not at all",
+                AGENT_WAIT.as_secs()
+            ),
+        );
+    }
+    if file.agent.state_dir.as_ref().is_some_and(|dir| dir.is_relative() && !dir.as_os_str().is_empty()) {
+        errors.at_with_help(
+            &["agent".into(), "state_dir".into()],
+            "the state directory must be an absolute path",
+            "say `state_dir = \"\"` to keep nothing",
+        );
+    }
     if !errors.list.is_empty() {
         return Err(errors.list);
     }
@@ -90,6 +114,7 @@ pub(super) fn resolve(
         file: path.to_owned(),
         hostname,
         run_dir: file.agent.run_dir.unwrap_or_else(|| api::DEFAULT_RUN_DIR.into()),
+        state: file.agent.state_dir,
         policy_dir: file.agent.policy_dir.unwrap_or_else(|| base.join("policy.d")),
         log: file.agent.log.unwrap_or_else(|| "info".to_owned()),
         metrics_listen: file.agent.metrics_listen,
@@ -97,6 +122,7 @@ pub(super) fn resolve(
         pools,
         quarantine_seconds: file.ipam.quarantine_seconds.unwrap_or(30).into(),
         ipam_audit_seconds,
+        neighbours_wait: Duration::from_secs(neighbours_wait.into()),
         routes,
         mtu,
         label_rules: file

@@ -40,6 +40,19 @@ fn bits_of_the_connection_mark() {
     assert_eq!(mask("ct_mark_mask = 0xffffffff"), u32::MAX);
 }
 
+/// Two agents on one machine have run directories of their own, and so what they keep stays apart.
+#[test]
+fn where_state_is_kept() {
+    let dir = |text: &str| read(&format!("[agent]\n{text}\n")).unwrap().state_dir();
+    assert_eq!(dir(""), Some("/var/lib/slash32".into()));
+    assert_eq!(dir("run_dir = \"/run/slash32\""), Some("/var/lib/slash32".into()));
+    assert_eq!(dir("run_dir = \"/run/other\""), Some("/run/other/state".into()));
+    assert_eq!(dir("run_dir = \"/run/other\"\nstate_dir = \"/srv/x\""), Some("/srv/x".into()));
+    assert_eq!(dir("state_dir = \"\""), None);
+    let wait = |text: &str| read(&format!("[ipam]\n{text}\n")).unwrap().neighbours_wait.as_secs();
+    assert_eq!((wait(""), wait("neighbours_wait_seconds = 0")), (10, 0));
+}
+
 #[test]
 fn pools_by_host_index() {
     let config = read(
@@ -95,6 +108,8 @@ fn refusals_name_the_place() {
         ("[network]\nmtu = 100\n", "1280", "2:7"),
         ("[policy]\ninfrastructure = [\"10.0.0.1\", \"10.0.0.300\"]\n", "10.0.0.300", "2:31"),
         ("[policy]\nendpoint_to_host = [\"icmp\", \"tcp/0\"]\n", "`tcp/0` is not a service", "2:29"),
+        ("[ipam]\nneighbours_wait_seconds = 13\n", "12 seconds at most", "2:27"),
+        ("[agent]\nstate_dir = \"state\"\n", "an absolute path", "2:13"),
         ("[policy]\nidentity_hold_seconds = 99999999\n", "for a year", "2:25"),
         ("[policy]\nct_mark_mask = 0xff00\n", "at least 16", "2:16"),
         ("[policy]\nct_mark_mask = 0xffff00ff\n", "at least 16", "2:16"),

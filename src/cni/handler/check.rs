@@ -136,6 +136,11 @@ impl Handler {
         let hint = if error.details.is_empty() { String::new() } else { format!(": {}", error.details) };
         Some(format!("no container can be attached: {}{hint}", error.msg))
     }
+
+    /// Why the state directory does not have what it should.
+    pub fn state_trouble(&self) -> Option<String> {
+        self.store.state_trouble()
+    }
 }
 
 /// An endpoint that is known from the kernel alone, because its file was lost, with what the runtime says of it: where its

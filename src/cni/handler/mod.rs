@@ -60,6 +60,8 @@ pub use release::{NotReleased, Released};
 pub struct HandlerConfig {
     /// Where the files are.
     pub run_dir: PathBuf,
+    /// Where what outlives that is; no other process uses it.
+    pub state_dir: Option<PathBuf>,
     /// How endpoints are wired.
     pub attach: AttachConfig,
     /// What addresses there are.
@@ -161,7 +163,7 @@ impl Handler {
         let mut handler = Self {
             attacher: Attacher::start(config.attach)?,
             ipam: Ipam::new(&config.ipam),
-            store: Store::open(&config.run_dir)?,
+            store: Store::open(&config.run_dir, config.state_dir.as_deref())?,
             attachments: BTreeMap::new(),
             gateways: BTreeSet::new(),
             unfinished: BTreeMap::new(),
@@ -185,12 +187,12 @@ impl Handler {
         Ok(handler)
     }
 
-    /// Takes a new configuration; what exists stays. The run directory and the wiring need a restart to change.
+    /// Takes a new configuration; what exists stays. Directories and the wiring need a restart to change.
     pub fn reconfigure(&mut self, config: HandlerConfig) {
         self.ipam.reconfigure(&config.ipam);
         self.uplink_mtu = None;
-        self.config =
-            HandlerConfig { run_dir: self.config.run_dir.clone(), attach: self.config.attach, ..config };
+        let (run_dir, state_dir) = (self.config.run_dir.clone(), self.config.state_dir.clone());
+        self.config = HandlerConfig { run_dir, state_dir, attach: self.config.attach, ..config };
         self.reserve(Instant::now());
     }
 
@@ -232,11 +234,7 @@ impl Handler {
         };
         match result {
             Ok(value) => CniAnswer::Success(value),
-            Err(error) => {
-                let (verb, container) = (&request.command, &request.container_id);
-                tracing::warn!(verb, container, ifname = request.ifname, %error, "CNI request failed");
-                CniAnswer::Failure(CniFailure { code: error.code, msg: error.msg, details: error.details })
-            }
+            Err(error) => refusal(request, error),
         }
     }
 
@@ -369,6 +367,13 @@ impl Handler {
         self.last_sequence = micros(now.wall).max(self.last_sequence + 1);
         self.last_sequence
     }
+}
+
+/// The answer to a call that has failed; it is logged.
+pub fn refusal(request: &CniRequest, error: CniError) -> CniAnswer {
+    let (verb, container) = (&request.command, &request.container_id);
+    tracing::warn!(verb, container, ifname = request.ifname, %error, "CNI request failed");
+    CniAnswer::Failure(CniFailure { code: error.code, msg: error.msg, details: error.details })
 }
 
 /// Refuses a verb that the configuration's version does not have.

@@ -85,8 +85,7 @@ impl Handler {
         // A file that is lost or damaged has a copy, which is right if it means the same interface.
         let with_file: HashSet<EndpointId> = files.iter().map(|file| file.endpoint.id.clone()).collect();
         for end in ends.values().filter(|end| !end.retired && !with_file.contains(&end.id)) {
-            let copy = self.store.copy(&end.id).filter(|copy| copy.ifindex == end.link.index);
-            if let Some(copy) = copy {
+            if let Some(copy) = self.store.copy(&end.id, end.link.index) {
                 report
                     .problems
                     .push(format!("{}: the file was lost; known from its copy", copy.endpoint.key));

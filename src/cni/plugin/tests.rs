@@ -175,7 +175,7 @@ fn without_an_agent() {
         assert_eq!(code_of(&absent("CHECK")), 11);
         assert_eq!(code_of(&absent("STATUS")), 50);
         // An endpoint that the agent made before it went away.
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(dir.path(), None).unwrap();
         let attachment = sample("c1", 77);
         store.put(&attachment).unwrap();
         let mut socket = crate::netlink::Socket::route().unwrap();
@@ -400,6 +400,7 @@ fn handler_agent(dir: &Path) -> mpsc::Sender<Question> {
         };
         let mut handler = Handler::start(HandlerConfig {
             run_dir,
+            state_dir: None,
             attach: AttachConfig::default(),
             ipam: IpamConfig {
                 quarantine: Duration::from_secs(30),

@@ -5,6 +5,7 @@ mod checks;
 mod mending;
 mod recovery;
 mod routes;
+mod state;
 mod verbs;
 mod wishes;
 
@@ -104,6 +105,7 @@ fn config(dir: &Path) -> HandlerConfig {
     };
     HandlerConfig {
         run_dir: dir.to_owned(),
+        state_dir: None,
         attach: AttachConfig::default(),
         ipam: IpamConfig {
             quarantine: Duration::from_secs(30),

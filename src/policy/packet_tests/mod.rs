@@ -36,6 +36,7 @@ mod limits;
 mod loopback;
 mod marks;
 mod nat;
+mod opening;
 mod profiles;
 mod raw;
 mod soak;

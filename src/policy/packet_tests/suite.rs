@@ -1,4 +1,5 @@
-//! The suite of NetworkPolicy cases, with real packets: every question over UDP in both families, some over TCP.
+//! The suite of NetworkPolicy cases, with real packets: every question in both families, of TCP and SCTP the packet that
+//! begins a connection, and now and then whole TCP connections.
 
 use std::{
     collections::BTreeSet,
@@ -10,10 +11,13 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 
-use super::lab::{
-    Lab, V6,
-    Who::{self, C, Outside},
-    ip,
+use super::{
+    lab::{
+        Lab, V6,
+        Who::{self, C, Outside},
+        ip,
+    },
+    opening,
 };
 use crate::policy::{
     Protocol,
@@ -22,8 +26,11 @@ use crate::policy::{
     suite::{Question, Suite},
 };
 
-/// Every so many steps TCP is asked as well, which takes longer.
+/// Every so many steps TCP is connected as well, which takes longer.
 const TCP_EVERY: usize = 16;
+/// The first source port of packets that begin connections. Each step has one of its own, so that connection tracking
+/// takes none for an answer to what was before.
+const SOURCE_PORT: u16 = 20_000;
 
 fn who(suite: &Suite, end: usize) -> Who {
     if suite.ends[end].namespace.is_some() { C(end) } else { Outside }
@@ -48,7 +55,6 @@ fn the_kernel_agrees_with_the_suite() {
     let steps: Vec<_> =
         suite.cases.iter().flat_map(|case| case.steps.iter().map(move |s| (case, s))).collect();
     let questions: Vec<Vec<Question>> = steps.iter().map(|(_, step)| step.questions()).collect();
-    let udp = |q: &&Question| q.protocol == Protocol::UDP;
     let ports: BTreeSet<u16> = questions.iter().flatten().map(|q| q.port).collect();
     let bind = |end: usize, port: u16| -> Vec<UdpSocket> {
         let each = suite.ends[end].addresses.iter().map(|addr| {
@@ -60,13 +66,26 @@ fn the_kernel_agrees_with_the_suite() {
     };
     let ends = || 0..suite.ends.len();
     let senders: Vec<Vec<UdpSocket>> = ends().map(|end| bind(end, 0)).collect();
-    let receivers: Vec<UdpSocket> = ends()
+    let receivers: Vec<(usize, UdpSocket)> = ends()
         .flat_map(|end| ports.iter().flat_map(move |p| [(end, *p)]))
-        .flat_map(|(end, port)| bind(end, port))
+        .flat_map(|(end, port)| bind(end, port).into_iter().map(move |socket| (end, socket)))
+        .collect();
+    // TCP and SCTP, IPv4 and IPv6.
+    let raw: Vec<[Vec<Socket>; 2]> = ends()
+        .map(|end| {
+            let open = |protocol: Protocol| {
+                let sockets = suite.ends[end]
+                    .addresses
+                    .iter()
+                    .map(|addr| lab.ns(who(&suite, end)).run(|| opening::socket(*addr, protocol)));
+                sockets.collect()
+            };
+            [Protocol::TCP, Protocol::SCTP].map(open)
+        })
         .collect();
     let config = EngineConfig { protected: Vec::new(), infrastructure: Vec::new(), ..super::lab::config() };
     lab.enforcer.engine_mut().set_config(config);
-    let mut packets = 0;
+    let mut packets = [0; opening::KINDS.len()];
     for (number, ((case, step), questions)) in steps.iter().zip(&questions).enumerate() {
         let set = language::parse(&[("case.yaml", &step.yaml), ("ports.toml", &suite.ports)]).unwrap();
         lab.enforcer.engine_mut().set_policies(Arc::new(set));
@@ -81,47 +100,66 @@ fn the_kernel_agrees_with_the_suite() {
             });
         }
         lab.enforcer.commit().unwrap();
-        let asked: Vec<&Question> = questions.iter().filter(udp).collect();
         let mut missing: BTreeSet<usize> = BTreeSet::new();
-        for (i, q) in asked.iter().enumerate() {
+        for (i, q) in questions.iter().enumerate() {
             let family = usize::from(q.v6);
-            let message = [number as u32, i as u32].map(u32::to_be_bytes).concat();
-            let to = SocketAddr::new(suite.ends[q.to].addresses[family], q.port);
-            senders[q.from][family].send_to(&message, to).unwrap();
-            packets += 1;
+            let [from, to] = [q.from, q.to].map(|end| suite.ends[end].addresses[family]);
+            let mark = (number as u32) << 16 | i as u32;
+            let ports = [SOURCE_PORT + number as u16, q.port];
+            let sent = match q.protocol {
+                Protocol::TCP => raw[q.from][0][family]
+                    .send_to(&opening::tcp(from, to, ports, mark), &SocketAddr::new(to, 0).into()),
+                Protocol::SCTP => raw[q.from][1][family]
+                    .send_to(&opening::sctp(ports, mark), &SocketAddr::new(to, 0).into()),
+                _ => senders[q.from][family].send_to(&mark.to_be_bytes(), SocketAddr::new(to, q.port)),
+            };
+            sent.unwrap();
+            packets[opening::KINDS.iter().position(|k| *k == q.protocol).unwrap()] += 1;
             if q.allowed {
                 missing.insert(i);
             }
         }
         let told = |i: usize| {
-            let q = asked[i];
+            let q = &questions[i];
             let name = |end: usize| suite.ends[end].name.clone();
             format!(
-                "{}: {} to {} udp/{} IPv{}\n{}",
+                "{}: {} to {} {}/{} IPv{}\n{}",
                 case.name,
                 name(q.from),
                 name(q.to),
+                q.protocol,
                 q.port,
                 if q.v6 { 6 } else { 4 },
                 step.yaml
             )
         };
+        let heard = |end: usize, protocol: Protocol, mark: u32| {
+            let (step, i) = ((mark >> 16) as usize, (mark & 0xffff) as usize);
+            assert_eq!(step, number, "{}: a packet of an earlier step came late, or after all", case.name);
+            let q = &questions[i];
+            assert!(q.to == end && q.protocol == protocol, "elsewhere: {}", told(i));
+            assert!(q.allowed, "passed: {}", told(i));
+            i
+        };
         let until = Instant::now() + Duration::from_secs(5);
         loop {
-            for receiver in &receivers {
-                let mut message = [0; 8];
-                while let Ok(8) = receiver.recv(&mut message) {
-                    let word =
-                        |at: usize| u32::from_be_bytes(message[at..at + 4].try_into().unwrap()) as usize;
-                    assert_eq!(
-                        word(0),
-                        number,
-                        "{}: a packet of an earlier step came late, or after all",
-                        case.name
-                    );
-                    let i = word(4);
-                    assert!(asked[i].allowed, "passed: {}", told(i));
-                    missing.remove(&i);
+            for (end, receiver) in &receivers {
+                let mut message = [0; 4];
+                while let Ok(4) = receiver.recv(&mut message) {
+                    missing.remove(&heard(*end, Protocol::UDP, u32::from_be_bytes(message)));
+                }
+            }
+            for (end, sockets) in raw.iter().enumerate() {
+                for (socket, protocol) in sockets
+                    .iter()
+                    .zip([Protocol::TCP, Protocol::SCTP])
+                    .flat_map(|(of, p)| of.iter().map(move |s| (s, p)))
+                {
+                    while let Some(packet) = opening::next(socket) {
+                        if let Some(mark) = opening::mark(protocol, &packet) {
+                            missing.remove(&heard(end, protocol, mark));
+                        }
+                    }
                 }
             }
             if missing.is_empty() {
@@ -137,7 +175,10 @@ fn the_kernel_agrees_with_the_suite() {
             eprintln!("{} of {} steps", number + 1, steps.len());
         }
     }
-    eprintln!("{packets} packets");
+    for (kind, count) in opening::KINDS.iter().zip(packets) {
+        eprintln!("{count} packets of {kind}");
+        assert!(count > 200_000, "{count} of {kind}");
+    }
     assert_eq!(lab.enforcer.repair().unwrap(), []);
 }
 

@@ -129,6 +129,11 @@ fn only_neighbours_reach_the_speaker() {
     let at = Listener { address: lab.addr(Host, V6), ..at };
     set(&mut lab, vec![at], &[]);
     assert!(bgp(&lab, strangers[0]) && !bgp(&lab, strangers[1]));
+    // Another address than the one that is asked, where another daemon may have the port.
+    let elsewhere =
+        ["198.51.100.7", "2001:db8:7::7"].map(|addr| Listener { address: addr.parse().unwrap(), ..at });
+    set(&mut lab, elsewhere.to_vec(), &[]);
+    assert!(bgp(&lab, strangers[0]) && bgp(&lab, strangers[1]));
     assert_eq!(lab.enforcer.repair().unwrap(), []);
 }
 

@@ -1,7 +1,9 @@
 //! Port mappings under traffic: from everywhere they may be reached from, both families, TCP and UDP.
 
 use anyhow::{Result, ensure};
-use interop_tests::{Lab, Machine, Network, PATIENCE, Rack, Switch, check, eventually, labelled};
+use interop_tests::{
+    Agent, Lab, Machine, Network, ONE_HOST, PATIENCE, Rack, Switch, check, eventually, labelled,
+};
 use serde_json::{Value, json};
 
 use crate::kit::{refused, tidy};
@@ -113,6 +115,46 @@ fn ports_are_reached_from_everywhere() {
 }
 
 /// Neither program nor kernel has SCTP here: an INIT by hand, which is all that a mapping looks at.
+/// An ADD that is repeated with ports, or an address, that another container has fails, and the container goes on with what
+/// it had.
+#[test]
+fn a_repeated_add_for_what_others_have() {
+    Lab::run("port-again", |lab| {
+        let host = lab.machine("host")?;
+        host.run("ip addr add 192.0.2.1/32 dev lo")?;
+        let agent = Agent::start(&host, ONE_HOST)?;
+        let port = |port: u16| with_ports(&[mapping(port, 7, "tcp", "")]);
+        let (web, db) = (host.container("web", &port(8080)?)?, host.container("db", &port(8081)?)?);
+        let _echoes = (web.echo()?, db.echo()?);
+        let as_before = || {
+            for (container, other, port) in [(&web, &db, 8080), (&db, &web, 8081)] {
+                eventually("its port leads to it", PATIENCE, || tcp(&host, None, FOUR, port))?;
+                for address in [container.ipv4()?, container.ipv6()?] {
+                    eventually("it is reached", PATIENCE, || other.ping(&address))?;
+                }
+                container.check()?;
+            }
+            tidy(&agent, 2)
+        };
+        as_before()?;
+        for (wish, code) in [
+            (port(8081)?.capability("mac", json!("02:00:00:00:00:42")), 107),
+            (port(8080)?.capability("ips", json!([db.ipv4()?])), 101),
+            (port(8080)?.capability("ips", json!([db.ipv6()?])), 101),
+        ] {
+            let error = refused(host.attach("web", &wish))?;
+            ensure!(error.code == code, "{error}");
+            as_before()?;
+        }
+        // What can be is done.
+        let moved = host.attach("web", &port(8082)?.capability("mac", json!("02:00:00:00:00:42")))?;
+        ensure!(moved.ipv4()? == web.ipv4()? && moved.ipv6()? == web.ipv6()?, "{}", moved.result());
+        eventually("the new port leads to it", PATIENCE, || tcp(&host, None, FOUR, 8082))?;
+        ensure!(tcp(&host, None, FOUR, 8080).is_err(), "the old port leads to it");
+        moved.check()
+    });
+}
+
 #[test]
 fn a_port_of_sctp() {
     /// A packet with an INIT chunk that announces this tag.

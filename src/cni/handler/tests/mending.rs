@@ -59,8 +59,8 @@ const SILENT: [(&str, Change); 2] = [
     ("accept_ra", Sysctl("ipv6/conf/IF/accept_ra", "2")),
 ];
 
-/// In the end: an interface whose other end comes up drops what is sent until the kernel has noticed, which a busy one
-/// does later than a ping starts.
+/// In the end: an interface whose other end comes up drops what is sent until the kernel has noticed, and an IPv6 address
+/// that comes back is there before packets to it are taken. A busy kernel does either later than a ping starts.
 fn reached(ns: &NamedNetns, attachment: &Attachment) {
     let ping = |target: &str| {
         (0..20).any(|_| {

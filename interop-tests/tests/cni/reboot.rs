@@ -64,7 +64,13 @@ fn boot(host1: &mut Agent, lost: &str) -> Result<()> {
 fn adds_after_a_boot_wait_for_the_neighbours() {
     Lab::run("boot-wait", |lab| {
         let rack = Rack::new(lab, Switch::Bird)?;
-        let (switch, [mut host1, _host2]) = rack.start()?;
+        let switch = rack.start_switch()?;
+        // The first session is offered both families, and BIRD takes one of them.
+        let both = |_: usize, config: String| config.replacen("families = [\"ipv4\"]\n", "", 1);
+        let [mut host1, host2] = rack.start_hosts_with(both)?;
+        for agent in [&host1, &host2] {
+            agent.wait_established(2)?;
+        }
         let host = &rack.hosts[0];
         let far = moved(&rack, &host1)?;
         let (four, six) = (far.ipv4()?, far.ipv6()?);
@@ -92,6 +98,7 @@ fn adds_after_a_boot_wait_for_the_neighbours() {
             ensure!(error.code == 11 && error.msg.contains("a DEL came"), "{error}");
             let waiting = adds_waiting(&host1)?;
             ensure!(waiting["count"] == 3, "{waiting}");
+            ensure!(waiting["neighbours"][0] == "192.0.2.0 (ipv4, ipv6)", "{waiting}");
             let (doctor, page) =
                 (host.command("slash32").arg("doctor").output()?, host.run("slash32 metrics")?);
             ensure!(doctor.stdout.contains("neighbours after the boot"), "{}", doctor.stdout);
@@ -163,6 +170,15 @@ fn adds_after_a_boot_do_not_wait_for_ever() {
         ensure!(log.contains("have not told what they know: 192.0.2.9 (ipv4, ipv6)"), "{log}");
         ensure!(adds_waiting(&agent)?.is_null(), "the wait is over");
         late.remove()?;
+        // Who was sent away does not know what has happened since; who has crashed is back before anything has.
+        agent.kill()?;
+        host.write("/etc/slash32/slash32.toml", config(12))?;
+        agent.start_again()?;
+        ensure!(adds_waiting(&agent)?.is_null(), "after a crash");
+        agent.cli("stop").run()?;
+        agent.process().wait(PATIENCE)?;
+        agent.start_again()?;
+        ensure!(adds_waiting(&agent)?["count"] == 0, "{}", adds_waiting(&agent)?);
         tidy(&agent, 0)
     });
 }

@@ -209,8 +209,14 @@ impl Core {
         self.next_look.get_or_insert_with(|| Instant::now() + LOOK);
     }
 
+    /// An interface that may be the way out has changed.
+    pub(super) fn uplink_changed(&mut self) {
+        self.handler.uplink_changed();
+    }
+
     /// The kernel has told more than was heard.
     pub(super) fn mend_all(&mut self) {
+        self.uplink_changed();
         self.handler.mend_all();
     }
 

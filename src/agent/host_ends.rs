@@ -1,10 +1,10 @@
-//! Tells the core of host ends that the kernel says have changed.
+//! Tells the core of host ends that the kernel says have changed, and of the interfaces that lead out.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{actor::Actor, core::Core};
 use crate::{
-    cni::attach::Changes,
+    cni::attach::{Changes, Uplinks},
     netlink::{
         Error,
         watch::{self, KernelEvent, Topic},
@@ -13,12 +13,15 @@ use crate::{
 
 /// Watches, on a thread of its own, until the core has ended.
 pub(super) fn watch(core: &Actor<Core>) -> Result<(), Error> {
-    let (core, mut changes) = (core.clone(), Changes::default());
+    let (core, mut changes, mut uplinks) = (core.clone(), Changes::default(), Uplinks::default());
     // One message for all that comes until the core takes it: it may be busy with a hundred ADDs.
     let pending = Arc::new(Mutex::new(Vec::new()));
     let sink = move |event| {
         if event == KernelEvent::Overrun {
             return core.tell(Core::mend_all).is_ok();
+        }
+        if uplinks.changed(&event) {
+            return core.tell(Core::uplink_changed).is_ok();
         }
         let Some(index) = changes.concerns(event) else { return true };
         let mut list = pending.lock().unwrap_or_else(PoisonError::into_inner);

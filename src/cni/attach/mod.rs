@@ -46,7 +46,7 @@ pub use mend::{Changes, Difference, Ends};
 pub use message::StepError;
 use message::{Steps, Veth};
 use shape::Limit;
-pub use uplink::uplink_mtu;
+pub use uplink::{Uplinks, uplink_mtu};
 
 /// The device group of the host ends of living endpoints: `s32\0` and a 1.
 pub const LIVING: u32 = 0x7333_3201;

@@ -199,6 +199,8 @@ impl Handler {
     /// Says which addresses are the host's, and its gateways'; no container gets one of them.
     pub fn set_surroundings(&mut self, surroundings: BTreeMap<IpAddr, Whose>, now: Now) {
         self.surroundings = surroundings;
+        // Another gateway may be another way out.
+        self.uplink_changed();
         self.reserve(now.mono);
     }
 

@@ -109,7 +109,9 @@ fn encode(answer: &Answer) -> Vec<u8> {
 /// Answers a request and notes when the asker goes away meanwhile: an ADD whose plugin was killed must not begin.
 /// What it returns has still to be written.
 async fn answer(stream: &mut BufReader<UnixStream>, service: &Service, request: Request) -> Vec<u8> {
-    let alive = Arc::new(AtomicBool::new(true));
+    // It may have waited for so long to be read that nobody is there any more.
+    let gone = poll::hung_up(stream.get_ref()).unwrap_or(false);
+    let alive = Arc::new(AtomicBool::new(!gone));
     let direct = stream.get_ref().as_fd().try_clone_to_owned().map(std::os::unix::net::UnixStream::from);
     let work = async {
         match request {

@@ -1,7 +1,12 @@
 //! The numbers of errors that runtimes act by, with a host that cannot serve.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
-use interop_tests::{Agent, CniError, Container, Lab, Network, ONE_HOST, PATIENCE, check, eventually};
+use interop_tests::{
+    Agent, CniError, Container, Lab, Machine, Network, ONE_HOST, PATIENCE, check, eventually,
+};
+use serde_json::{Value, json};
 
 use crate::kit::{refused, tidy};
 
@@ -73,6 +78,133 @@ fn a_host_without_policies() {
         for container in [late, web] {
             container.remove()?;
         }
+        tidy(&agent, 0)
+    });
+}
+
+/// Calls the plugin by hand, with its standard input from a file and a limit of the shell's; the error's code and text.
+fn call(host: &Machine, before: &str, more: &[(&str, &str)]) -> Result<(i64, String)> {
+    let line = format!("{before} /opt/cni/bin/slash32 < /var/lib/cni/conf");
+    let mut command = host.command("bash").args(["-c", &line]);
+    for (key, value) in [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "web"),
+        ("CNI_NETNS", "/run/netns/web"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_PATH", "/opt/cni/bin"),
+    ]
+    .iter()
+    .chain(more)
+    {
+        command = command.env(key, value);
+    }
+    let output = command.output()?;
+    let answer: Value = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
+    ensure!(output.exit.success() == answer["code"].is_null(), "{output:?}");
+    Ok((answer["code"].as_i64().unwrap_or(0), answer["msg"].as_str().unwrap_or_default().to_owned()))
+}
+
+/// Each number with its message, by both ways to the agent.
+#[test]
+fn numbers_and_their_messages() {
+    Lab::run("numbers", |lab| {
+        let host = lab.machine("host")?;
+        host.own("/var/lib/cni")?;
+        let agent = Agent::start(&host, ONE_HOST)?;
+        let good = Network::slash32()?;
+        let lives = host.container("lives", &good)?;
+        host.sandbox("web")?;
+        host.write("/var/lib/cni/no-netns", "something")?;
+        let with = |key: &str, value: Value| -> Result<String> {
+            Ok(good.clone().plugin_key(key, value).configuration(0, None)?.to_string())
+        };
+        let conf = good.configuration(0, None)?.to_string();
+        let asks = |address: &str| -> Result<String> {
+            let network = good.clone().capability("ips", json!([address]));
+            Ok(network.configuration(0, None)?.to_string())
+        };
+        let ports = good.clone().capability(
+            "portMappings",
+            json!([{"hostPort": 179, "containerPort": 1,
+            "protocol": "tcp"}]),
+        );
+        let shape = |text: &str| text.replace("1.0.0", "7.0.0");
+        let cases = [
+            (shape(&conf), [("A", ""); 1], 1, "7.0.0"),
+            (conf.clone(), [("CNI_NETNS", "/run/netns/nowhere")], 3, "/run/netns/nowhere"),
+            (conf.clone(), [("CNI_NETNS", "")], 4, "CNI_NETNS is not set"),
+            (conf.clone(), [("CNI_IFNAME", "a/b")], 4, "a/b"),
+            (conf.clone(), [("CNI_CONTAINERID", "-x")], 4, "-x"),
+            (conf.clone(), [("CNI_COMMAND", "SING")], 4, "unknown CNI_COMMAND \"SING\""),
+            ("{\"name\":".to_owned(), [("A", "")], 6, "JSON"),
+            (with("mtu", json!(5))?, [("A", "")], 7, "mtu: 5 is not a usable MTU"),
+            (with("ipam", json!({"type": "no-such"}))?, [("A", "")], 7, "there is no plugin \"no-such\""),
+            (conf.clone(), [("CNI_NETNS", "/var/lib/cni/no-netns")], 8, "/var/lib/cni/no-netns"),
+            (with("ipam", json!({"pools": ["none"]}))?, [("A", "")], 7, "none"),
+            (asks(&lives.ipv4()?)?, [("A", "")], 101, "is in use by"),
+            (asks(&lives.ipv6()?)?, [("A", "")], 101, "is in use by"),
+            (asks("192.0.2.77")?, [("A", "")], 101, "192.0.2.77 is in none of the network's pools"),
+            (ports.configuration(0, None)?.to_string(), [("A", "")], 107, "179"),
+        ];
+        for way in ["", "SLASH32_RUN_DIR=/run/slash32"] {
+            for (stdin, more, code, words) in &cases {
+                host.write("/var/lib/cni/conf", stdin)?;
+                let (is, msg) = call(&host, way, more)?;
+                ensure!(is == *code && msg.contains(words), "{code} {words}: {is} {msg}");
+            }
+            // An interface that is somebody else's, inside and on the host.
+            host.write("/var/lib/cni/conf", &conf)?;
+            host.run("ip -n web link add eth0 type veth peer name other")?;
+            let (is, msg) = call(&host, way, &[])?;
+            ensure!(is == 4 && msg.contains("eth0"), "{is} {msg}");
+            host.run("ip -n web link del eth0")?;
+        }
+        tidy(&agent, 1)?;
+        lives.remove()?;
+        tidy(&agent, 0)
+    });
+}
+
+/// A plugin with hardly any file descriptors works. An agent without any is busy, and makes no ADD later that its plugin
+/// has given up.
+#[test]
+fn no_file_descriptors_left() {
+    Lab::run("descriptors", |lab| {
+        let host = lab.machine("host")?;
+        host.own("/var/lib/cni")?;
+        let agent = Agent::start(&host, ONE_HOST)?;
+        let network = Network::slash32()?;
+        let lives = host.container("lives", &network)?;
+        host.sandbox("web")?;
+        host.write("/var/lib/cni/conf", network.configuration(0, None)?.to_string())?;
+        let del = [("CNI_COMMAND", "DEL")];
+        // The plugin, with one more than standard input, output and error, or a few; the shell opens its file with one.
+        for limit in 4..9 {
+            let (code, msg) = call(&host, &format!("ulimit -n {limit};"), &[])?;
+            ensure!(code == 0 || code == 11, "{limit}: {code} {msg}");
+            ensure!(call(&host, "true;", &del).is_err(), "DEL says something");
+            tidy(&agent, 1)?;
+        }
+        // The agent.
+        let pid = agent.process().pid();
+        let open = host.run(&format!("ls /proc/{pid}/fd"))?;
+        let open: BTreeSet<u32> = open.split_whitespace().filter_map(|fd| fd.parse().ok()).collect();
+        // A limit is one more than the largest number that may be given.
+        let free: Vec<u32> = (0..1024).filter(|fd| !open.contains(fd)).collect();
+        let limit = |soft: u32| host.run(&format!("prlimit --pid {pid} --nofile={soft}:")).map(drop);
+        let before = host.run(&format!("prlimit --pid {pid} --nofile --output SOFT --noheadings --raw"))?;
+        // By the long way, on which nobody may be there any more when the agent can read.
+        limit(free[0])?;
+        let (code, msg) = call(&host, "SLASH32_RUN_DIR=/run/slash32", &[])?;
+        limit(before.trim().parse()?)?;
+        ensure!(code == 11, "{code} {msg}");
+        // What waited has been read by the time that somebody who came later is served.
+        host.container("later", &network)?.remove()?;
+        tidy(&agent, 1)?;
+        let links = host.command("ip").args(["-o", "link", "show"]).netns("web").run()?;
+        ensure!(!links.contains("eth0"), "{links}");
+        lives.check()?;
+        lives.remove()?;
         tidy(&agent, 0)
     });
 }

@@ -1,4 +1,4 @@
-//! A container that sends with addresses of others, IPv6 above all, and claims to be its neighbours' gateway.
+//! A container that sends with addresses of others, and claims to be its neighbours' gateway.
 
 use anyhow::{Context, Result, ensure};
 use interop_tests::{Container, Lab, Rack, Switch, labelled, reach};
@@ -53,7 +53,7 @@ fn no_container_speaks_for_another() {
         // Sources of others: containers of this host and of the other, hosts, gateways, link-local ones.
         let mut mouth = thief.raw(UDP)?;
         let mut ears = [near.raw(UDP)?, far.raw(UDP)?, here.raw(UDP)?];
-        let sources = [
+        let six = [
             near.ipv6()?,
             far.ipv6()?,
             "2001:db8:0:1::2".to_owned(),
@@ -69,23 +69,43 @@ fn no_container_speaks_for_another() {
             "ff02::1".to_owned(),
             "::ffff:192.0.2.1".to_owned(),
         ];
+        let four = [
+            "192.0.2.1",
+            "192.0.2.0",
+            "192.0.2.3",
+            "169.254.1.1",
+            "169.254.7.7",
+            "10.32.200.200",
+            "203.0.113.1",
+            "127.0.0.1",
+            "0.0.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+        ]
+        .map(str::to_owned);
+        let four = [vec![near.ipv4()?, far.ipv4()?], four.to_vec()].concat();
+        let families = [
+            (thief.ipv4()?, [near.ipv4()?, far.ipv4()?, "192.0.2.1".to_owned()], four),
+            (own.clone(), [near.ipv6()?, far.ipv6()?, "2001:db8:0:1::2".to_owned()], six.to_vec()),
+        ];
         let mut number = 0u16;
-        for source in &sources {
-            let targets = [near.ipv6()?, far.ipv6()?, "2001:db8:0:1::2".to_owned()];
-            for (to, ears) in targets.iter().zip(&mut ears) {
-                number += 1;
-                let [high, low] = number.to_be_bytes();
-                let (forged, own_mark) = ([0xf0, 0x46, high, low], [0x0e, 0x17, high, low]);
-                // The thief's kernel may refuse some itself.
-                let _ = mouth.forge(source, to, &udp(4000, 7777, forged));
-                // What is its own arrives on the same way, later; of the host only what answers DNS is open.
-                let mut true_one = udp(4000, 7777, own_mark);
-                if to.starts_with("2001:") {
-                    true_one[2..4].copy_from_slice(&53u16.to_be_bytes());
+        for (own, targets, sources) in &families {
+            for source in sources {
+                for (to, ears) in targets.iter().zip(&mut ears) {
+                    number += 1;
+                    let [high, low] = number.to_be_bytes();
+                    let (forged, own_mark) = ([0xf0, 0x46, high, low], [0x0e, 0x17, high, low]);
+                    // The thief's kernel may refuse some itself.
+                    let _ = mouth.forge(source, to, &udp(4000, 7777, forged));
+                    // What is its own arrives on the same way, later; of the host only what answers DNS is open.
+                    let mut true_one = udp(4000, 7777, own_mark);
+                    if *to == targets[2] {
+                        true_one[2..4].copy_from_slice(&53u16.to_be_bytes());
+                    }
+                    mouth.forge(own, to, &true_one)?;
+                    ensure!(ears.hears(&own_mark, 10_000)?, "{own} does not reach {to}");
+                    ensure!(!ears.hears(&forged, 0)?, "{to} hears {source}, which is not {own}");
                 }
-                mouth.forge(&own, to, &true_one)?;
-                ensure!(ears.hears(&own_mark, 10_000)?, "{own} does not reach {to}");
-                ensure!(!ears.hears(&forged, 0)?, "{to} hears {source}, which is not {own}");
             }
         }
 

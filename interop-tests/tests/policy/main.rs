@@ -1,5 +1,6 @@
 //! Policies across hosts: labels that travel in full, and the tools that tell what policies do.
 
+mod across;
 mod files;
 mod forged;
 mod former;

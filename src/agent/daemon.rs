@@ -174,8 +174,20 @@ async fn watch_tables(core: &Actor<Core>) -> anyhow::Result<()> {
         NftEvent::Changed { table, .. } => table == "slash32",
         NftEvent::Overrun => true,
     };
+    let others = Arc::new(AtomicBool::new(false));
     NftWatch::spawn("nft-watch", &[port], move |event| {
-        if !concerns_us(&event) || waiting.swap(true, Ordering::AcqRel) {
+        if !concerns_us(&event) {
+            if others.swap(true, Ordering::AcqRel) {
+                return true;
+            }
+            let others = others.clone();
+            let note = move |core: &mut Core| {
+                others.store(false, Ordering::Release);
+                core.policies_mut().others_changed();
+            };
+            return watched.tell(note).is_ok();
+        }
+        if waiting.swap(true, Ordering::AcqRel) {
             return true;
         }
         let waiting = waiting.clone();

@@ -2,6 +2,7 @@
 
 mod answers;
 mod arriving;
+mod aside;
 mod explain;
 mod figures;
 mod folder;
@@ -84,6 +85,7 @@ pub(super) struct Policies {
     arrived: Vec<(EndpointId, Instant)>,
     /// Somebody watches what is refused.
     trace: Option<Trace>,
+    aside: aside::Aside,
 }
 
 /// A port mapping of an attachment, for each of its addresses that the host's address can lead to; or why it leads to none.
@@ -162,6 +164,7 @@ impl Policies {
             },
             arrived: Vec::new(),
             trace: None,
+            aside: aside::Aside::new(config.policy.audit),
         };
         let unreadable = match Folder::load(&policies.last_good_file) {
             Ok(known) => {
@@ -459,6 +462,7 @@ impl Policies {
         self.engine.set_config(EngineConfig { trace, ..engine_config(config) });
         self.folder.clone_from(&config.policy_dir);
         self.options = config.policy.language();
+        self.compare_every(config.policy.audit);
         let tellers = config.bgp.as_ref().map(tellers).unwrap_or_default();
         let in_pools = |prefix| config.pools.iter().any(|pool| pool.cidr.covers(prefix));
         let kept = &mut self.remembered.kept;
@@ -576,13 +580,15 @@ impl Policies {
         {
             tracing::warn!("policy: what is not used any more cannot be removed: {error}");
         }
+        let aside = self.tick_aside(now);
         let tidy = self.driver.as_ref().and_then(Driver::tidy_at);
         let trace = self.trace.as_ref().map(Trace::until);
         let arrived = self.arrived_at();
-        let next = [self.retry, self.remembered.due, self.remembered.kept.next(), trace, tidy, arrived]
-            .into_iter()
-            .flatten()
-            .min();
+        let next =
+            [self.retry, self.remembered.due, self.remembered.kept.next(), trace, tidy, arrived, aside]
+                .into_iter()
+                .flatten()
+                .min();
         next.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now))
     }
 

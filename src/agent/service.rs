@@ -414,13 +414,15 @@ impl Service {
         let config = self.config();
         let peers = self.peers().await?;
         let established = peers.iter().filter(|p| p["state"] == "Established").count();
-        let (endpoints, mended, policies, mut problems, attention, kept) = self
+        let (endpoints, mended, policies, mut problems, attention, kept, drops) = self
             .inner
             .core
             .ask(|c| {
                 let policies = c.policies();
                 let (endpoints, kept) = (c.endpoint_count(), policies.kept());
-                (endpoints, c.mended(), policies.count(), policies.problems(), c.attention(), kept)
+                let drops: Vec<String> =
+                    policies.known_foreign_drops().iter().map(|(what, _)| what.clone()).collect();
+                (endpoints, c.mended(), policies.count(), policies.problems(), c.attention(), kept, drops)
             })
             .await?;
         let fib = self.inner.fib.summary().await?;
@@ -434,6 +436,9 @@ impl Service {
         problems.extend(attention);
         let wait = self.inner.gate.wait(Instant::now());
         problems.extend(wait.as_ref().map(ToString::to_string));
+        problems.extend(drops.iter().map(|what| {
+            format!("another firewall: {what}; `slash32 doctor` says what lets containers through")
+        }));
         problems.extend(shared::lines(&self.shared()));
         problems.extend(fib.problems());
         problems.extend(sysctls::missing());
@@ -491,6 +496,7 @@ impl Service {
             "endpoints": endpoints,
             "endpoints_repaired": mended,
             "policies": policies,
+            "foreign_drops": drops,
             "identities_kept": { "count": kept.count, "oldest_seconds": kept.age.as_secs() },
             "routes_learned": fib.ipv4 + fib.ipv6,
             "routes_installed": fib.installed,

@@ -3,7 +3,10 @@
 //! Address translation is decided by the first packet of a connection. UDP has no other beginning than the kernel's
 //! entry, so a peer that keeps sending keeps its translation until the entry goes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::{Attr, Attrs, Batch, Error, Socket};
 
@@ -94,6 +97,28 @@ pub fn forget_from(
     )?;
     forget_keys(socket, keys.iter().map(|key| (ipv4, key)))?;
     Ok(keys.len())
+}
+
+/// The addresses that tracked connections of one family have at either end, before or after translation, as far as they
+/// are wanted. It takes a look at every one of them.
+pub fn addresses_of_all(
+    socket: &mut Socket,
+    ipv4: bool,
+    wanted: impl Fn(IpAddr) -> bool,
+) -> Result<HashSet<IpAddr>, Error> {
+    let header = nfgenmsg(ipv4);
+    let mut found = HashSet::new();
+    let ends = [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY];
+    socket.dump_once(
+        MSG_GET,
+        |w| _ = w.raw(&header),
+        |message| {
+            let tuples = message.attrs(NFGENMSG).filter(|attr| ends.contains(&attr.kind));
+            found.extend(tuples.flat_map(|tuple| addresses(tuple.nested())).filter(|addr| wanted(*addr)));
+            Ok(())
+        },
+    )?;
+    Ok(found)
 }
 
 /// What names a connection to the kernel: attributes with their types.
@@ -206,6 +231,9 @@ mod tests {
                 // By address, whatever the protocol.
                 a.send_to(b"x", b.local_addr().unwrap()).unwrap();
                 let ours = a.local_addr().unwrap().ip();
+                let of_all =
+                    |wanted| addresses_of_all(&mut Socket::netfilter().unwrap(), ipv4, |_| wanted).unwrap();
+                assert_eq!((of_all(true), of_all(false)), ([ours].into(), HashSet::new()));
                 assert_eq!(forget_from(&mut socket, ipv4, |from| from != ours).unwrap(), 0);
                 assert_eq!(forget_from(&mut socket, ipv4, |from| from == ours).unwrap(), 3);
                 assert_eq!(list_udp_to(&mut socket, ipv4, port).unwrap(), []);

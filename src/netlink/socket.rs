@@ -225,6 +225,31 @@ impl Socket {
         self.execute(&mut batch)
     }
 
+    /// Sends one question and reads until the kernel has acknowledged it; the first answer that `parse` takes.
+    pub fn ask<T>(
+        &mut self,
+        kind: u16,
+        fill: impl FnOnce(&mut Writer<'_>),
+        parse: impl Fn(&RawMessage<'_>) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let mut batch = Batch::new();
+        batch.add(kind, NLM_F_ACK, fill);
+        let sequence = self.number(&mut batch)?;
+        self.send(batch.slice(0, 1))?;
+        let mut answer = None;
+        loop {
+            let len = self.receive(false)?;
+            for message in Messages(&self.buf[..len]).filter(|m| m.sequence == sequence) {
+                match message.kind {
+                    NLMSG_DONE | NLMSG_ERROR => {
+                        return parse_status(&message, 0)?.map_or(Ok(answer), |e| Err(Error::Kernel(e)));
+                    }
+                    _ => answer = answer.or_else(|| parse(&message)),
+                }
+            }
+        }
+    }
+
     /// Sends an nfnetlink transaction, which [`Batch::nfnl_begin`] and [`Batch::nfnl_end`] enclose: one datagram,
     /// all of it or nothing. The report has the errors; if there is any, nothing was changed. An error with index
     /// 0 concerns the transaction as a whole.

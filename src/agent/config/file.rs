@@ -345,6 +345,7 @@ pub(super) struct Policy {
     pub(super) identity_hold_seconds: Option<u64>,
     pub(super) unknown_labels: Option<UnknownLabels>,
     pub(super) ct_mark_mask: Option<i64>,
+    pub(super) audit_seconds: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

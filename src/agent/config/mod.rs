@@ -145,6 +145,8 @@ pub struct PolicyConfig {
     pub deny_unknown: bool,
     /// The bits of the conntrack mark that hold stamps: one run of at least 16.
     pub ct_mark_mask: u32,
+    /// How often the kernel's table is compared with what it should be, beside when nftables tells of changes; none: never.
+    pub audit: Option<Duration>,
 }
 
 impl PolicyConfig {

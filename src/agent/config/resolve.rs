@@ -224,6 +224,9 @@ fn policy(table: file::Policy, errors: &mut Errors<'_>) -> PolicyConfig {
         identity_hold: Duration::from_secs(identity_hold),
         deny_unknown: table.unknown_labels.is_none_or(|what| what == file::UnknownLabels::Deny),
         ct_mark_mask: ct_mark_mask.unwrap_or(DEFAULT_MARK_MASK),
+        audit: Some(table.audit_seconds.unwrap_or(300))
+            .filter(|s| *s > 0)
+            .map(|s| Duration::from_secs(s.into())),
     }
 }
 

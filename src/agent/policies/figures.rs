@@ -44,6 +44,8 @@ pub(in crate::agent) struct Figures {
     /// Of these, what is known of lost sessions only.
     kept: Amount,
     file_errors: usize,
+    /// Chains of others that drop packets of containers.
+    foreign_drops: usize,
     failed: bool,
     work: Work,
     /// Packets refused, by why.
@@ -72,6 +74,7 @@ impl Policies {
             remote: self.engine.remote_count(),
             kept,
             file_errors: self.file_errors.len(),
+            foreign_drops: self.known_foreign_drops().len(),
             failed: self.error.is_some(),
             work: self.work,
             refused,
@@ -99,6 +102,11 @@ impl Figures {
                 "slash32_policy_file_errors",
                 "Errors in the policy folder; with any, the last good policies stay in force.",
                 self.file_errors,
+            ),
+            (
+                "slash32_policy_foreign_drops",
+                "Chains of other firewalls that drop packets of containers.",
+                self.foreign_drops,
             ),
             ("slash32_policy_failed", "1 when the kernel does not have the policies.", self.failed.into()),
         ];

@@ -140,7 +140,9 @@ impl Engine {
         before: Option<Data>,
         after: Option<Data>,
     ) {
-        self.revokes |= before.is_some() && after.is_some() && before != after;
+        // Who may do as he pleases from now on loses nothing.
+        let frees = after == Some(Data::Verdict(Verdict::Return));
+        self.revokes |= before.is_some() && after.is_some() && before != after && !frees;
         let key = Key::interface(id.as_str());
         let [before, after] = [before, after].map(|entry| entry.map(|entry| place(direction, entry)));
         match (before, after) {

@@ -34,19 +34,33 @@ impl Engine {
 
     /// Changes who has an address, and the sets it is in accordingly.
     pub(super) fn change_address(&mut self, prefix: Prefix, change: impl FnOnce(&mut Self, Prefix)) {
-        let old = self.identity_of(prefix).cloned();
-        change(self, prefix);
-        let new = self.identity_of(prefix).cloned();
-        let same = match (&old, &new) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            (old, new) => old.is_none() && new.is_none(),
+        self.change_addresses(&[prefix], |engine| change(engine, prefix));
+    }
+
+    /// The same of several at once: of one that has another identity afterwards only the difference counts.
+    pub(super) fn change_addresses(&mut self, prefixes: &[Prefix], change: impl FnOnce(&mut Self)) {
+        let identities = |engine: &Self| -> Vec<Option<Arc<Identity>>> {
+            prefixes.iter().map(|prefix| engine.identity_of(*prefix).cloned()).collect()
         };
-        if same {
+        let old = identities(self);
+        change(self);
+        let new = identities(self);
+        let mut changed = Vec::new();
+        for (prefix, (old, new)) in prefixes.iter().zip(old.into_iter().zip(new)) {
+            let same = match (&old, &new) {
+                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                (old, new) => old.is_none() && new.is_none(),
+            };
+            if !same {
+                let family = family_index(prefix.family());
+                self.population[family] += usize::from(new.is_some());
+                self.population[family] -= usize::from(old.is_some());
+                changed.push((*prefix, old, new));
+            }
+        }
+        if changed.is_empty() {
             return;
         }
-        let family = family_index(prefix.family());
-        self.population[family] += usize::from(new.is_some());
-        self.population[family] -= usize::from(old.is_some());
         if self.families_in_use() != self.families {
             self.rebuild(self.config.clone(), self.policies.clone());
         }
@@ -54,6 +68,14 @@ impl Engine {
         if self.given.sets.is_empty() {
             return;
         }
+        for (prefix, old, new) in changed {
+            self.change_sets(prefix, old, new);
+        }
+    }
+
+    /// The sets that an address is in, when it has another identity.
+    fn change_sets(&mut self, prefix: Prefix, old: Option<Arc<Identity>>, new: Option<Arc<Identity>>) {
+        let family = family_index(prefix.family());
         let sets = |identity: &Option<Arc<Identity>>| {
             identity.as_ref().map_or_else(Vec::new, |identity| self.index.sets(identity, family))
         };
@@ -297,5 +319,90 @@ mod tests {
         engine.continued();
         engine.upsert_local(endpoint("s32d", 3, "closed"));
         assert!(engine.changes().revokes, "nobody knows what a process before this one has seen");
+        assert!(engine.suspects_all());
+        engine.remove_local(&EndpointId("s32d".into()));
+        engine.known_connections(["10.0.0.4".parse().unwrap()]);
+        engine.changes();
+        assert!(!engine.suspects_all());
+        engine.upsert_local(endpoint("s32f", 5, "closed"));
+        assert!(!engine.changes().revokes, "there is no connection with it");
+        engine.upsert_local(endpoint("s32g", 4, "closed"));
+        assert!(engine.changes().revokes, "there is one with this");
+        engine.upsert_local(endpoint("s32d", 3, "closed"));
+        assert!(engine.changes().revokes, "who had this one went after the look had begun");
+        let more = PoolConfig { cidr: "10.0.2.0/24".parse().unwrap(), nat_outgoing: false };
+        let pools = vec![pool, more];
+        engine.set_config(EngineConfig { pools, ..EngineConfig::default() });
+        assert!(engine.suspects_all(), "of an address that was of no pool nobody has noted who had it");
+    }
+
+    /// What is no reason to judge connections anew, and the like that is.
+    #[test]
+    fn a_generation_begins_only_when_a_permission_may_go() {
+        let pool = PoolConfig { cidr: "10.0.0.0/24".parse().unwrap(), nat_outgoing: false };
+        let mut engine = Engine::new(EngineConfig { pools: vec![pool], ..EngineConfig::default() });
+        let text = "[[policy]]\nname='p'\nselect='zone == \"closed\"'\ningress=[{action='allow',from={selector='role == \"lb\"'}}]\n\
+             [[policy]]\nname='q'\nselect='zone == \"other\"'\ningress=[{action='deny',from={selector='role == \"bad\"'}}]\n";
+        engine.set_policies(Arc::new(crate::policy::language::parse(&[("a.toml", text)]).unwrap()));
+        let mut label = |id: u8, labels: &[(&str, &str)]| {
+            let mut all = Labels::new();
+            for (key, value) in labels {
+                all.insert(*key, *value).unwrap();
+            }
+            let addresses = vec![[10, 0, 0, id].into()];
+            let id = EndpointId(format!("s32{id}"));
+            engine.upsert_local(LocalEndpoint { shared: Vec::new(), id, addresses, labels: all });
+            engine.changes().revokes
+        };
+        assert!(!label(1, &[("zone", "closed")]));
+        assert!(!label(2, &[("zone", "other")]));
+        assert!(!label(1, &[("zone", "closed"), ("more", "labels")]), "labels that nobody asks for");
+        assert!(!label(3, &[("role", "lb")]), "one that may more");
+        assert!(!label(3, &[("role", "lb"), ("more", "labels")]));
+        assert!(label(3, &[]), "one that may no more");
+        assert!(!label(3, &[]));
+        assert!(label(3, &[("role", "bad")]), "one that is refused now");
+        // That its address is refused no longer would be none, if the set did not tell more than that.
+        assert!(label(3, &[("zone", "closed")]), "one that is judged now");
+        assert!(!label(3, &[("role", "lb")]), "one that is judged no longer");
+        for (id, revokes, why) in [
+            (2, false, "nobody asks for its labels"),
+            (1, false, "nor for its"),
+            (3, true, "by its labels it was allowed"),
+        ] {
+            // Another that is asked for stays, so that the sets do.
+            label_others(&mut engine);
+            engine.changes();
+            assert!(engine.remove_local(&EndpointId(format!("s32{id}"))));
+            assert_eq!(engine.changes().revokes, revokes, "{why}");
+        }
+        // What a host policy judges comes by other interfaces than those of endpoints.
+        let text = format!("{text}[[host_policy]]\nname='h'\ningress=[]\n");
+        engine.set_policies(Arc::new(crate::policy::language::parse(&[("a.toml", &text)]).unwrap()));
+        engine.changes();
+        let address = |last: u8, zone| LocalEndpoint {
+            shared: Vec::new(),
+            id: EndpointId("s32host".into()),
+            addresses: vec![[10, 0, 0, last].into()],
+            labels: Labels::try_from([("zone", zone)]).unwrap(),
+        };
+        engine.upsert_local(address(20, "x"));
+        assert!(!engine.changes().revokes, "nobody can have a connection with it");
+        engine.upsert_local(address(20, "y"));
+        assert!(!engine.changes().revokes, "the same address");
+        engine.upsert_local(address(21, "y"));
+        assert!(engine.changes().revokes, "it has left one");
+        engine.upsert_local(LocalEndpoint { id: EndpointId("s32more".into()), ..address(20, "x") });
+        assert!(engine.changes().revokes, "which another gets");
+        engine.remove_local(&EndpointId("s32host".into()));
+        assert!(engine.changes().revokes);
+    }
+
+    fn label_others(engine: &mut Engine) {
+        for (last, zone) in [(8, "closed"), (9, "other")] {
+            let labels = Labels::try_from([("zone", zone)]).unwrap();
+            let (id, addresses) = (EndpointId(format!("s32x{last}")), vec![[10, 0, 0, last].into()]);
+            engine.upsert_local(LocalEndpoint { shared: Vec::new(), id, addresses, labels });
+        }
     }
 }

@@ -276,6 +276,10 @@ impl Engine {
 
     /// Replaces the settings.
     pub fn set_config(&mut self, config: EngineConfig) {
+        // Nobody kept count of who left addresses that were of no pool.
+        if config.pools != self.config.pools {
+            self.departed.note_any();
+        }
         if (EngineConfig { trace: config.trace, ..self.config.clone() }) == config {
             if config.trace != self.config.trace {
                 self.config = config;
@@ -302,48 +306,13 @@ impl Engine {
             return;
         }
         let id = endpoint.id.clone();
-        let arriving = self.arriving_of(&id);
-        let here: Vec<IpAddr> = self.locals.get(&id).map_or_else(Vec::new, |l| l.endpoint.addresses.clone());
-        self.drop_local(&id);
-        let identity = Arc::new(Identity::in_full(&endpoint.labels));
-        let classes = self.classes_of(&endpoint.labels, &identity);
-        // Connections with it that were judged while it was an endpoint of another host, or nobody's, were not asked its
-        // own policies.
-        let moved: Vec<IpAddr> =
-            endpoint.addresses.iter().copied().filter(|addr| self.may_be_known(*addr)).collect();
-        for addr in moved.iter().filter(|addr| !here.contains(addr) || arriving.contains(addr)) {
-            self.arrives(&id, *addr);
-        }
-        let moved = !moved.is_empty();
-        for key in &classes {
-            let entry = self.use_class(key);
-            self.revokes |= moved && entry != Data::Verdict(Verdict::Return);
-            self.dispatch(key.0, &id, None, Some(entry));
-        }
-        for addr in &endpoint.addresses {
-            self.put(SRC[usize::from(addr.is_ipv6())], source_key(&id, *addr), None, Some(Data::None));
-        }
-        let addresses = endpoint.addresses.clone();
-        let own: Vec<bool> = addresses.iter().map(|addr| self.is_own(*addr)).collect();
-        self.locals.insert(id.clone(), Local { endpoint, identity, classes });
-        for (addr, was) in addresses.into_iter().zip(own) {
-            self.change_address(Prefix::host(addr), |engine, prefix| {
-                engine.owners.entry(prefix).or_default().insert(id.clone());
-            });
-            self.own_changed(addr, was);
-        }
+        self.replace_local(&id, Some(endpoint));
     }
 
     /// Removes an endpoint; false if it was not there.
     pub fn remove_local(&mut self, id: &EndpointId) -> bool {
         self.replace_port_maps(id, Vec::new());
-        // Until the next endpoint has the address, packets to it may leave the host, judged for their sender alone.
-        if let Some(local) = self.locals.get(id) {
-            for addr in &local.endpoint.addresses {
-                self.departed.note(Prefix::host(*addr));
-            }
-        }
-        self.drop_local(id)
+        self.replace_local(id, None)
     }
 
     /// Gives an endpoint its port mappings, instead of those that it has. They go when the endpoint is removed.
@@ -424,6 +393,17 @@ impl Engine {
         self.departed.note_any();
     }
 
+    /// These are all the addresses that connections are known with, as far as they are of pools: of others nobody need
+    /// suspect that they were somebody's. Whoever went since [`Self::continued`] is remembered beside them.
+    pub fn known_connections(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.departed.only(addresses.into_iter().map(Prefix::host));
+    }
+
+    /// Whether any address may have been somebody's, as far as is known.
+    pub fn suspects_all(&self) -> bool {
+        self.departed.is_any()
+    }
+
     /// Forgets the identity of a remote address.
     pub fn remove_remote(&mut self, prefix: Prefix) {
         self.change_address(prefix, |engine, prefix| {
@@ -433,32 +413,87 @@ impl Engine {
         });
     }
 
-    fn drop_local(&mut self, id: &EndpointId) -> bool {
-        let Some(addresses) = self.locals.get(id).map(|l| l.endpoint.addresses.clone()) else { return false };
-        let own: Vec<bool> = addresses.iter().map(|addr| self.is_own(*addr)).collect();
-        for addr in &addresses {
-            self.change_address(Prefix::host(*addr), |engine, prefix| {
-                if let Some(owners) = engine.owners.get_mut(&prefix) {
-                    owners.remove(id);
-                    if owners.is_empty() {
-                        engine.owners.remove(&prefix);
-                    }
-                }
-            });
+    /// Puts an endpoint in the place of the one with its id, or nothing; false if there is neither.
+    ///
+    /// A new generation begins only if this can take a permission away from a connection that has one:
+    ///
+    /// - in a direction in which it could do as it pleased, or had other policies, it has policies now (`dispatch`);
+    /// - one of its addresses leaves a set that permissions hang on, or joins one that refusals hang on
+    ///   (`change_addresses`);
+    /// - an address is new here, and connections may be known with whoever had it before, who were not asked these
+    ///   policies;
+    /// - host policies are in force, which judge what comes to the host from elsewhere and not what endpoints send: an
+    ///   address that comes, and may be known, or goes is judged by the other rules.
+    ///
+    /// That an endpoint goes is no reason by itself. Nothing comes from its interface any more that has one of its
+    /// addresses as the source, and what is sent to them is judged for its other end alone: that end's rules say the same
+    /// as before of an address that left no set, and the policies of the one that goes could only refuse. Who has the
+    /// address next is the third case.
+    fn replace_local(&mut self, id: &EndpointId, endpoint: Option<LocalEndpoint>) -> bool {
+        let before = self.locals.get(id).map(|l| (l.endpoint.addresses.clone(), l.classes.clone()));
+        if before.is_none() && endpoint.is_none() {
+            return false;
         }
-        let Some(local) = self.locals.remove(id) else { return false };
+        let (here, old_classes) = before.unzip();
+        let here = here.unwrap_or_default();
+        let there = endpoint.as_ref().map_or_else(Vec::new, |e| e.addresses.clone());
+        // Those with who had the address elsewhere, or before, were not asked its own policies.
+        let arriving = self.arriving_of(id);
+        let known: Vec<IpAddr> = there.iter().copied().filter(|addr| self.may_be_known(*addr)).collect();
+        let moved = known.iter().any(|addr| !here.contains(addr));
         self.arrived(id);
-        for (addr, was) in addresses.iter().zip(own) {
-            self.own_changed(*addr, was);
-            self.put(SRC[usize::from(addr.is_ipv6())], source_key(id, *addr), Some(Data::None), None);
+        for addr in known.iter().filter(|addr| !here.contains(addr) || arriving.contains(addr)) {
+            self.arrives(id, *addr);
         }
-        for key in &local.classes {
-            let before = entry_of(&self.classes, key);
-            self.dispatch(key.0, id, before, None);
+        let leaves = here.iter().any(|addr| !there.contains(addr));
+        self.revokes |= (moved || leaves) && !self.policies.host_policies.is_empty();
+        let mut after = [None, None];
+        let local = endpoint.map(|endpoint| {
+            let identity = Arc::new(Identity::in_full(&endpoint.labels));
+            let classes = self.classes_of(&endpoint.labels, &identity);
+            after = classes.each_ref().map(|key| Some(self.use_class(key)));
+            Local { endpoint, identity, classes }
+        });
+        self.revokes |= moved && after.iter().flatten().any(|entry| *entry != Data::Verdict(Verdict::Return));
+        for (direction, after) in Direction::ALL.into_iter().zip(after) {
+            let key = old_classes.iter().flatten().find(|(of, ..)| *of == direction);
+            let before = key.and_then(|key| entry_of(&self.classes, key));
+            self.dispatch(direction, id, before, after);
+        }
+        for key in old_classes.iter().flatten() {
             self.release_class(key);
         }
-        // Its address may be another's soon, for which old connections must not count.
-        self.revokes = true;
+        let all: BTreeSet<IpAddr> = here.iter().chain(&there).copied().collect();
+        let own: Vec<(IpAddr, bool)> = all.iter().map(|addr| (*addr, self.is_own(*addr))).collect();
+        for addr in &all {
+            let had = |list: &[IpAddr]| list.contains(addr).then_some(Data::None);
+            self.put(SRC[usize::from(addr.is_ipv6())], source_key(id, *addr), had(&here), had(&there));
+            // Until the next endpoint has it, packets to it may leave the host.
+            if !there.contains(addr) {
+                self.departed.note(Prefix::host(*addr));
+            }
+        }
+        let prefixes: Vec<Prefix> = all.iter().copied().map(Prefix::host).collect();
+        self.change_addresses(&prefixes, |engine| {
+            for addr in &all {
+                let owners = engine.owners.entry(Prefix::host(*addr)).or_default();
+                if there.contains(addr) {
+                    owners.insert(id.clone());
+                } else {
+                    owners.remove(id);
+                    if owners.is_empty() {
+                        engine.owners.remove(&Prefix::host(*addr));
+                    }
+                }
+            }
+            match local {
+                Some(local) => _ = engine.locals.insert(id.clone(), local),
+                None => _ = engine.locals.remove(id),
+            }
+        });
+        for (addr, was) in own {
+            self.own_changed(addr, was);
+        }
         true
     }
 

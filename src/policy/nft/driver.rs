@@ -58,6 +58,10 @@ pub struct Driver {
     /// The chains that stamp.
     stamps: BTreeMap<Name, Chain>,
     old: Old,
+    /// How many transactions of ours the kernel has carried out.
+    carried_out: u32,
+    /// When the table was last seen to be right: the kernel's count of transactions, and ours.
+    seen: Option<(u32, u32)>,
 }
 
 /// How long after a change the last packet that came before it has been judged, by far.
@@ -105,6 +109,8 @@ impl Driver {
             kinds: HashMap::new(),
             stamps: BTreeMap::new(),
             old: Old::default(),
+            carried_out: 0,
+            seen: None,
         })
     }
 
@@ -287,6 +293,26 @@ impl Driver {
         Err(NetlinkError::DumpInterrupted.into())
     }
 
+    /// A look at the whole table that anybody can take who has the time; `None` if nobody but us has changed anything in
+    /// nftables since the last look that found nothing, which is one question to the kernel. `want` is what should be there.
+    pub fn look(&mut self, want: impl FnOnce() -> Ruleset) -> Result<Option<Look>, Error> {
+        self.tidy()?;
+        let count = transactions(&mut self.socket)?;
+        let ours = |since: u32| self.carried_out.wrapping_sub(since);
+        if self.seen.is_some_and(|(then, since)| then.wrapping_add(ours(since)) == count) {
+            return Ok(None);
+        }
+        let (settings, generation) = (self.settings.clone(), self.generation);
+        Ok(Some(Look { want: want(), settings, generation, seen: (count, self.carried_out) }))
+    }
+
+    /// Notes what a look found. Changes since it began are those that the next one is for.
+    pub fn looked(&mut self, looked: &Looked) {
+        if let Looked::Right(seen) = looked {
+            self.seen = Some(*seen);
+        }
+    }
+
     /// The live counters of all rules that count.
     pub fn counters(&mut self) -> Result<Vec<RuleCounter>, Error> {
         // What earlier changes left behind has counters under the same names.
@@ -334,9 +360,64 @@ impl Driver {
     }
 
     fn send(&mut self, mut batch: Batch) -> Result<(), Error> {
+        // Begin and end alone are no transaction to the kernel.
+        let is_one = batch.len() > 2;
         let report = self.socket.transact_atomic(&mut batch)?;
-        refused(report)
+        refused(report)?;
+        self.carried_out = self.carried_out.wrapping_add(u32::from(is_one));
+        Ok(())
     }
+}
+
+/// What a look at the table needs. It may be taken on any thread in the network namespace.
+#[derive(Debug)]
+pub struct Look {
+    want: Ruleset,
+    settings: Settings,
+    generation: u32,
+    seen: (u32, u32),
+}
+
+/// What a [`Look`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// The table is as it should be, at these counts of transactions.
+    Right((u32, u32)),
+    /// It is not.
+    Wrong(Vec<Difference>),
+    /// Something was changed meanwhile, by us or by others: look again.
+    Moved,
+}
+
+impl Look {
+    /// Compares. Takes as long as the table is large.
+    pub fn take(self, socket: &mut Socket) -> Result<Looked, Error> {
+        let read = dump::read(socket, &self.settings, &self.want);
+        if matches!(read, Err(NetlinkError::DumpInterrupted)) || transactions(socket)? != self.seen.0 {
+            return Ok(Looked::Moved);
+        }
+        let differences = match read? {
+            None => vec![Difference::NoTable],
+            Some(actual) => actual.differences(&self.want, &self.settings, self.generation),
+        };
+        Ok(if differences.is_empty() { Looked::Right(self.seen) } else { Looked::Wrong(differences) })
+    }
+
+    /// Other people's chains that refuse our traffic.
+    pub fn foreign_drops(settings: &Settings, socket: &mut Socket) -> Result<Vec<ForeignDrop>, Error> {
+        Ok(foreign::drops(socket, settings)?)
+    }
+}
+
+/// How many transactions nftables has carried out in this network namespace, of whomever.
+fn transactions(socket: &mut Socket) -> Result<u32, NetlinkError> {
+    const GETGEN: u16 = 16;
+    let answer = socket.ask(
+        SUBSYSTEM << 8 | GETGEN,
+        |w| _ = w.raw(&[0; 4]),
+        |message| message.attrs(INET.len()).find_kind(1)?.be32(), // NFTA_GEN_ID
+    )?;
+    answer.ok_or(NetlinkError::Timeout)
 }
 
 /// The first error that is about a message rather than about the transaction, as it says more.

@@ -10,7 +10,7 @@ mod foreign;
 mod text;
 
 pub use self::{
-    driver::{Driver, Error},
+    driver::{Driver, Error, Look, Looked},
     dump::{Difference, RuleCounter},
     foreign::ForeignDrop,
     text::Text,

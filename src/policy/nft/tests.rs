@@ -555,3 +555,41 @@ fn another_mask_begins_apart_from_the_stamps_before_it() {
         }
     }
 }
+
+#[test]
+fn a_look_is_one_question_while_nobody_else_changes_anything() {
+    private(|| {
+        let mut engine = sink();
+        let mut driver = Driver::open(Settings::default()).unwrap();
+        driver.replace(&engine.snapshot()).unwrap();
+        let mut socket = crate::netlink::Socket::netfilter().unwrap();
+        let mut look = |driver: &mut Driver, engine: &Engine| -> Option<Looked> {
+            let looked = driver.look(|| engine.compiled()).unwrap()?.take(&mut socket).unwrap();
+            driver.looked(&looked);
+            Some(looked)
+        };
+        assert!(matches!(look(&mut driver, &engine), Some(Looked::Right(_))), "nobody has looked yet");
+        assert_eq!(look(&mut driver, &engine), None);
+        // Our own changes, with and without something left to tidy up, are no reason.
+        engine.upsert_local(endpoint("s32ddddddddddd", &["10.32.4.5"], &[("role", "web"), ("env", "x")]));
+        driver.apply(&engine.changes()).unwrap();
+        assert_eq!(look(&mut driver, &engine), None);
+        engine.set_policies(Arc::default());
+        driver.apply(&engine.changes()).unwrap();
+        driver.apply(&engine.changes()).unwrap();
+        assert_eq!(look(&mut driver, &engine), None);
+        nft(&["add", "table", "ip", "theirs"], "").unwrap();
+        assert!(matches!(look(&mut driver, &engine), Some(Looked::Right(_))), "somebody did something");
+        assert_eq!(look(&mut driver, &engine), None);
+        let begun = driver.look(|| unreachable!("nothing has changed")).unwrap();
+        assert!(begun.is_none());
+        nft(&["add", "rule", "inet", "slash32", "refuse", "accept"], "").unwrap();
+        let wrong = Some(Looked::Wrong(vec![Difference::ChainRules("refuse".into())]));
+        assert_eq!(look(&mut driver, &engine), wrong);
+        assert_eq!(look(&mut driver, &engine), wrong, "until it is put right");
+        let begun = driver.look(|| engine.compiled()).unwrap().unwrap();
+        nft(&["delete", "table", "ip", "theirs"], "").unwrap();
+        let mut socket = crate::netlink::Socket::netfilter().unwrap();
+        assert_eq!(begun.take(&mut socket).unwrap(), Looked::Moved);
+    });
+}

@@ -86,12 +86,13 @@ proptest! {
         prop_assert!(engine.changes().is_empty());
     }
 
-    /// And who goes elsewhere takes permissions along, which is told if there is any rule that allowed by his labels.
+    /// And who goes, here or elsewhere, takes permissions along, which is told if there is any rule that allowed by his labels.
     #[test]
     fn who_goes_takes_his_permissions_along(
         set in policy_set(),
         here in (0u8..4, own_labels()),
         there in (4u8..6, labels()),
+        local in any::<bool>(),
         flows in prop::collection::vec(flow(), 24),
     ) {
         let mut engine = Engine::new(config(true, false));
@@ -100,7 +101,11 @@ proptest! {
         Event::Remote(there.0, there.1).apply(&mut engine);
         let rules = engine.snapshot();
         let before: Vec<_> = flows.iter().map(|f| passes(&engine, &rules, f, 8, false, 0)).collect();
-        Event::RemoteGone(there.0).apply(&mut engine);
+        if local {
+            Event::LocalGone(here.0).apply(&mut engine);
+        } else {
+            Event::RemoteGone(there.0).apply(&mut engine);
+        }
         let delta = engine.changes();
         let rules = engine.compiled();
         let after: Vec<_> = flows.iter().map(|f| passes(&engine, &rules, f, 8, false, 0)).collect();

@@ -208,3 +208,35 @@ fn no_file_descriptors_left() {
         tidy(&agent, 0)
     });
 }
+
+/// Many at once, as it is a matter of luck whether the agent sees in time that one of them is gone.
+#[test]
+fn an_add_that_was_given_up_is_not_made() {
+    Lab::run("given-up", |lab| {
+        let host = lab.machine("host")?;
+        host.own("/var/lib/cni")?;
+        let agent = Agent::start(&host, ONE_HOST)?;
+        let network = Network::slash32()?;
+        host.sandbox("web")?;
+        host.write("/var/lib/cni/conf", network.configuration(0, None)?.to_string())?;
+        agent.process().pause()?;
+        let line =
+            "for n in $(seq 48); do CNI_IFNAME=eth$n /opt/cni/bin/slash32 < /var/lib/cni/conf & done; wait";
+        let said = host
+            .command("bash")
+            .args(["-c", line])
+            .env("CNI_COMMAND", "ADD")
+            .env("CNI_CONTAINERID", "web")
+            .env("CNI_NETNS", "/run/netns/web")
+            .env("CNI_PATH", "/opt/cni/bin")
+            // The long way.
+            .env("SLASH32_RUN_DIR", "/run/slash32")
+            .output()?;
+        agent.process().resume()?;
+        ensure!(said.stdout.matches("\"code\":11").count() == 48, "{}", said.stdout);
+        // By the same way, after them.
+        agent.status()?;
+        host.container("later", &network)?.remove()?;
+        tidy(&agent, 0)
+    });
+}

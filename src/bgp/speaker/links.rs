@@ -1,6 +1,10 @@
 //! Links of the host that go down and come up: a session over a dead link ends at once instead of with its hold timer.
+//! And addresses that come and go: next hops are among them.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use crate::netlink::{
     Error, Socket, link,
@@ -14,18 +18,20 @@ pub(super) struct Links {
     up: HashMap<u32, bool>,
 }
 
-/// A link that went down or came up.
+/// What is different.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LinkChange {
-    pub(super) ifindex: u32,
-    pub(super) up: bool,
+pub(super) enum LinkChange {
+    /// A link went down or came up.
+    Link { ifindex: u32, up: bool },
+    /// An address came, went, or became usable.
+    Address { ifindex: u32, addr: IpAddr },
 }
 
 impl Links {
     /// Begins to watch. Inside a tokio runtime.
     pub(super) fn open() -> Result<Self, Error> {
         // Subscribed before the list is read, so that no change falls between.
-        let watch = Watch::open(&[Topic::Links], &[])?;
+        let watch = Watch::open(&[Topic::Links, Topic::Addresses], &[])?;
         let mut links = Self { watch, up: HashMap::new() };
         links.read()?;
         Ok(links)
@@ -41,7 +47,13 @@ impl Links {
                     self.up.remove(&link.index);
                     change.into_iter().collect()
                 }
-                KernelEvent::Overrun => self.read()?,
+                KernelEvent::Address(address) | KernelEvent::AddressGone(address) => {
+                    vec![LinkChange::Address { ifindex: address.ifindex, addr: address.addr }]
+                }
+                KernelEvent::Overrun => {
+                    let anywhere = LinkChange::Address { ifindex: 0, addr: Ipv4Addr::UNSPECIFIED.into() };
+                    [self.read()?, vec![anywhere]].concat()
+                }
                 _ => Vec::new(),
             };
             if !changes.is_empty() {
@@ -64,6 +76,6 @@ impl Links {
 
     fn set(&mut self, ifindex: u32, up: bool) -> Option<LinkChange> {
         let before = self.up.insert(ifindex, up);
-        (before.unwrap_or(false) != up).then_some(LinkChange { ifindex, up })
+        (before.unwrap_or(false) != up).then_some(LinkChange::Link { ifindex, up })
     }
 }

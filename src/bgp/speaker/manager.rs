@@ -427,9 +427,20 @@ impl Manager {
     }
 
     fn links_changed(&self, changes: &[LinkChange]) {
-        for &LinkChange { ifindex, up } in changes {
+        let mut addresses = false;
+        for change in changes {
+            match *change {
+                LinkChange::Link { ifindex, up } => {
+                    for peer in self.peers.values() {
+                        peer.tell(PeerCommand::Link { ifindex, up });
+                    }
+                }
+                LinkChange::Address { ifindex, addr } => addresses |= self.host.changed(ifindex, addr),
+            }
+        }
+        if addresses {
             for peer in self.peers.values() {
-                peer.tell(PeerCommand::Link { ifindex, up });
+                peer.tell(PeerCommand::Addresses);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! From configuration and negotiation to what the RIB must know of a peer.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -145,7 +146,11 @@ fn family_params(
 
 /// The host's addresses, read again when they are older than a second: many sessions come up at once.
 #[derive(Clone, Debug, Default)]
-pub struct HostAddresses(Arc<Mutex<Option<Listed>>>);
+pub struct HostAddresses {
+    listed: Arc<Mutex<Option<Listed>>>,
+    /// The interfaces that sessions have run over.
+    links: Arc<Mutex<HashSet<u32>>>,
+}
 
 #[derive(Debug)]
 struct Listed {
@@ -157,11 +162,27 @@ struct Listed {
 impl HostAddresses {
     /// Addresses that are given instead of read, for a host that exists in a simulation only.
     pub fn fixed(list: Vec<addr::Address>) -> Self {
-        Self(Arc::new(Mutex::new(Some(Listed { at: None, list: list.into() }))))
+        let listed = Some(Listed { at: None, list: list.into() });
+        Self { listed: Arc::new(Mutex::new(listed)), links: Arc::default() }
+    }
+
+    /// Whether an address that came or went may be one of ours on a session; what was read before does not count then.
+    pub(super) fn changed(&self, ifindex: u32, addr: IpAddr) -> bool {
+        let on_a_link = || self.links.lock().unwrap_or_else(PoisonError::into_inner).contains(&ifindex);
+        // Each container's interface has a link-local address too.
+        let matters = match addr {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => on_a_link(),
+            _ => true,
+        };
+        if matters {
+            let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+            listed.take_if(|listed| listed.at.is_some());
+        }
+        matters
     }
 
     fn list(&self) -> Arc<[addr::Address]> {
-        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let fresh =
             |listed: &&Listed| listed.at.is_none_or(|at| now.duration_since(at) < Duration::from_secs(1));
@@ -189,11 +210,13 @@ impl HostAddresses {
     /// The interface that the session runs over, if the peer is on that link.
     pub(super) fn link(&self, local: SocketAddr, peer: SocketAddr) -> Option<u32> {
         let (local, peer) = (canonical(local), canonical(peer));
-        match scope(peer) {
+        let link = match scope(peer) {
             0 if self.shared_networks(local, peer).is_empty() => None,
             0 => Self::ifindex(&self.list(), local),
             scope => Some(scope),
-        }
+        };
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).extend(link);
+        link
     }
 
     /// The networks of the link that the session runs over; none if the peer is not on it.

@@ -76,6 +76,8 @@ pub(super) enum PeerCommand {
         ifindex: u32,
         up: bool,
     },
+    /// The host's addresses have changed.
+    Addresses,
     /// The time of restarting is over.
     EndRestarting,
     /// The neighbour on an unnumbered interface.
@@ -290,6 +292,7 @@ impl PeerTask {
                 }
             }
             PeerCommand::Link { .. } => {}
+            PeerCommand::Addresses => self.tell_params(),
             PeerCommand::EndRestarting => self.session.end_restarting(),
             PeerCommand::Neighbour(address) => {
                 self.neighbour = Some(address);
@@ -334,12 +337,17 @@ impl PeerTask {
         }
         match (reset, &self.established) {
             (Some(stop), _) => self.session.handle_input(Instant::now(), Input::Stop(stop)),
-            (None, Some(established)) => {
-                let params = Box::new(self.params(established));
-                self.tell_rib(News::Changed(params));
-            }
+            (None, Some(_)) => self.tell_params(),
             (None, None) => {}
         }
+    }
+
+    /// Tells the RIB what an established session is like now. The next hop may be an address that has only just become
+    /// usable: a link that came up with the session has none of IPv6 for two seconds (RFC 4862 section 5.4).
+    fn tell_params(&mut self) {
+        let Some(established) = &self.established else { return };
+        let params = Box::new(self.params(established));
+        self.tell_rib(News::Changed(params));
     }
 
     fn params(&self, established: &Established) -> rib::PeerParams {

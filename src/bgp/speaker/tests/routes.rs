@@ -1,10 +1,10 @@
 //! Routes from one speaker to another, and what becomes of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     harness::{Node, prefix},
-    lab::{Lab, host_config as config, neighbour4, neighbour6, on_link4, on_link6, wait},
+    lab::{Lab, host_config as config, neighbour4, neighbour6, on_link4, on_link6, two_hosts, wait},
 };
 use crate::{
     bgp::{
@@ -14,6 +14,7 @@ use crate::{
         speaker::{PeerAction, Shutdown, SpeakerEvent},
     },
     model::{Identity, Labels, NextHop},
+    netlink::{self, addr, ns::ifindex},
 };
 
 const WAIT: Duration = Duration::from_secs(5);
@@ -211,6 +212,58 @@ fn a_large_table() {
         assert!(one.handle.originate(prefixes.collect(), Duration::from_secs(60)).await.unwrap());
         two.until("complete", |p| p.prefixes_accepted == u64::from(count)).await;
         assert_eq!(one.only().await.established_count, 1);
+    });
+}
+
+/// A session may be there before the host has an address that can be the other family's next hop: right after a boot it is
+/// still being looked for duplicates.
+#[test]
+fn a_next_hop_that_comes_late() {
+    let lab = Lab::bare(2, &[(1, 2)]);
+    let change = |host: u8, add: bool, addr: IpAddr, len: u8| {
+        lab.host(host).run(|| {
+            let mut socket = netlink::Socket::route().unwrap();
+            let index = ifindex(&format!("to{}", 3 - host)).unwrap();
+            if add {
+                addr::add(&mut socket, index, addr, len).unwrap();
+            } else {
+                addr::delete(&mut socket, index, addr, len).unwrap();
+            }
+        });
+    };
+    let link_local = |host: u8| {
+        lab.host(host).run(|| {
+            let mut socket = netlink::Socket::route().unwrap();
+            let index = ifindex(&format!("to{}", 3 - host)).unwrap();
+            let list = addr::list(&mut socket).unwrap();
+            list.into_iter().find(|a| a.ifindex == index && a.addr.is_ipv6()).map(|a| a.addr)
+        })
+    };
+    for host in [1, 2] {
+        change(host, true, on_link4(host, 3 - host), 24);
+    }
+    while let Some(addr) = link_local(1) {
+        change(1, false, addr, 64);
+    }
+    wait(async {
+        let (one, two) = two_hosts();
+        let (one, mut two) = (lab.start(1, one), lab.start(2, two));
+        one.established().await;
+        originate(&one, &["10.32.4.7/32", "fd00:32::7/128"]).await;
+        assert!(two.best("10.32.4.7/32").await.is_some());
+        assert_eq!(two.only().await.prefixes_received, 1, "there is no next hop for it");
+        let next_hop = on_link6(1, 2);
+        change(1, true, next_hop, 64);
+        let route = two.best("fd00:32::7/128").await.unwrap();
+        assert_eq!(route.next_hops.hops(), [NextHop::via(next_hop)]);
+        assert_eq!(one.only().await.prefixes_sent, 2);
+        // And one that goes takes its routes along.
+        change(1, false, next_hop, 64);
+        assert_eq!(two.best("fd00:32::7/128").await, None);
+        // A link-local one counts on its link.
+        change(1, true, "fe80::77".parse().unwrap(), 64);
+        one.until("announced again", |p| p.prefixes_sent == 2).await;
+        assert_eq!((one.only().await.established_count, two.only().await.established_count), (1, 1));
     });
 }
 

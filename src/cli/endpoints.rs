@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::{Global, print};
+use super::{Global, Usage, print};
 use crate::{api::Request, model::Labels};
 
 #[derive(Debug, Args)]
@@ -63,7 +63,7 @@ fn changes(words: &[String]) -> anyhow::Result<(Labels, Vec<String>)> {
         match (word.split_once('='), word.strip_suffix('-')) {
             (Some((key, value)), _) => set.insert(key, value)?,
             (None, Some(key)) if !key.is_empty() => remove.push(key.to_owned()),
-            _ => anyhow::bail!("`{word}` is neither `key=value` nor `key-`"),
+            _ => return Err(Usage(format!("`{word}` is neither `key=value` nor `key-`")).into()),
         }
     }
     Ok((set, remove))

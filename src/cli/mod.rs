@@ -114,6 +114,11 @@ enum Command {
 /// The exit code of a check that was asked for and found something.
 const DIFFERENT: u8 = 3;
 
+/// Something on the command line that is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
 /// Runs the command line and returns the process's exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -130,7 +135,7 @@ pub fn main() -> ExitCode {
                 print::json(&print::failure(&error));
             }
             eprintln!("slash32: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -25,7 +25,10 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{attachment::Attachment, state::State, types::CniError, types::code};
-use crate::model::{EndpointId, EndpointKey};
+use crate::{
+    model::{EndpointId, EndpointKey},
+    netlink,
+};
 
 /// No file of ours comes near this; larger ones are damaged.
 const MAX_FILE: u64 = 4 << 20;
@@ -66,7 +69,9 @@ impl From<StoreError> for CniError {
             io::ErrorKind::ReadOnlyFilesystem => "the file system of the run directory is read-only",
             _ => "",
         };
-        Self::new(code::IO_FAILURE, error.to_string()).details(details)
+        let short = netlink::is_out_of_descriptors(&error.source);
+        let code = if short { code::TRY_AGAIN_LATER } else { code::IO_FAILURE };
+        Self::new(code, error.to_string()).details(details)
     }
 }
 

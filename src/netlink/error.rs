@@ -44,6 +44,11 @@ impl fmt::Display for KernelError {
 
 impl std::error::Error for KernelError {}
 
+/// Whether this process or the host has no file descriptors left (`EMFILE`, `ENFILE`), which passes.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Why a netlink or namespace operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -52,7 +52,7 @@ mod writer;
 pub use attr::{Attr, Attrs};
 pub use batch::Batch;
 pub use devconf::{Ipv4Settings, Ipv6Settings};
-pub use error::{Error, KernelError};
+pub use error::{Error, KernelError, is_out_of_descriptors};
 pub use nflog::{LoggedPacket, NfLog};
 pub use nft_watch::{NftEvent, NftWatch};
 pub use relabel::relabel;

@@ -91,6 +91,7 @@ pub(super) fn run(global: &Global, command: PolicyCommand) -> anyhow::Result<Exi
     match command {
         PolicyCommand::Show { nft } => show::run(global, nft)?,
         PolicyCommand::Explain { src, dst, service, source_port, interface } => {
+            report::service(&service)?;
             let request = Request::PolicyExplain { src, dst, service, source_port, interface };
             global.show(&request, explain::text)?;
         }

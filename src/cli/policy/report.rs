@@ -5,13 +5,14 @@ use std::{fmt::Write, net::IpAddr, path::Path, process::ExitCode};
 use serde_json::{Value, json};
 
 use super::offline::{files, load};
+use crate::cli::Usage;
 use crate::{
     api::Request,
     cli::{
         DIFFERENT, Global,
         print::{self, Unusable},
     },
-    policy::{Flow, PolicySet, expectations::HOST, explain::View, language, matrix::Here},
+    policy::{Flow, PolicySet, Protocol, expectations::HOST, explain::View, language, matrix::Here},
 };
 
 fn is_host(addr: IpAddr) -> bool {
@@ -23,13 +24,17 @@ fn here() -> Here {
     Here { addresses: HOST.to_vec(), endpoints_anywhere: true }
 }
 
+/// A service by its name.
+pub(super) fn service(text: &str) -> Result<(Protocol, u16), Usage> {
+    Flow::parse_service(text).ok_or_else(|| {
+        Usage(format!(
+            "`{text}` is not a service: write tcp/80, udp/53, sctp/5000, icmp, icmpv6 or icmp/TYPE/CODE"
+        ))
+    })
+}
+
 pub(super) fn matrix(global: &Global, service: Option<&str>, endpoints: Option<&Path>) -> anyhow::Result<()> {
-    let wanted = match service {
-        Some(text) => Some(Flow::parse_service(text).ok_or_else(|| {
-            anyhow::anyhow!("`{text}` is not a service: write tcp/80, udp/53, sctp/5000, icmp or icmpv6")
-        })?),
-        None => None,
-    };
+    let wanted = service.map(self::service).transpose()?;
     let value = match endpoints {
         Some(path) => {
             let (test, engine) = load(path)?;

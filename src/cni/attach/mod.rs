@@ -116,6 +116,11 @@ impl From<AttachError> for CniError {
             AttachError::NoDescriptors(_) | AttachError::IndexTaken(_) | AttachError::NoCarrier(_) => {
                 code::TRY_AGAIN_LATER
             }
+            AttachError::Step(StepError { source: netlink::Error::Os { source, .. }, .. })
+                if netlink::is_out_of_descriptors(source) =>
+            {
+                code::TRY_AGAIN_LATER
+            }
             AttachError::Step(_) | AttachError::NameTaken(_) => code::ATTACH_FAILED,
         };
         Self::new(code, error.to_string())
@@ -168,9 +173,7 @@ impl Attacher {
             {
                 AttachError::Gone(error)
             }
-            netlink::Error::OpenNetns { source, .. }
-                if matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) =>
-            {
+            netlink::Error::OpenNetns { source, .. } if netlink::is_out_of_descriptors(source) => {
                 AttachError::NoDescriptors(error.to_string())
             }
             // `ip netns` and runtimes leave an empty file where a namespace was mounted.

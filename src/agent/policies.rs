@@ -459,7 +459,11 @@ impl Policies {
 
     pub(super) fn reconfigure(&mut self, config: &Config) {
         let trace = self.trace.is_some();
-        self.engine.set_config(EngineConfig { trace, ..engine_config(config) });
+        let new = EngineConfig { trace, ..engine_config(config) };
+        if new.pools != self.engine.config().pools {
+            self.aside.other_pools();
+        }
+        self.engine.set_config(new);
         self.folder.clone_from(&config.policy_dir);
         self.options = config.policy.language();
         self.compare_every(config.policy.audit);

@@ -103,6 +103,12 @@ impl Aside {
             scanning: None,
         }
     }
+
+    /// A look through connections that began before says nothing of the addresses of other pools.
+    pub(super) fn other_pools(&mut self) {
+        self.scanning = None;
+        self.scan = Instant::now();
+    }
 }
 
 impl Policies {
@@ -336,6 +342,28 @@ mod tests {
                 pass(&mut policies, 0);
                 assert!(!policies.engine.suspects_all());
             }
+        });
+    }
+
+    /// What was asked for some pools is no answer for others.
+    #[test]
+    fn other_pools_end_a_look_through_connections() {
+        private(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let config = config(dir.path());
+            Policies::start(&config).unwrap().load().unwrap();
+            let mut policies = Policies::start(&config).unwrap();
+            policies.load().unwrap();
+            policies.tick(Instant::now());
+            assert!(policies.aside.scanning.is_some());
+            policies.reconfigure(&config);
+            assert!(policies.aside.scanning.is_some(), "nothing has changed");
+            let mut more = config;
+            more.pools.clear();
+            policies.reconfigure(&more);
+            assert!(policies.aside.scanning.is_none() && policies.engine.suspects_all());
+            pass(&mut policies, 1);
+            assert!(!policies.engine.suspects_all());
         });
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
 
+use super::raw::checksum;
 use crate::policy::Protocol;
 
 /// The protocols with ports.
@@ -39,12 +40,8 @@ pub(super) fn tcp(from: IpAddr, to: IpAddr, ports: [u16; 2], mark: u32) -> Vec<u
         IpAddr::V6(addr) => addr.octets().to_vec(),
     };
     let pseudo = [octets(from), octets(to), vec![0, Protocol::TCP.0, 0, segment.len() as u8]].concat();
-    let words = pseudo.chunks(2).chain(segment.chunks(2));
-    let mut sum: u32 = words.map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    segment[16..18].copy_from_slice(&(!sum as u16).to_be_bytes());
+    let sum = checksum(&[pseudo, segment.clone()].concat());
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
     segment
 }
 

@@ -45,11 +45,7 @@ pub(super) fn udp(source: IpAddr, destination: IpAddr, word: &[u8]) -> Vec<u8> {
             let addresses = [source.octets(), destination.octets()].concat();
             let pseudo =
                 [&addresses[..], &u32::from(length).to_be_bytes(), &[0, 0, 0, 17], &datagram].concat();
-            let sum: u32 =
-                pseudo.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0))).sum();
-            let sum = (sum & 0xffff) + (sum >> 16);
-            let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-            datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+            datagram[6..8].copy_from_slice(&checksum(&pseudo).to_be_bytes());
             let mut packet = vec![0x60, 0, 0, 0];
             packet.extend(length.to_be_bytes());
             packet.extend([17, 64]);
@@ -174,9 +170,7 @@ fn icmp_arrives(lab: &Lab, from: Who, to: Who, v6: bool, (kind, code): (u8, u8),
     let mut message = vec![kind, code, 0, 0, 0x51, kind, 0, code];
     message.extend(b"slash32 ");
     if !v6 {
-        let sum: u32 = message.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(c[1])).sum();
-        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        message = with_checksum(message);
     }
     receiver.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
     for _ in 0..if hopeful { 20 } else { 1 } {
@@ -251,14 +245,20 @@ fn what_a_link_needs_reaches_a_closed_host() {
     }
 }
 
-/// The Internet checksum, put into its place.
-fn with_checksum(mut message: Vec<u8>) -> Vec<u8> {
+/// The Internet checksum (RFC 1071).
+pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let word = |c: &[u8]| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0));
-    let mut sum: u32 = message.chunks(2).map(word).sum();
+    let mut sum: u32 = bytes.chunks(2).map(word).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    message[2..4].copy_from_slice(&(!sum as u16).to_be_bytes());
+    !sum as u16
+}
+
+/// An ICMP message with its checksum in its place.
+fn with_checksum(mut message: Vec<u8>) -> Vec<u8> {
+    let sum = checksum(&message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
     message
 }
 
